@@ -1,0 +1,53 @@
+"""Evaluate a trained checkpoint under every routing, dense and sparse, and look at what its tiles do.
+
+  python eval_sparse.py --workdir=runs/quickstart
+
+Prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing (and
+learned, where the model has a gate), how routing uses the tiles and for which characters, and writes
+WORKDIR/eval_sparse.json. With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
+reading the signatures routes as well as learning to route does.
+"""
+
+from trix_jax import devices
+
+if __name__ == '__main__':
+  devices.prepare_cpu()  # Before anything touches JAX.
+
+import json
+import pathlib
+
+from absl import flags
+
+from trix_jax import checkpoints, cli, data, evaluation, gate_fitting, report, workdirs
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
+_FILE = flags.DEFINE_string('file', '', 'Evaluate on this UTF-8 text instead of the validation split.')
+_FIT_GATE = flags.DEFINE_bool('fit_gate', False, 'Fit a gate to the frozen model and evaluate it as "fitted_gate".')
+_GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1)
+
+
+def main() -> None:
+  workdir = pathlib.Path(_WORKDIR.value)
+  trained = checkpoints.load_trained(workdir, _CHECKPOINT.value)
+  vocabulary = trained.vocabulary
+  if _FILE.value:
+    tokens = data.encode(data.read_text(_FILE.value), vocabulary)
+    data.check_context(tokens, trained.model.config.context, 'evaluation')
+  else:
+    tokens = trained.corpus().validation
+  rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
+  if _FIT_GATE.value:
+    params = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value)
+    config = evaluation.with_routing(trained.model.config, 'learned')
+    rows.append({'routing': 'fitted_gate', 'backend': 'xla',
+                 **evaluation.Evaluator(config, vocabulary, tokens)(params)})
+  print(f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
+        f'{_FILE.value or "validation text"}')
+  print(report.routing_table(rows, trained.model.config.ffn.routing))
+  print(report.tile_use(rows, trained.model.config.ffn.routing))
+  workdirs.write_text(workdir / 'eval_sparse.json', json.dumps(rows, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,47 @@
+"""Write text with a trained model.
+
+  python generate.py --workdir=runs/quickstart --prompt='def ' --length=500
+"""
+
+from trix_jax import devices
+
+if __name__ == '__main__':
+  devices.prepare_cpu()  # Before anything touches JAX.
+
+import pathlib
+import time
+
+from absl import flags
+
+from trix_jax import checkpoints, cli, data, sampling
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
+_PROMPT = flags.DEFINE_string('prompt', '\n', 'Text to continue.')
+_LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write.')
+_TEMPERATURE = flags.DEFINE_float('temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.')
+_TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.')
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.')
+
+
+def main() -> None:
+  trained = checkpoints.load_trained(pathlib.Path(_WORKDIR.value), _CHECKPOINT.value)
+  prompt = data.encode(_PROMPT.value, trained.vocabulary)
+  tokens = sampling.sample(trained.model, trained.params, trained.routing, prompt, _LENGTH.value,
+                           _TEMPERATURE.value, _TOP_K.value, _SEED.value)
+  print(_PROMPT.value, end='', flush=True)
+  start, written = None, 0
+  try:
+    for token in tokens:
+      print(trained.vocabulary[token], end='', flush=True)
+      start, written = start or time.perf_counter(), written + 1
+  except KeyboardInterrupt:
+    pass
+  print()
+  if written > 1:
+    # The first character waits for compilation.
+    print(f'({written} characters, {(written - 1) / (time.perf_counter() - start):.1f} a second)')
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,31 @@
+"""Train a language model of routed ternary tiles.
+
+  python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Any setting of the config can be changed: --config.training.steps=100 --config.model.tiles=8. Every setting, with its
+default, stands in trix_jax/configuration.py. Running the same command again resumes a run that was stopped.
+"""
+
+from trix_jax import devices
+
+if __name__ == '__main__':
+  devices.prepare_cpu()  # Before anything touches JAX.
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from trix_jax import cli, trainer
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings of the run: a file in configs/.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: metrics, checkpoints, TensorBoard events.')
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def main() -> None:
+  trainer.train(cli.config_of(_CONFIG), pathlib.Path(_WORKDIR.value))
+
+
+if __name__ == '__main__':
+  cli.run(main)

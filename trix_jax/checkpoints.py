@@ -1,0 +1,122 @@
+"""Orbax checkpoints of a run: `last` to resume from (the newest two), `best` by validation loss."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+
+from trix_jax import data, training, transformer, workdirs
+from trix_jax.errors import InputError
+
+KINDS = ('best', 'last')
+
+
+class Checkpoints:
+  """The checkpoints under `workdir/checkpoints`. Each is written whole or not at all."""
+
+  def __init__(self, workdir: pathlib.Path):
+    self._folders = {kind: (workdir / 'checkpoints' / kind).absolute() for kind in KINDS}
+    self._managers: dict[str, ocp.CheckpointManager] = {}
+
+  def save(self, kind: str, state: training.TrainState, validation_loss: float) -> None:
+    """Write the state; `validation_loss` is the best so far, and NaN before the first evaluation."""
+    step = int(state.step)
+    manager = self._manager(kind)
+    if step in manager.all_steps():
+      return
+    manager.save(step, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(jax.device_get(_tree(state))),
+        progress=ocp.args.JsonSave({'best_loss': None if math.isnan(validation_loss) else validation_loss})))
+    manager.wait_until_finished()
+
+  def latest_step(self, kind: str) -> int | None:
+    """Step of the newest checkpoint, or None."""
+    return self._manager(kind).latest_step() if self._folders[kind].is_dir() else None
+
+  def restore(self, kind: str, like: training.TrainState) -> tuple[training.TrainState, float]:
+    """The newest checkpoint and its validation loss; `like` gives structure, shapes and dtypes.
+
+    Raises:
+      InputError: when there is none, or it cannot be read.
+    """
+    step = self.latest_step(kind)
+    if step is None:
+      raise InputError(f'there is no checkpoint in {self._folders[kind]}; train first, '
+                       'or point --workdir at a folder that train.py wrote')
+    folder = self._folders[kind] / str(step)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), _tree(like))
+    try:
+      restored = self._manager(kind).restore(step, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()))
+      best_loss = restored['progress']['best_loss']
+    # Orbax, TensorStore and JSON raise a dozen types between them for damaged files.
+    except Exception as error:
+      reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+      raise InputError(f'checkpoint {folder} is damaged or of another model ({reason}); delete that folder to use '
+                       'the checkpoint before it, if any') from error
+    tree = restored['state']
+    state = training.TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
+    return state, math.nan if best_loss is None else best_loss
+
+  def forget_after(self, step: int) -> None:
+    """Delete `best` checkpoints beyond a step: a resumed run will come to them again."""
+    manager = self._manager('best')
+    for saved in manager.all_steps():
+      if saved > step:
+        manager.delete(saved)
+    self.close()
+
+  def close(self) -> None:
+    """Wait for what is being written."""
+    for manager in self._managers.values():
+      manager.close()
+    self._managers.clear()
+
+  def _manager(self, kind: str) -> ocp.CheckpointManager:
+    if kind not in self._managers:
+      options = ocp.CheckpointManagerOptions(max_to_keep={'best': 1, 'last': 2}[kind],
+                                             enable_async_checkpointing=False, cleanup_tmp_directories=True)
+      self._managers[kind] = ocp.CheckpointManager(self._folders[kind], options=options)
+    return self._managers[kind]
+
+
+def _tree(state: training.TrainState) -> dict[str, Any]:
+  """The state as a dict. Orbax refuses empty trees, so a routing collection that is empty is left out."""
+  tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state}
+  return {**tree, 'routing': state.routing} if state.routing else tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A model out of a workdir, ready to use: parameters and routing state are on one device."""
+
+  config: ml_collections.ConfigDict
+  model: transformer.TransformerLM
+  vocabulary: str
+  corpus_sha256: str
+  step: int
+  params: Any
+  routing: Any
+
+  def corpus(self) -> data.Corpus:
+    """The corpus it was trained on; InputError when the text has changed since."""
+    corpus = data.load_corpus(self.config.corpus, self.config.file)
+    if corpus.sha256 != self.corpus_sha256:
+      raise InputError(f'corpus {self.config.file or self.config.corpus} is not the text the model was trained on '
+                       '(its sha256 differs); bring back the text, or evaluate on another with --file')
+    return corpus
+
+
+def load_trained(workdir: pathlib.Path, kind: str) -> Trained:
+  """Load the `best` or `last` checkpoint of a workdir; InputError when something is missing or damaged."""
+  config, run = workdirs.read_config(workdir), workdirs.read_run(workdir)
+  vocabulary = run['corpus']['vocabulary']
+  model = training.make_model(config, vocabulary)
+  like = jax.eval_shape(lambda: training.init_state(config, model))
+  state, _ = Checkpoints(workdir).restore(kind, like)
+  return Trained(config, model, vocabulary, run['corpus']['sha256'], int(state.step), state.params, state.routing)

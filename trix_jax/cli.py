@@ -1,0 +1,59 @@
+"""What the command lines share: one line for a user's mistake, and quiet libraries."""
+
+import sys
+from collections.abc import Callable
+
+import ml_collections
+from absl import app, flags, logging
+
+from trix_jax.errors import InputError
+from trix_jax.trainer import TrainingStopped
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parse flags and call `main()`. Bad input gives one line on stderr and exit code 2."""
+  logging.set_verbosity(logging.ERROR)
+  app.run(lambda argv: _main(main, argv), flags_parser=_parse)
+
+
+def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
+  """Value of a config-file flag; InputError when the file cannot be loaded."""
+  try:
+    config = flag.value
+    config.lock()  # A file that failed to load comes back as an object that raises when it is used.
+    return config
+  except OSError as error:
+    # ml_collections chains the reason for every path it tried.
+    lines = [line.strip() for line in str(error).splitlines() if '[Errno' in line]
+    raise InputError(f'cannot load --config: {lines[0] if lines else error}; give a file in configs/') from error
+
+
+def _main(main, argv):
+  if len(argv) > 1:
+    _fail(f'unexpected argument {argv[1]!r}; settings are given as --name=value', 2)
+  try:
+    main()
+  except InputError as error:
+    _fail(str(error), 2)
+  except TrainingStopped as stopped:
+    _fail(str(stopped), stopped.exit_code)
+
+
+def _parse(argv):
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(f'{_one_line(error)}; see {argv[0]} --help', 2)
+  # What ml_collections raises for an override of a setting that does not exist, or of a wrong type.
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    _fail(f'{_one_line(error)}; trix_jax/configuration.py names every setting', 2)
+
+
+def _one_line(error: Exception) -> str:
+  message = error.args[0] if isinstance(error, KeyError) and error.args else error
+  return ' '.join(str(message).replace('\\n', ' ').split()).rstrip('.')
+
+
+def _fail(message: str, exit_code: int):
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  sys.exit(exit_code)

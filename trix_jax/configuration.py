@@ -1,0 +1,125 @@
+"""The settings of a training run: every field there is, with its default. Files in `configs/` change what they need."""
+
+import json
+
+import ml_collections
+
+from trix_jax import data, transformer
+from trix_jax.errors import InputError
+
+OPTIMIZERS = ('muon', 'adamw')
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """The default run: the modern form, sparse, on TinyShakespeare. Locked: an unknown key is an error."""
+  config = ml_collections.ConfigDict({
+      'seed': 0,
+      'corpus': 'tinyshakespeare',  # One of data.CORPORA.
+      'file': '',  # Path of a UTF-8 text, for corpus 'file'.
+      'model': {  # See transformer.ModelConfig and ffn.FFNConfig.
+          'form': 'modern',
+          'layers': 4,
+          'd_model': 128,
+          'heads': 4,
+          'context': 256,
+          'dropout': 0.1,
+          'd_ff': 512,
+          'tiles': 4,
+          'top_k': 1,
+          'routing': 'emergent',
+          'signature': 'votes',
+          'gate': 'probability',
+          'quantiser': 'absmean',
+          'int8_activations': True,
+          'activation': 'relu_squared',
+          'shared_down_scale': False,
+          'balance_bias': False,
+      },
+      'optimizer': {
+          'name': 'muon',  # 'muon' for matrices with AdamW for the rest, or 'adamw' for all.
+          'learning_rate': 2e-2,  # Peak; of the matrices under Muon.
+          'adam_learning_rate': 2e-3,  # Peak, of what Muon leaves to AdamW; unused by 'adamw'.
+          'adam_b2': 0.99,
+          'warmup_fraction': 0.02,  # Of all steps, linear from 0.
+          'final_fraction': 0.01,  # Cosine decay ends at this part of the peak.
+          'weight_decay': 0.01,  # Decoupled, of arrays of two or more axes.
+          'weight_decay_fraction': 1.0,  # Weight decay stops after this part of the steps.
+          'clip_norm': 1.0,
+      },
+      'loss': {
+          'balance_weight': 0.01,  # Of routing.balance_loss, mean over layers.
+          'diversity_weight': 0.0,  # Of signatures.similarity_loss, mean over layers.
+          'balance_bias_rate': 0.0,  # Step of the loss-free bias; needs model.balance_bias.
+      },
+      'training': {
+          'steps': 1200,
+          'batch_size': 16,  # Windows in one optimizer step.
+          'accumulation': 1,  # Parts the batch is computed in, one after the other, to save memory.
+          'log_every': 20,
+          'eval_every': 200,
+          'checkpoint_every': 200,
+      },
+      'sample_length': 400,  # Characters written at the end.
+      'profile': False,  # Trace steps 10 to 14 into WORKDIR/profile.
+  })
+  return config.lock()
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """InputError naming the first setting that cannot be."""
+  transformer.model_config(config.model)
+  if config.corpus not in data.CORPORA:
+    raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(data.CORPORA)}')
+  if config.optimizer.name not in OPTIMIZERS:
+    raise InputError(f'config.optimizer.name is {config.optimizer.name!r}; choose one of {", ".join(OPTIMIZERS)}')
+  for name in ('steps', 'batch_size', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every'):
+    if config.training[name] < 1:
+      raise InputError(f'config.training.{name} = {config.training[name]}; it must be at least 1')
+  if config.training.batch_size % config.training.accumulation:
+    raise InputError(f'config.training.accumulation = {config.training.accumulation} does not divide '
+                     f'config.training.batch_size = {config.training.batch_size}')
+  for section, name in (('optimizer', 'warmup_fraction'), ('optimizer', 'final_fraction'),
+                        ('optimizer', 'weight_decay_fraction')):
+    if not 0 <= config[section][name] <= 1:
+      raise InputError(f'config.{section}.{name} = {config[section][name]}; it must be from 0 to 1')
+  for section, name in (('optimizer', 'learning_rate'), ('optimizer', 'adam_learning_rate'),
+                        ('optimizer', 'weight_decay'), ('loss', 'balance_weight'), ('loss', 'diversity_weight'),
+                        ('loss', 'balance_bias_rate')):
+    if not config[section][name] >= 0:
+      raise InputError(f'config.{section}.{name} = {config[section][name]}; it must not be negative')
+  if not config.optimizer.clip_norm > 0:
+    raise InputError(f'config.optimizer.clip_norm = {config.optimizer.clip_norm}; it must be positive')
+  if (config.loss.balance_bias_rate > 0) != config.model.balance_bias:
+    raise InputError(f'config.loss.balance_bias_rate = {config.loss.balance_bias_rate} with config.model.balance_bias '
+                     f'= {config.model.balance_bias}; set both to use loss-free balancing, or neither')
+  if config.seed < 0 or config.sample_length < 0:
+    raise InputError(f'config.seed = {config.seed}, config.sample_length = {config.sample_length}; '
+                     'they must not be negative')
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The config as indented JSON, keys in alphabetical order."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(text: str, source: str) -> ml_collections.ConfigDict:
+  """A config written by `to_json`; InputError names `source` when it is none."""
+  config = default_config()
+  try:
+    config.update(json.loads(text))
+    validate(config)
+  except (ValueError, KeyError, AttributeError, TypeError) as error:
+    raise InputError(f'{source} is not a config of this version of trix_jax: {error}') from error
+  return config
+
+
+def differences(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, prefix: str = '') -> list[str]:
+  """`name: a -> b` for every setting that differs."""
+  result = []
+  for name, value in sorted(ours.items()):
+    other = theirs[name]
+    if isinstance(value, ml_collections.ConfigDict):
+      result += differences(value, other, f'{prefix}{name}.')
+    elif value != other:
+      result.append(f'{prefix}{name}: {other} -> {value}')
+  return result

@@ -1,0 +1,193 @@
+"""Character corpora by name, and batches as a function of (seed, step)."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import sysconfig
+import urllib.request
+
+import numpy as np
+
+from trix_jax.errors import InputError
+
+CORPORA = ('tinyshakespeare', 'python_stdlib', 'file')
+TRAIN_FRACTION = 0.9
+
+TINYSHAKESPEARE_URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
+TINYSHAKESPEARE_SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
+
+# About as much text as TinyShakespeare. These modules are pure ASCII and exist in every Python from 3.11 on.
+STDLIB_MODULES = (
+    'argparse', 'ast', 'base64', 'bdb', 'calendar', 'cmd', 'codecs', 'configparser', 'contextlib', 'copy', 'csv',
+    'dataclasses', 'difflib', 'doctest', 'enum', 'fileinput', 'fnmatch', 'fractions', 'functools', 'getopt', 'glob',
+    'gzip', 'heapq', 'inspect', 'ipaddress', 'locale', 'mimetypes', 'os', 'pdb', 'pickle', 'platform', 'posixpath',
+    'pprint', 'queue', 'random', 'shlex', 'shutil', 'statistics', 'string', 'subprocess', 'tempfile', 'textwrap')
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """A text as token arrays.
+
+  Attributes:
+    name: how it was asked for.
+    vocabulary: its distinct characters, sorted; a token is an index into it.
+    train: first 90 % of the tokens, int32.
+    validation: the last training token and then the rest, so that every validation character has a predecessor.
+    sha256: of the UTF-8 text.
+  """
+
+  name: str
+  vocabulary: str
+  train: np.ndarray
+  validation: np.ndarray
+  sha256: str
+
+
+def load_corpus(name: str, file: str = '') -> Corpus:
+  """Load a corpus.
+
+  Args:
+    name: `tinyshakespeare` (read from `$TRIX_DATA_DIR`, else from a cache, else downloaded into it; its hash is
+      checked), `python_stdlib` (source text of the running Python's standard library), or `file`.
+    file: path of any UTF-8 text, for `file`.
+
+  Raises:
+    InputError: for an unknown name, or a text that cannot be had.
+  """
+  if name not in CORPORA:
+    raise InputError(f'unknown corpus {name!r}; choose one of {", ".join(CORPORA)}')
+  if (name == 'file') != bool(file):
+    raise InputError(f'corpus {name!r} with file={file!r}; give a path with corpus "file", and only with it')
+  if name == 'tinyshakespeare':
+    text = _tinyshakespeare()
+  elif name == 'python_stdlib':
+    text = _python_stdlib()
+  else:
+    text = read_text(file)
+  vocabulary = ''.join(sorted(set(text)))
+  tokens = encode(text, vocabulary)
+  cut = int(len(tokens) * TRAIN_FRACTION)
+  if cut < 2 or cut == len(tokens):
+    raise InputError(f'corpus {file or name} holds {len(tokens)} characters; too few to split into training and '
+                     'validation text')
+  return Corpus(name, vocabulary, tokens[:cut], tokens[cut - 1:], hashlib.sha256(text.encode()).hexdigest())
+
+
+def read_text(file: str) -> str:
+  """A whole UTF-8 file; InputError when it is missing, empty or not UTF-8."""
+  try:
+    text = pathlib.Path(file).read_bytes().decode('utf-8')
+  except OSError as error:
+    raise InputError(f'cannot read {file}: {error.strerror}; give the path of a UTF-8 text file') from error
+  except UnicodeDecodeError as error:
+    raise InputError(f'{file} is not UTF-8 text (byte {error.start}); convert it first, '
+                     'for example with iconv -t UTF-8') from error
+  if not text:
+    raise InputError(f'{file} is empty; give a file with text in it')
+  return text
+
+
+def encode(text: str, vocabulary: str) -> np.ndarray:
+  """Text to int32 tokens; InputError names the characters that the vocabulary lacks."""
+  unknown = sorted(set(text) - set(vocabulary))
+  if unknown:
+    shown = ' '.join(repr(character) for character in unknown[:10])
+    raise InputError(f'the text has {len(unknown)} character(s) the model has never seen: {shown}'
+                     f'{" ..." if len(unknown) > 10 else ""}; leave them out')
+  table = {character: token for token, character in enumerate(vocabulary)}
+  return np.fromiter((table[character] for character in text), np.int32, len(text))
+
+
+def decode(tokens, vocabulary: str) -> str:
+  """Tokens to text."""
+  return ''.join(vocabulary[token] for token in tokens)
+
+
+def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+  """Windows of `context + 1` tokens for one step, [batch_size, context + 1]: a pure function of its arguments.
+
+  An epoch is a random permutation of the text's non-overlapping windows, starting at a random offset, so that every
+  character is seen equally often and windows differ between epochs.
+  """
+  check_context(tokens, context, 'training')
+  windows = max(1, (len(tokens) - context) // context)
+  slack = len(tokens) - 1 - windows * context
+  index = np.arange(step * batch_size, (step + 1) * batch_size)
+  starts = np.empty(batch_size, np.int64)
+  for epoch in np.unique(index // windows):
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    offset = generator.integers(0, min(slack, context - 1) + 1)
+    order = generator.permutation(windows)
+    here = index // windows == epoch
+    starts[here] = order[index[here] % windows] * context + offset
+  return tokens[starts[:, None] + np.arange(context + 1)]
+
+
+def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+  """Non-overlapping windows in which every token after the first is a target exactly once.
+
+  Returns:
+    windows [W, context + 1] int32, and the number of true targets in each, [W]; the last window is padded with 0.
+  """
+  check_context(tokens, context, 'validation')
+  targets = len(tokens) - 1
+  count = -(-targets // context)
+  padded = np.zeros(count * context + 1, tokens.dtype)
+  padded[:len(tokens)] = tokens
+  windows = padded[np.arange(count)[:, None] * context + np.arange(context + 1)]
+  return windows, np.minimum(context, targets - np.arange(count) * context)
+
+
+def check_context(tokens: np.ndarray, context: int, split: str) -> None:
+  """InputError unless at least one window of `context` predictions fits into the split."""
+  if len(tokens) < context + 1:
+    raise InputError(f'model.context = {context} is longer than the {split} text of {len(tokens)} characters; '
+                     'choose a shorter context or a longer text')
+
+
+def _tinyshakespeare() -> str:
+  if directory := os.environ.get('TRIX_DATA_DIR'):
+    path = pathlib.Path(directory) / 'tinyshakespeare' / 'input.txt'
+    if not path.is_file():
+      raise InputError(f'TRIX_DATA_DIR is set, but there is no {path}; put the corpus there or unset TRIX_DATA_DIR')
+  else:
+    cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+    path = cache / 'trix_jax' / 'tinyshakespeare' / 'input.txt'
+    if not path.is_file():
+      _download(TINYSHAKESPEARE_URL, path)
+  content = path.read_bytes()
+  if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:
+    raise InputError(f'{path} is not the TinyShakespeare text (its sha256 differs); delete it and run again')
+  return content.decode('utf-8')
+
+
+def _download(url: str, path: pathlib.Path) -> None:
+  try:
+    with urllib.request.urlopen(url, timeout=30) as response:
+      content = response.read()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f'.{os.getpid()}.part')
+    partial.write_bytes(content)
+    partial.replace(path)
+  except OSError as error:
+    raise InputError(f'cannot download TinyShakespeare from {url} ({error}); put the text at {path}, or set '
+                     'TRIX_DATA_DIR to a folder that holds tinyshakespeare/input.txt, or train on '
+                     '--config.corpus=python_stdlib') from error
+
+
+def _python_stdlib() -> str:
+  folder = pathlib.Path(sysconfig.get_paths()['stdlib'])
+  texts = []
+  for module in STDLIB_MODULES:
+    path = folder / f'{module}.py'
+    if not path.is_file():
+      path = folder / module / '__init__.py'
+    if path.is_file():
+      texts.append(path.read_text(encoding='utf-8'))
+  # A non-ASCII character or two in a docstring is not worth an entry in the vocabulary.
+  text = ''.join(texts).encode('ascii', 'ignore').decode('ascii')
+  if not text:
+    raise InputError(f'this Python ships without the source of its standard library (looked in {folder}); '
+                     'train on another corpus, for example --config.corpus=file --config.file=TEXT')
+  return text

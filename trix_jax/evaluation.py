@@ -1,0 +1,102 @@
+"""Evaluation on a whole split: every character predicted once, in non-overlapping windows of the context length."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from trix_jax import analysis, data, devices, ffn, routing, transformer
+
+WINDOWS_AT_A_TIME = 32
+
+
+def with_routing(config: transformer.ModelConfig, routing_name: str) -> transformer.ModelConfig:
+  """The same model under another routing. A balance bias belongs to the routing it was trained with."""
+  bias = config.ffn.balance_bias and routing_name == config.ffn.routing
+  return dataclasses.replace(config, ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=bias))
+
+
+class Evaluator:
+  """Evaluates parameters of one model on one split; compiled once."""
+
+  def __init__(self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray):
+    """Args: the model, its vocabulary, and a split whose first token is only ever an input."""
+    self._model = transformer.TransformerLM(config, len(vocabulary))
+    self._windows, self._targets = data.evaluation_windows(tokens, config.context)
+    self._mesh = devices.data_mesh(WINDOWS_AT_A_TIME)
+    self._class_V = analysis.class_of_tokens(vocabulary)
+    split, replicated = PartitionSpec(devices.AXIS), PartitionSpec()
+    self._step = jax.jit(jax.shard_map(
+        self._sums, mesh=self._mesh, in_specs=(replicated, replicated, split, split, replicated),
+        out_specs=replicated, check_vma=False))
+
+  def __call__(self, params: Any, routing_state: Any = None) -> dict[str, Any]:
+    """Figures on the whole split.
+
+    Returns:
+      loss (mean cross-entropy in nats), perplexity, bits_per_char; lists over layers of tile_load, dead_tiles (tiles
+      that are silent or that no token reached), class_tiles (counts [class][tile], classes of the input character),
+      class_tile_information (normalised mutual information) and of the figures of `routing.statistics`.
+    """
+    params, routing_state = devices.replicate((params, routing_state or {}), self._mesh)
+    total: Any = None
+    for start in range(0, len(self._windows), WINDOWS_AT_A_TIME):
+      windows = self._windows[start:start + WINDOWS_AT_A_TIME]
+      targets = self._targets[start:start + WINDOWS_AT_A_TIME]
+      missing = WINDOWS_AT_A_TIME - len(windows)
+      sums = self._step(params, routing_state, np.pad(windows, ((0, missing), (0, 0))),
+                        np.pad(targets, (0, missing)), start)
+      sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)
+      total = sums if total is None else jax.tree.map(np.add, total, sums)
+    count = total.pop('targets')
+    class_tiles = total.pop('class_tiles')
+    mean = jax.tree.map(lambda leaf: (leaf / count).tolist(), total)
+    load = np.array(mean['tile_load'])
+    silent = [ffn.silent_tiles(params[f'layer_{layer}']['ffn'], self._model.config.ffn) for layer in range(len(load))]
+    loss = mean.pop('loss')
+    return {
+        'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2), **mean,
+        'dead_tiles': [int(np.sum(np.asarray(quiet) | (used == 0))) for quiet, used in zip(silent, load, strict=True)],
+        'class_tiles': np.rint(class_tiles).astype(int).tolist(),
+        'class_tile_information': [analysis.normalised_mutual_information(counts) for counts in class_tiles],
+    }
+
+  def _sums(self, params, routing_state, windows, targets, batch):
+    """Sums over the true targets of one batch; per-layer figures stacked over layers."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), batch), jax.lax.axis_index(devices.AXIS))
+    logits, infos = transformer.apply(self._model, params, routing_state, windows[:, :-1], rngs={'routing': key})
+    loss_BL = transformer.next_token_loss(logits, windows[:, 1:])
+    weight_N = (jnp.arange(loss_BL.shape[1]) < targets[:, None]).astype(jnp.float32).reshape(-1)
+    count = weight_N.sum()
+    class_NC = jax.nn.one_hot(jnp.asarray(self._class_V)[windows[:, :-1].reshape(-1)], len(analysis.CLASSES))
+    def of_layer(info):
+      # A batch of padding only has no mean; its weight is 0.
+      means = routing.statistics(info, weight_N + (count == 0))
+      tile_NT = jax.nn.one_hot(info.tile_NK, info.score_NT.shape[-1]).sum(axis=1)
+      return {**jax.tree.map(lambda leaf: leaf * count, means),
+              'class_tiles': (class_NC * weight_N[:, None]).T @ tile_NT}
+    layers = [of_layer(info) for info in infos]
+    sums = {'loss': loss_BL.reshape(-1) @ weight_N, 'targets': count,
+            **jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+    return jax.lax.psum(sums, devices.AXIS)
+
+
+def routings_of(config: transformer.ModelConfig) -> tuple[str, ...]:
+  """The routings a checkpoint can be evaluated under: all, but `learned` only where it has a gate."""
+  return ('dense', 'emergent', 'random', 'first') + (('learned',) if config.ffn.routing == 'learned' else ())
+
+
+def evaluate_routings(config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, params: Any,
+                      routing_state: Any = None) -> list[dict[str, Any]]:
+  """One row a routing: `routing`, `backend` and the figures of `Evaluator`."""
+  rows = []
+  for name in routings_of(config):
+    evaluated = with_routing(config, name)
+    state = routing_state if evaluated.ffn.balance_bias else {}
+    rows.append({'routing': name, 'backend': 'xla', **Evaluator(evaluated, vocabulary, tokens)(params, state)})
+  return rows
+

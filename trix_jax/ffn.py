@@ -1,0 +1,232 @@
+"""The ternary feed-forward layers: tiles as pure functions, and the Flax modules that hold their parameters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from trix_jax import dispatch, routing, signatures, ternary
+from trix_jax.errors import InputError
+
+ACTIVATIONS = {'relu': jax.nn.relu, 'relu_squared': lambda x: jnp.square(jax.nn.relu(x))}
+
+
+@dataclasses.dataclass(frozen=True)
+class FFNConfig:
+  """A feed-forward layer of T = `tiles` tiles with H = d_ff / T hidden units each.
+
+  Attributes:
+    d_model: D, input and output width.
+    d_ff: hidden units of all tiles together.
+    tiles: T.
+    top_k: K, tiles that a token computes.
+    routing: who chooses them: one of `routing.ROUTINGS`.
+    signature: what emergent routing reads, `sign` or `votes`.
+    gate: factor of a chosen tile's output, `one_hot` or `probability`; the latter needs scores under any routing.
+    quantiser: `absmean` or `threshold`.
+    int8_activations: quantise inputs and hidden activations to int8.
+    activation: `relu` or `relu_squared`.
+    shared_down_scale: one output scale for all tiles (the reference) instead of one for each.
+    balance_bias: add the selection bias kept in the `routing` collection.
+  """
+
+  d_model: int
+  d_ff: int
+  tiles: int
+  top_k: int = 1
+  routing: str = 'emergent'
+  signature: str = 'votes'
+  gate: str = 'probability'
+  quantiser: str = 'absmean'
+  int8_activations: bool = True
+  activation: str = 'relu_squared'
+  shared_down_scale: bool = False
+  balance_bias: bool = False
+
+  def __post_init__(self):
+    for name, allowed in (('routing', routing.ROUTINGS), ('signature', signatures.KINDS), ('gate', routing.GATES),
+                          ('quantiser', ternary.QUANTISERS), ('activation', tuple(ACTIVATIONS))):
+      if getattr(self, name) not in allowed:
+        raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
+    if self.tiles < 1 or self.d_ff < 1 or self.d_ff % self.tiles:
+      raise InputError(f'model.tiles = {self.tiles} does not divide model.d_ff = {self.d_ff}; '
+                       'choose a positive number of tiles that does')
+    if not 1 <= self.top_k <= self.tiles:
+      raise InputError(f'model.top_k = {self.top_k}; choose a number from 1 to model.tiles = {self.tiles}')
+
+  @property
+  def hidden(self) -> int:
+    """H, hidden units of one tile."""
+    return self.d_ff // self.tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class TernaryTiles:
+  """Quantised tiles, ready to compute: codes (float32 integers), and per-output scales with the tile's scale in them.
+
+  Attributes:
+    up_TDH, down_THD: codes in {-1, 0, 1}.
+    up_scale_TH, down_scale_TD: float32.
+    signatures_TD, signature_scale_T: see `signatures.read_signatures`.
+  """
+
+  up_TDH: jax.Array
+  down_THD: jax.Array
+  up_scale_TH: jax.Array
+  down_scale_TD: jax.Array
+  signatures_TD: jax.Array
+  signature_scale_T: jax.Array
+
+
+def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTiles:
+  """Read the ternary tiles from latent parameters `up`, `down`, `up_scale` and `down_scale`."""
+  up_TDH, up_T11 = ternary.ternarise(params['up'], config.quantiser)
+  down_THD, down_T11 = ternary.ternarise(params['down'], config.quantiser)
+  signatures_TD, signature_scale_T = signatures.read_signatures(up_TDH, params['up'], config.signature)
+  return TernaryTiles(up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_T11[:, 0] * params['down_scale'],
+                      signatures_TD, signature_scale_T)
+
+
+def _rescaled(accumulator, step, scale):
+  """Accumulators to float32 in the one order of roundings that every path follows."""
+  return (accumulator * step) * scale
+
+
+def compute_dense(q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles: TernaryTiles,
+                  config: FFNConfig) -> jax.Array:
+  """Every tile on every token, weighted by its gate: the sum over the tiles' outputs, [N, D].
+
+  The hidden activations are quantised tile by tile, then rescaled before one product over all tiles, which equals the
+  sum of the tiles' own integer products up to float32 rounding.
+  """
+  N, T, H = q_ND.shape[0], config.tiles, config.hidden
+  up_DTH = tiles.up_TDH.transpose(1, 0, 2).reshape(config.d_model, T * H)
+  hidden_NTH = _rescaled((q_ND @ up_DTH).reshape(N, T, H), step_N1[:, None], tiles.up_scale_TH)
+  q_NTH, step_NT1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_NTH), config.int8_activations)
+  hidden_NTH = q_NTH * (step_NT1 * gate_NT[..., None])
+  down_THD = tiles.down_THD * tiles.down_scale_TD[:, None, :]
+  return hidden_NTH.reshape(N, T * H) @ down_THD.reshape(T * H, config.d_model)
+
+
+def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles,
+                   config: FFNConfig) -> jax.Array:
+  """Each token's own tiles only, weighted by their gates: [N, D].
+
+  Bit-exact int8 accumulators; cost 4 * N * K * D * H floating-point operations plus padding, whatever T.
+  """
+  plan = dispatch.plan_dispatch(tile_NK.reshape(-1), config.tiles)
+  def of_block(parameter_TX):
+    return dispatch.tiles_of_blocks(parameter_TX, plan.tile_G)
+  q_GRD, step_GR1 = dispatch.to_slots(q_ND, plan), dispatch.to_slots(step_N1, plan)
+  hidden_GRH = _rescaled(q_GRD @ of_block(tiles.up_TDH), step_GR1, of_block(tiles.up_scale_TH)[:, None])
+  q_GRH, step_GR1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_GRH), config.int8_activations)
+  out_GRD = _rescaled(q_GRH @ of_block(tiles.down_THD), step_GR1, of_block(tiles.down_scale_TD)[:, None])
+  out_AD = dispatch.from_slots(out_GRD, plan)
+  return jnp.sum(out_AD.reshape(tile_NK.shape + (-1,)) * gate_NK[..., None], axis=1)
+
+
+def tile_outputs(x_ND: jax.Array, params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:
+  """Output of every tile forced on every token, gate 1: [T, N, D]. For tests and for counting dead tiles."""
+  tiles = quantise_tiles(params, config)
+  q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
+  ones_N1 = jnp.ones((x_ND.shape[0], 1))
+  return jnp.stack([
+      compute_sparse(q_ND, step_N1, jnp.full((x_ND.shape[0], 1), tile, jnp.int32), ones_N1, tiles, config)
+      for tile in range(config.tiles)])
+
+
+def _uniform(limit):
+  return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+
+
+class TriXFFN(nn.Module):
+  """A feed-forward layer of ternary tiles that computes every tile on every token.
+
+  Under `dense` routing all tiles count, which is how a plain ternary layer is trained; under any other routing the
+  tiles that were not chosen are multiplied by 0. `SparseTriXFFN` is the same function of the same parameters for the
+  price of the chosen tiles, so a layer trained as one can be evaluated as the other.
+
+  Calling it takes x [..., D] and gives y [..., D] and a `routing.RoutingInfo`. `random` routing draws from the
+  `routing` RNG stream. The balance bias, where used, is read from the collection `routing` and never written here.
+  """
+
+  config: FFNConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, routing.RoutingInfo]:
+    config = self.config
+    D, T = config.d_model, config.tiles
+    if x.shape[-1] != D:
+      raise InputError(f'{type(self).__name__} of width {D} was given an array of shape {x.shape}; '
+                       f'its last axis must be {D}')
+    x_ND = x.reshape(-1, D)
+    tiles = quantise_tiles(self._parameters(), config)
+    q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
+
+    if config.routing == 'learned':
+      score_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
+      probability_NT = jax.nn.softmax(score_NT)
+    else:
+      score_NT = routing.signature_scores(q_ND, tiles.signatures_TD, tiles.signature_scale_T)
+      probability_NT = jax.nn.softmax(score_NT * step_N1 * D**-0.5)
+    selection_NT = jax.lax.stop_gradient(score_NT)
+    if config.balance_bias:
+      bias_T = self.variable('routing', 'balance_bias', jnp.zeros, (T,)).value
+      # The barrier keeps the product's rounding: a fused multiply-add would choose differently from packed kernels.
+      selection_NT = jax.lax.optimization_barrier(selection_NT) + bias_T
+
+    tile_NK = self._choose(selection_NT)
+    follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'
+    gate_NK = (routing.gates(probability_NT, tile_NK, config.gate) if follows_scores
+               else jnp.ones(tile_NK.shape, x_ND.dtype))
+    y_ND = self._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
+    info = routing.RoutingInfo(tile_NK, gate_NK, score_NT, probability_NT, tiles.signatures_TD, selection_NT)
+    return y_ND.reshape(x.shape), info
+
+  def _parameters(self) -> dict[str, jax.Array]:
+    config = self.config
+    D, T, H = config.d_model, config.tiles, config.hidden
+    if config.quantiser == 'threshold':
+      # U(-0.8, 0.8) leaves 37.5 % of the codes alive; the scales bring the output to the variance of the input.
+      alive, up_init, down_init = 0.375, _uniform(0.8), _uniform(0.8)
+      up_scale, down_scale = (alive * D) ** -0.5, (alive * config.d_ff) ** -0.5
+    else:
+      up_init, down_init = nn.initializers.normal(D**-0.5), nn.initializers.normal(config.d_ff**-0.5)
+      up_scale = down_scale = 1.0
+    down_scale_shape = (D,) if config.shared_down_scale else (T, D)
+    return {
+        'up': self.param('up', up_init, (T, D, H)),
+        'down': self.param('down', down_init, (T, H, D)),
+        'up_scale': self.param('up_scale', nn.initializers.constant(up_scale), (T, H)),
+        'down_scale': self.param('down_scale', nn.initializers.constant(down_scale), down_scale_shape),
+    }
+
+  def _choose(self, selection_NT: jax.Array) -> jax.Array:
+    """Tiles of every token by the configured routing, [N, K]."""
+    (N, T), K = selection_NT.shape, self.config.top_k
+    if self.config.routing == 'dense':
+      return jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (N, T))
+    if self.config.routing == 'first':
+      return jnp.broadcast_to(jnp.arange(K, dtype=jnp.int32), (N, K))
+    if self.config.routing == 'random':
+      selection_NT = jax.random.uniform(self.make_rng('routing'), (N, T))
+    return routing.select(selection_NT, K)
+
+  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
+    one_hot_NKT = jax.nn.one_hot(tile_NK, self.config.tiles)
+    gate_NT = jnp.sum(one_hot_NKT * gate_NK[..., None], axis=1)
+    return compute_dense(q_ND, step_N1, gate_NT, tiles, self.config)
+
+
+class SparseTriXFFN(TriXFFN):
+  """`TriXFFN` in which each token computes its `top_k` tiles only, in training as in inference."""
+
+  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
+    return compute_sparse(q_ND, step_N1, tile_NK, gate_NK, tiles, self.config)
+
+
+def silent_tiles(params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:
+  """True for tiles whose output is zero on input forced to them (64 standard normal vectors), [T] bool."""
+  probe_ND = jax.random.normal(jax.random.key(0), (64, config.d_model))
+  return jnp.max(jnp.abs(tile_outputs(probe_ND, params, config)), axis=(1, 2)) == 0

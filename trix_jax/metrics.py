@@ -1,0 +1,53 @@
+"""Metrics of a run: `metrics.jsonl` is the record, TensorBoard events are for looking at."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+
+class MetricWriter:
+  """Appends rows to `workdir/metrics.jsonl` and to TensorBoard events beside it."""
+
+  def __init__(self, workdir: pathlib.Path, resume_step: int):
+    """Rows after `resume_step` are cut, and so is a last line that was never finished."""
+    self._path = workdir / 'metrics.jsonl'
+    if self._path.exists():
+      kept = ''.join(line + '\n' for line in self._path.read_text().splitlines()
+                     if (step := _step_of(line)) is not None and step <= resume_step)
+      partial = self._path.with_suffix('.partial')
+      partial.write_text(kept)
+      partial.replace(self._path)
+    self._file = self._path.open('a')
+    self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
+
+  def write(self, row: dict[str, Any]) -> None:
+    """One row: `step`, `split`, and numbers or nested lists of them."""
+    self._file.write(json.dumps(row) + '\n')
+    self._file.flush()
+    for name, value in row.items():
+      if name in ('step', 'split'):
+        continue
+      for index, number in np.ndenumerate(np.asarray(value)):
+        tag = '/'.join([row['split'], name, *(str(i) for i in index)])
+        self._board.add_scalar(tag, float(number), row['step'])
+
+  def close(self) -> None:
+    """Flush and close both."""
+    self._file.close()
+    self._board.close()
+
+
+def _step_of(line: str) -> int | None:
+  try:
+    return json.loads(line)['step']
+  except (ValueError, KeyError, TypeError):
+    return None
+
+
+def read_metrics(workdir: pathlib.Path, split: str) -> list[dict[str, Any]]:
+  """The rows of one split, oldest first."""
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return [row for row in map(json.loads, lines) if row['split'] == split]

@@ -1,0 +1,55 @@
+"""Muon for matrices, AdamW for the rest; schedules scale with the number of steps."""
+
+import jax
+import optax
+from optax import contrib
+
+
+def learning_rate_schedule(peak: float, settings, steps: int) -> optax.Schedule:
+  """Linear warm-up from 0, then cosine decay to `final_fraction` of the peak; for any number of steps >= 1."""
+  warmup = min(round(settings.warmup_fraction * steps), steps - 1)
+  return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if warmup else peak, peak_value=peak, warmup_steps=warmup, decay_steps=max(steps, 1),
+      end_value=settings.final_fraction * peak)
+
+
+def weight_decay_schedule(settings, steps: int) -> optax.Schedule:
+  """Constant for `weight_decay_fraction` of the steps, then 0."""
+  end = round(settings.weight_decay_fraction * steps)
+  return optax.piecewise_constant_schedule(settings.weight_decay, {end: 0.0} if end < steps else None)
+
+
+def matrix_dimensions(params):
+  """Which parameters Muon orthogonalises, and their axes; None for the rest.
+
+  Attention kernels are matrices and tiles are batches of matrices; embeddings, head and gates go to AdamW.
+  """
+  def of(path, leaf):
+    names = [entry.key for entry in path]
+    if names[-1] in ('up', 'down') and leaf.ndim == 3:
+      return contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    if 'attention' in names and names[-1] == 'kernel':
+      return contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1)
+    return None
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
+def decayed(params):
+  """True for arrays with two or more axes, except per-tile scales."""
+  def of(path, leaf):
+    return leaf.ndim >= 2 and not path[-1].key.endswith('scale')
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
+def make_optimizer(settings, steps: int) -> optax.GradientTransformation:
+  """The optimiser of a config's `optimizer` section: clipping, then Muon (Jordan et al., 2024) or AdamW."""
+  rate = learning_rate_schedule(settings.learning_rate, settings, steps)
+  decay = weight_decay_schedule(settings, steps)
+  if settings.name == 'adamw':
+    update = optax.adamw(rate, b2=settings.adam_b2, weight_decay=decay, mask=decayed)
+  else:
+    update = contrib.muon(
+        rate, weight_decay=decay, weight_decay_mask=decayed, muon_weight_dimension_numbers=matrix_dimensions,
+        adam_learning_rate=learning_rate_schedule(settings.adam_learning_rate, settings, steps),
+        adam_b2=settings.adam_b2, adam_weight_decay=decay)
+  return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)

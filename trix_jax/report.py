@@ -1,0 +1,46 @@
+"""Evaluations as text that people read."""
+
+from typing import Any
+
+import numpy as np
+
+from trix_jax import analysis
+
+
+def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
+  """Loss, perplexity and how sure the routing is, a line for each routing."""
+  lines = [f'{"routing":<12}{"loss":>8}{"perplexity":>12}{"margin":>8}{"ties %":>8}{"NMI":>7}{"dead tiles":>12}']
+  for row in rows:
+    mark = '  trained with' if row['routing'] == trained_routing else ''
+    lines.append(f'{row["routing"]:<12}{row["loss"]:8.4f}{row["perplexity"]:12.3f}'
+                 f'{np.mean(row["routing_margin"]):8.3f}{100 * np.mean(row["routing_ties"]):8.3f}'
+                 f'{np.mean(row["class_tile_information"]):7.3f}{sum(row["dead_tiles"]):12d}{mark}')
+  return '\n'.join(lines)
+
+
+def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
+  """Share of tokens of every tile, a line for each layer."""
+  row = _routed(rows, trained_routing)
+  lines = [f'tile load under {row["routing"]} routing, % of tokens:']
+  for layer, load in enumerate(row['tile_load']):
+    lines.append(f'  layer {layer}: ' + ' '.join(f'{100 * share:5.1f}' for share in load))
+  return '\n'.join(lines)
+
+
+def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
+  """Which tiles the classes of characters go to, in % of the class, a block for each layer."""
+  row = _routed(rows, trained_routing)
+  lines = [f'tiles by class of the input character under {row["routing"]} routing, % of the class:']
+  for layer, counts in enumerate(row['class_tiles']):
+    information = row['class_tile_information'][layer]
+    lines.append(f'  layer {layer}, normalised mutual information {information:.3f}')
+    for name, tiles in zip(analysis.CLASSES, np.asarray(counts, float), strict=True):
+      if tiles.sum():
+        lines.append(f'    {name:<12}' + ' '.join(f'{100 * share:5.1f}' for share in tiles / tiles.sum()))
+  return '\n'.join(lines)
+
+
+def _routed(rows, trained_routing):
+  """The row of the routing trained with; emergent for a model trained dense, where every tile has the same load."""
+  name = 'emergent' if trained_routing == 'dense' else trained_routing
+  return next(row for row in rows if row['routing'] == name)

@@ -1,0 +1,134 @@
+"""From scores to tiles and gates, and what keeps the load balanced.
+
+A router is judged by `RoutingInfo` alone, the one result that every feed-forward layer returns.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from trix_jax import signatures, ternary
+
+ROUTINGS = ('emergent', 'learned', 'random', 'first', 'dense')
+GATES = ('one_hot', 'probability')
+
+
+@struct.dataclass
+class RoutingInfo:
+  """What one layer decided, for N tokens, T tiles and K tiles a token (K = T under dense routing).
+
+  Attributes:
+    tile_NK: int32 tiles of every token, best first.
+    gate_NK: factor of each tile's output.
+    score_NT: selection scores without the balance bias (gate logits for a learned gate).
+    probability_NT: softmax of the scores, scaled so that it does not saturate; all gradients of routing pass here.
+    signatures_TD: the signatures that were read, integers stored as float32 (also when they did not route).
+    selection_NT: `score_NT` with the balance bias, the numbers whose order decided.
+  """
+
+  tile_NK: jax.Array
+  gate_NK: jax.Array
+  score_NT: jax.Array
+  probability_NT: jax.Array
+  signatures_TD: jax.Array
+  selection_NT: jax.Array
+
+
+def signature_scores(q_ND: jax.Array, signatures_TD: jax.Array, scale_T: jax.Array) -> jax.Array:
+  """Exact integer dot products times each tile's signature scale, one float32 rounding: [N, T]."""
+  D = q_ND.shape[-1]
+  if 127 * 127 * D < 2**24:
+    dot_NT = q_ND @ signatures_TD.T
+  else:
+    # Beyond float32's exact integers; the products are split so that each half stays inside them.
+    high_TD = jnp.round(jax.lax.stop_gradient(signatures_TD) / 16)
+    low_TD = signatures_TD - 16 * high_TD
+    dot_NT = q_ND @ low_TD.T + 16.0 * (q_ND @ high_TD.T)
+  return dot_NT * scale_T
+
+
+def select(selection_NT: jax.Array, top_k: int) -> jax.Array:
+  """The `top_k` best tiles of every token, best first; among equals the lowest index wins. [N, K] int32."""
+  if top_k == 1:
+    return jnp.argmax(selection_NT, axis=-1, keepdims=True).astype(jnp.int32)
+  return jax.lax.top_k(selection_NT, top_k)[1].astype(jnp.int32)
+
+
+def gates(probability_NT: jax.Array, tile_NK: jax.Array, gate: str) -> jax.Array:
+  """Factors of the chosen tiles' outputs.
+
+  Args:
+    probability_NT: softmax of the scores.
+    tile_NK: chosen tiles.
+    gate: `probability`, the chosen tiles' probabilities, forward and backward (Switch Transformer, arXiv 2101.03961);
+      or `one_hot`, 1 forward and the gradient of the probability backward (straight-through top-1).
+  """
+  chosen_NK = jnp.take_along_axis(probability_NT, tile_NK, axis=-1)
+  if gate == 'probability':
+    return chosen_NK
+  if gate == 'one_hot':
+    return ternary.straight_through(jnp.ones_like(chosen_NK), chosen_NK)
+  raise ValueError(f'unknown gate {gate!r}; choose one of {", ".join(GATES)}')
+
+
+def load(tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None) -> jax.Array:
+  """Share of the assignments that each tile gets: [T], sums to 1. `weight_N` counts tokens differently."""
+  member_NT = jnp.mean(tile_NK[..., None] == jnp.arange(tiles), axis=1, dtype=jnp.float32)
+  return _mean(member_NT, weight_N)
+
+
+def _mean(x_NX, weight_N):
+  if weight_N is None:
+    return jnp.mean(x_NX, axis=0)
+  return weight_N @ x_NX / jnp.sum(weight_N)
+
+
+def balance_loss(info: RoutingInfo, load_T: jax.Array) -> jax.Array:
+  """T * sum_t load_t * mean probability_t, 1 when balanced (Switch Transformer, arXiv 2101.03961, eq. 4).
+
+  The load is a constant; the gradient passes through the probabilities into the signatures. It is an argument so that
+  each of several devices can bring the load of all.
+  """
+  T = info.probability_NT.shape[-1]
+  return T * jnp.sum(jax.lax.stop_gradient(load_T) * info.probability_NT.mean(axis=0))
+
+
+def updated_balance_bias(bias_T: jax.Array, load_T: jax.Array, score_std: jax.Array, rate: float) -> jax.Array:
+  """Loss-free balancing (arXiv 2408.15664): raise the bias of underloaded tiles, lower that of overloaded ones.
+
+  `rate` is in units of the scores' standard deviation, because integer scores have no natural unit.
+  """
+  return bias_T + rate * score_std * jnp.sign(load_T.mean() - load_T)
+
+
+def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str, jax.Array]:
+  """Figures of one layer on one batch; means over tokens, which `weight_N` counts differently (0 for padding).
+
+  Returns:
+    tile_load: [T], share of assignments.
+    score_std: standard deviation of the scores.
+    routing_entropy: mean over tokens of the entropy of `probability_NT`, in nats (log T when undecided).
+    routing_margin: mean difference between the best two probabilities.
+    routing_ties: share of tokens whose best two selection scores are equal, so that the index decided.
+    signature_zeros: share of signature entries that are 0, votes that cancelled.
+    signature_diversity: see `signatures.diversity`.
+  """
+  p_NT = info.probability_NT
+  N, T = p_NT.shape
+  if T > 1:
+    best_N2 = jax.lax.top_k(p_NT, 2)[0]
+    selection_N2 = jax.lax.top_k(info.selection_NT, 2)[0]
+    margin_N, tie_N = best_N2[:, 0] - best_N2[:, 1], selection_N2[:, 0] == selection_N2[:, 1]
+  else:
+    margin_N, tie_N = jnp.ones(N), jnp.zeros(N)
+  entropy_N = -jnp.sum(p_NT * jnp.log(jnp.maximum(p_NT, 1e-30)), axis=-1)
+  means_3 = _mean(jnp.stack([entropy_N, margin_N, tie_N.astype(jnp.float32)], axis=1), weight_N)
+  return {
+      'tile_load': load(info.tile_NK, T, weight_N),
+      'score_std': jnp.std(info.score_NT),
+      'routing_entropy': means_3[0],
+      'routing_margin': means_3[1],
+      'routing_ties': means_3[2],
+      'signature_zeros': jnp.mean(info.signatures_TD == 0),
+      'signature_diversity': signatures.diversity(info.signatures_TD),
+  }

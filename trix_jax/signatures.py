@@ -1,0 +1,99 @@
+"""Tile signatures: what a tile wants, read from (and written into) its ternary up-projection."""
+
+import jax
+import jax.numpy as jnp
+
+from trix_jax import ternary
+
+KINDS = ('sign', 'votes')
+
+
+def rms(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
+  """Root mean square over `axis`, which is kept with length 1."""
+  return jnp.sqrt(jnp.mean(jnp.square(x), axis=axis, keepdims=True))
+
+
+def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
+  """Signatures of every tile, with a straight-through gradient into the latent up-projection.
+
+  Args:
+    codes_TDH: ternary codes of the up-projections.
+    latent_TDH: the latent weights behind them; they carry the gradient and do not influence the value.
+    kind: `sign`, sign(sum_h codes) in {-1, 0, 1}, or `votes`, the tally sum_h codes itself, clipped to int8.
+
+  Returns:
+    signatures_TD: integers stored as float32. Their gradient is that of sum_h latent, brought to the same root mean
+      square and not clipped (a clip at 1 would kill it: the sum has a standard deviation near sqrt(H)).
+    scale_T: factor that brings a tally to root mean square 1 (1 for `sign`; 0 for a tile without any vote).
+  """
+  tally_TD = jax.lax.stop_gradient(codes_TDH).sum(axis=-1)
+  if kind == 'sign':
+    value_TD = jnp.sign(tally_TD)
+  elif kind == 'votes':
+    value_TD = jnp.clip(tally_TD, -ternary.INT8_MAX, ternary.INT8_MAX)
+  else:
+    raise ValueError(f'unknown signature kind {kind!r}; choose one of {", ".join(KINDS)}')
+  rms_T1 = rms(value_TD)
+  latent_TD = latent_TDH.sum(axis=-1)
+  latent_rms_T1 = jax.lax.stop_gradient(rms(latent_TD))
+  surrogate_TD = latent_TD * (rms_T1 / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0))
+  if kind == 'sign':
+    scale_T = jnp.ones(value_TD.shape[0], value_TD.dtype)
+  else:
+    scale_T = jnp.where(rms_T1 > 0, 1.0 / jnp.where(rms_T1 > 0, rms_T1, 1.0), 0.0)[:, 0]
+  return ternary.straight_through(value_TD, surrogate_TD), scale_T
+
+
+def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str, majority: int = 1) -> jax.Array:
+  """Latent weights whose `sign` signatures are exactly `target_TD`, close to `latent_TDH` in distribution.
+
+  In every row of H weights the second half becomes the negated first half, so that votes cancel in pairs; then the
+  `majority` strongest pairs are turned to vote for the target together, which leaves a tally of 2 * majority * target.
+  Magnitudes stay, except that the turned pairs are lifted to where a weight surely is a vote.
+
+  Args:
+    latent_TDH: random latent weights; H >= 2 * majority. For odd H the middle weight becomes 0.
+    target_TD: entries in {-1, 0, 1}.
+    quantiser: see `ternary.ternarise`.
+    majority: how many pairs vote for each entry.
+  """
+  H = latent_TDH.shape[-1]
+  if majority < 1 or H < 2 * majority:
+    raise ValueError(f'writing signatures with majority {majority} takes tiles of at least {max(2, 2 * majority)} '
+                     f'hidden units, not {H}')
+  if quantiser == 'threshold':
+    floor_T11 = jnp.full((latent_TDH.shape[0], 1, 1), 1.5 * ternary.THRESHOLD)
+  else:
+    # Lifting weights raises mean |w| to at most twice itself, so |w| >= mean |w| still rounds to a vote.
+    floor_T11 = jnp.mean(jnp.abs(latent_TDH), axis=(-2, -1), keepdims=True)
+  first_TDP = latent_TDH[..., : H // 2]
+  rank_TDP = jnp.argsort(jnp.argsort(-jnp.abs(first_TDP), axis=-1), axis=-1)
+  target_TD1 = target_TD[..., None].astype(latent_TDH.dtype)
+  turned_TDP = (rank_TDP < majority) & (target_TD1 != 0)
+  vote_TDP = target_TD1 * jnp.maximum(jnp.abs(first_TDP), floor_T11)
+  middle_TDM = jnp.zeros(latent_TDH.shape[:-1] + (H % 2,), latent_TDH.dtype)
+  return jnp.concatenate(
+      [jnp.where(turned_TDP, vote_TDP, first_TDP), middle_TDM, jnp.where(turned_TDP, vote_TDP, -first_TDP)], axis=-1)
+
+
+def diversity(signatures_TD: jax.Array) -> jax.Array:
+  """Mean over pairs of different tiles of the share of entries in which their signatures differ, in [0, 1]."""
+  T = signatures_TD.shape[0]
+  if T == 1:
+    return jnp.zeros(())
+  differing_TT = (signatures_TD[:, None, :] != signatures_TD[None, :, :]).mean(axis=-1)
+  return differing_TT.sum() / (T * (T - 1))
+
+
+def similarity_loss(signatures_TD: jax.Array) -> jax.Array:
+  """Mean squared cosine similarity over pairs of different tiles: 0 when all signatures are orthogonal.
+
+  Differentiable through the straight-through gradient of `read_signatures`, which `diversity` is not.
+  """
+  T = signatures_TD.shape[0]
+  if T == 1:
+    return jnp.zeros(())
+  norm_T1 = jnp.sqrt(jnp.sum(jnp.square(signatures_TD), axis=-1, keepdims=True))
+  unit_TD = signatures_TD / jnp.where(norm_T1 > 0, norm_T1, 1.0)
+  cosine_TT = unit_TD @ unit_TD.T
+  return jnp.sum(jnp.square(cosine_TT) * (1 - jnp.eye(T))) / (T * (T - 1))

@@ -1,0 +1,79 @@
+"""Ternary weights and int8 activations, each with a straight-through gradient.
+
+Quantised values are kept as *integers stored in float32*. A float32 product of int8 activations and ternary codes is
+exact up to 2**24, on every backend (TF32 and bfloat16 inputs hold +-127 exactly too), so a training step and a packed
+integer kernel produce the same accumulators.
+"""
+
+import jax
+import jax.numpy as jnp
+
+QUANTISERS = ('absmean', 'threshold')
+
+# The reference set-up: |w| > 0.5 is a vote, and a latent weight beyond 1.5 gets no gradient.
+THRESHOLD = 0.5
+GRADIENT_CUT = 1.5
+
+INT8_MAX = 127.0
+# Multiplying by this constant is the one rounding that XLA, NumPy and C++ agree on: XLA turns `a / 127` into it.
+INVERSE_INT8_MAX = jnp.float32(1.0) / jnp.float32(127.0)
+
+
+@jax.custom_jvp
+def straight_through(value: jax.Array, surrogate: jax.Array) -> jax.Array:
+  """`value` going forward, the gradient of `surrogate` going backward (Bengio et al., arXiv 1308.3432).
+
+  The usual `surrogate + stop_gradient(value - surrogate)` rounds, and integers must stay integers here.
+  """
+  del surrogate
+  return value
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals, tangents):
+  return primals[0], tangents[1]
+
+
+def ternarise(latent: jax.Array, quantiser: str) -> tuple[jax.Array, jax.Array]:
+  """Ternary codes and their scale; each trailing matrix (one tile) is quantised by itself.
+
+  Args:
+    latent: [..., rows, columns] float32 latent weights.
+    quantiser: `absmean`, codes = clip(round(w / s), -1, 1) with s = mean |w| (BitNet b1.58, arXiv 2402.17764), or
+      `threshold`, the reference's fixed |w| > 0.5 with s = 1.
+
+  Returns:
+    codes like `latent`, float32 in {-1, 0, 1}, and scale [..., 1, 1]. The gradient of `scale * codes` is passed
+    straight to `latent`; with `threshold` it is cut where |w| > 1.5.
+  """
+  if quantiser == 'absmean':
+    scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(latent), axis=(-2, -1), keepdims=True))
+    latent = latent / jnp.where(scale > 0, scale, 1.0)
+    return straight_through(jnp.clip(jnp.round(latent), -1, 1), latent), scale
+  if quantiser == 'threshold':
+    codes = (latent > THRESHOLD).astype(latent.dtype) - (latent < -THRESHOLD).astype(latent.dtype)
+    scale = jnp.ones(latent.shape[:-2] + (1, 1), latent.dtype)
+    return straight_through(codes, jnp.clip(latent, -GRADIENT_CUT, GRADIENT_CUT)), scale
+  raise ValueError(f'unknown quantiser {quantiser!r}; choose one of {", ".join(QUANTISERS)}')
+
+
+def quantise_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), a = max |x|, and a = 0 gives q = 0.
+
+  Args:
+    x: [..., width] float32.
+
+  Returns:
+    q like `x`, integers in [-127, 127] stored as float32, and step [..., 1], so that x is about `q * step`. The
+    gradient of `q * step` is passed straight to `x`.
+  """
+  a = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+  scaled = x * jnp.where(a > 0, INT8_MAX / jnp.where(a > 0, a, 1.0), 0.0)
+  return straight_through(jnp.round(scaled), scaled), a * INVERSE_INT8_MAX
+
+
+def quantise_activations(x: jax.Array, int8: bool) -> tuple[jax.Array, jax.Array]:
+  """`quantise_int8`, or the values themselves with step 1 for float-activation models."""
+  if int8:
+    return quantise_int8(x)
+  return x, jnp.ones(x.shape[:-1] + (1,), x.dtype)

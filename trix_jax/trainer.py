@@ -1,0 +1,270 @@
+"""A training run from its first step to its last, or from wherever it was stopped."""
+
+import math
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from trix_jax import (
+  checkpoints,
+  configuration,
+  data,
+  devices,
+  evaluation,
+  metrics,
+  report,
+  sampling,
+  training,
+  workdirs,
+)
+
+PROFILED_STEPS = (10, 15)
+
+
+class TrainingStopped(Exception):
+  """A run that ended before its last step. The message says why and what to do; `exit_code` is for the shell."""
+
+  def __init__(self, message: str, exit_code: int = 1):
+    super().__init__(message)
+    self.exit_code = exit_code
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Train a config into a workdir, resuming where an earlier call stopped, and print the final table.
+
+  On the same machine, versions and devices, a run that was stopped at any moment ends with the same bits as one that
+  was not. SIGTERM and SIGINT save first.
+
+  Raises:
+    InputError: for settings, texts or workdirs that cannot be used; nothing is overwritten.
+    TrainingStopped: on a signal, or when the loss is no longer finite.
+  """
+  configuration.validate(config)
+  corpus = data.load_corpus(config.corpus, config.file)
+  for split in ('train', 'validation'):
+    data.check_context(getattr(corpus, split), config.model.context, split)
+  with workdirs.opened(workdir, config):
+    run = _Run(config, workdir, corpus)
+    try:
+      run.to_the_end()
+    finally:
+      run.close()
+
+
+class _Run:
+  """The moving parts of a run."""
+
+  def __init__(self, config, workdir, corpus):
+    self.config, self.workdir, self.corpus = config, workdir, corpus
+    self.model = training.make_model(config, corpus.vocabulary)
+    self.mesh = devices.data_mesh(config.training.batch_size // config.training.accumulation)
+    self.checkpoints = checkpoints.Checkpoints(workdir)
+    state = training.init_state(config, self.model)
+    self.best_loss = math.nan
+    if self.checkpoints.latest_step('last') is not None:
+      state, self.best_loss = self.checkpoints.restore('last', state)
+      print(f'resuming from step {int(state.step)} of {config.training.steps} in {workdir}', flush=True)
+    self.step = int(state.step)
+    self.checkpoints.forget_after(self.step)
+    workdirs.write_run(workdir, config, corpus, state.params, self.mesh, self.step)
+    self.writer = metrics.MetricWriter(workdir, self.step)
+    self.state = devices.replicate(state, self.mesh)
+    self.evaluate = evaluation.Evaluator(self.model.config, corpus.vocabulary, corpus.validation)
+    self.validation_loss = math.nan
+    self.clock = _Clock(config.training.batch_size * config.model.context)
+
+  def to_the_end(self) -> None:
+    """Train the steps that are left, then evaluate every routing and write a sample."""
+    settings = self.config.training
+    train_step = training.make_train_step(self.config, self.model, self.mesh)
+    counts = workdirs.parameter_counts(self.config, self.state.params)
+    print(f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
+          f'character; {len(self.corpus.train):,} training characters, {self.mesh.size} '
+          f'{jax.default_backend()} device(s)', flush=True)
+    pending: tuple[int, Any] | None = None
+    with _Signals() as signals:
+      while self.step < settings.steps and not signals.received:
+        self._profile()
+        state, step_metrics = train_step(self.state, self._batch(self.step))
+        # The metrics of a step are fetched after the next was dispatched, so that the device never waits for Python.
+        self._finish(pending)
+        self.state, self.step = state, self.step + 1
+        pending = (self.step, step_metrics)
+        last = self.step == settings.steps
+        if self.step % settings.eval_every == 0 or self.step % settings.checkpoint_every == 0 or last:
+          self._finish(pending)
+          pending = None
+          if self.step % settings.eval_every == 0 or last:
+            self._validate()
+          if self.step % settings.checkpoint_every == 0 or last:
+            self._save()
+      self._finish(pending)
+      if signals.received and self.step < settings.steps:
+        self._save()
+        raise TrainingStopped(f'stopped by {signals.received.name} at step {self.step}, saved; run the same command '
+                              'to go on', 128 + signals.received)
+    self._conclude()
+
+  def close(self) -> None:
+    self.writer.close()
+    self.checkpoints.close()
+
+  def _batch(self, step):
+    settings = self.config.training
+    windows = data.training_batch(self.corpus.train, self.config.model.context, settings.batch_size,
+                                  self.config.seed, step)
+    return devices.split_batch(windows, self.mesh)
+
+  def _finish(self, pending) -> None:
+    """Look at the metrics of a finished step: stop if they are not finite, log them if it is time."""
+    if pending is None:
+      return
+    step, values = pending[0], jax.device_get(pending[1])
+    if not values['finite']:
+      # The state did not change from the bad step on, so it is still the one before it.
+      name = training.first_non_finite(self.config, self.model, self.mesh, self.state, self._batch(step - 1))
+      saved = self.checkpoints.latest_step('last')
+      raise TrainingStopped(
+          f'not finite at step {step}: {name}; ' + ('nothing was saved yet' if saved is None else
+                                                    f'the checkpoint of step {saved} is intact') +
+          '; try a smaller --config.optimizer.learning_rate in another --workdir')
+    self.clock.tick(step)
+    if step % self.config.training.log_every == 0 or step == self.config.training.steps:
+      loss = float(values['loss'])
+      self.writer.write({
+          'step': step, 'split': 'train', **_losses(loss), 'learning_rate': float(values['learning_rate']),
+          'grad_norm': float(values['grad_norm']), 'tokens_per_second': round(self.clock.rate(), 1),
+          **{name: np.asarray(values[name], np.float64).round(6).tolist() for name in _PER_LAYER},
+          # Tiles that no token of this batch reached.
+          'dead_tiles': np.sum(values['tile_load'] == 0, axis=-1).tolist()})
+      self._progress(step, loss)
+
+  def _progress(self, step, loss):
+    steps = self.config.training.steps
+    left = self.clock.left(steps - step)
+    validation = '-' if math.isnan(self.validation_loss) else f'{self.validation_loss:.4f}'
+    print(f'step {step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  validation {validation}  '
+          f'{self.clock.rate():,.0f} tokens/s  {left} left', flush=True)
+
+  def _validate(self) -> None:
+    with self.clock.paused():
+      params, routing_state = self.state.params, self.state.routing
+      row = self.evaluate(params, routing_state)
+    self.validation_loss = row['loss']
+    self.writer.write({'step': self.step, 'split': 'validation', **_losses(row['loss']),
+                       **{name: row[name] for name in (*_PER_LAYER, 'dead_tiles')}})
+    print(f'step {self.step}: validation loss {row["loss"]:.4f}, perplexity {row["perplexity"]:.3f}, '
+          f'dead tiles {sum(row["dead_tiles"])}', flush=True)
+    if math.isnan(self.best_loss) or row['loss'] < self.best_loss:
+      self.best_loss = row['loss']
+      with self.clock.paused():
+        self.checkpoints.save('best', self.state, self.best_loss)
+
+  def _save(self) -> None:
+    with self.clock.paused():
+      self.checkpoints.save('last', self.state, self.best_loss)
+
+  def _profile(self) -> None:
+    if self.config.profile and self.step in PROFILED_STEPS:
+      jax.block_until_ready(self.state)
+      if self.step == PROFILED_STEPS[0]:
+        jax.profiler.start_trace(str(self.workdir / 'profile'))
+      else:
+        jax.profiler.stop_trace()
+        print(f'trace of steps {PROFILED_STEPS[0]} to {PROFILED_STEPS[1] - 1} written to {self.workdir / "profile"}; '
+              'open it with xprof or Perfetto', flush=True)
+
+  def _conclude(self) -> None:
+    """The table and the sample, from the best checkpoint."""
+    state, best_loss = self.checkpoints.restore('best', jax.device_get(self.state))
+    config, vocabulary = self.model.config, self.corpus.vocabulary
+    print(f'\nbest checkpoint: step {int(state.step)}, validation loss {best_loss:.4f} under the routing it was '
+          'trained with. The same weights under others:')
+    rows = evaluation.evaluate_routings(config, vocabulary, self.corpus.validation, state.params, state.routing)
+    print(report.routing_table(rows, config.ffn.routing))
+    print(report.tile_load(rows, config.ffn.routing), flush=True)
+    if self.config.sample_length:
+      prompt = self.corpus.validation[1:1 + min(32, config.context)]
+      print('\nsample, after the prompt ' + repr(data.decode(prompt, vocabulary)) + ':')
+      for token in sampling.sample(self.model, state.params, state.routing, prompt, self.config.sample_length):
+        print(vocabulary[token], end='', flush=True)
+      print()
+
+
+_PER_LAYER = ('tile_load', 'routing_entropy', 'routing_margin', 'routing_ties', 'signature_zeros',
+              'signature_diversity')
+
+
+def _losses(loss: float) -> dict[str, float]:
+  return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
+
+
+class _Clock:
+  """Tokens a second over the latest steps, without the time of compilation, evaluation and saving."""
+
+  def __init__(self, tokens_per_step: int):
+    self._tokens = tokens_per_step
+    self._marks: list[tuple[int, float]] = []
+    self._lost = 0.0
+
+  def tick(self, step: int) -> None:
+    """A step is done. The first one of a run only starts the clock: it includes compilation."""
+    self._marks = [*self._marks, (step, time.perf_counter() - self._lost)][-50:]
+
+  def rate(self) -> float:
+    """Tokens a second over up to 50 steps; 0 before the second."""
+    (first, start), (last, end) = self._marks[0], self._marks[-1]
+    return (last - first) * self._tokens / (end - start) if last > first else 0.0
+
+  def left(self, steps: int) -> str:
+    """Time for some more steps at this rate, h:mm:ss."""
+    if not self.rate():
+      return '-:--:--'
+    seconds = round(steps * self._tokens / self.rate())
+    return f'{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}'
+
+  def paused(self):
+    """Context in which time does not count."""
+    return _Paused(self)
+
+  def lose(self, seconds: float) -> None:
+    self._lost += seconds
+
+
+class _Paused:
+
+  def __init__(self, clock: _Clock):
+    self._clock = clock
+
+  def __enter__(self):
+    self._start = time.perf_counter()
+
+  def __exit__(self, *_):
+    self._clock.lose(time.perf_counter() - self._start)
+
+
+class _Signals:
+  """Remembers the first SIGTERM or SIGINT instead of dying of it; a second one kills as usual."""
+
+  def __init__(self):
+    self.received: signal.Signals | None = None
+
+  def __enter__(self):
+    self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _handle(self, number, _):
+    self.received = signal.Signals(number)
+    signal.signal(number, self._previous[number])
+    print(f'{self.received.name}: finishing the step and saving; once more to stop without saving', file=sys.stderr,
+          flush=True)

@@ -1,0 +1,148 @@
+"""One training step, as a pure function of the state and a batch."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import PartitionSpec
+
+from trix_jax import devices, optimizers, routing, signatures, transformer
+
+
+@struct.dataclass
+class TrainState:
+  """All that a run carries from step to step.
+
+  Attributes:
+    step: int32, steps done.
+    params: trained parameters.
+    opt_state: of the optimiser.
+    routing: the `routing` collection (balance bias); an empty dict where nothing is kept.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  routing: Any
+
+
+def make_model(config, vocabulary: str) -> transformer.TransformerLM:
+  """The language model of a config."""
+  return transformer.TransformerLM(transformer.model_config(config.model), len(vocabulary))
+
+
+def init_state(config, model: transformer.TransformerLM) -> TrainState:
+  """The state before the first step, a function of the config alone."""
+  params_key, routing_key = jax.random.split(jax.random.key(config.seed))
+  variables = jax.jit(model.init)({'params': params_key, 'routing': routing_key},
+                                  jnp.zeros((1, min(8, config.model.context)), jnp.int32))
+  params = variables['params']
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), variables.get('routing', {}))
+
+
+def make_loss(config, model: transformer.TransformerLM):
+  """The training loss: f(params, routing, windows [B, L + 1], key) -> (objective, metrics).
+
+  `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers.
+  Must be traced under the mesh axis `devices.AXIS`: the balance loss uses the load of all devices.
+  """
+  def loss_fn(params, routing_state, windows, key):
+    dropout_key, routing_key = jax.random.split(key)
+    logits, infos = transformer.apply(model, params, routing_state, windows[:, :-1], train=True,
+                                      rngs={'dropout': dropout_key, 'routing': routing_key})
+    loss = transformer.next_token_loss(logits, windows[:, 1:]).mean()
+    per_layer = [routing.statistics(info) for info in infos]
+    metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
+    objective = loss
+    if config.loss.balance_weight:
+      load = jax.lax.pmean(metrics['tile_load'], devices.AXIS)
+      objective += config.loss.balance_weight * jnp.mean(
+          jnp.stack([routing.balance_loss(info, load_T) for info, load_T in zip(infos, load, strict=True)]))
+    if config.loss.diversity_weight:
+      objective += config.loss.diversity_weight * jnp.mean(
+          jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos]))
+    return objective, {'loss': loss, **metrics}
+  return loss_fn
+
+
+def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh):
+  """step(state, windows [B, L + 1]) -> (state, metrics), jitted, the batch split over the mesh; donates the state.
+
+  Where the loss or the gradient is not finite the state comes back unchanged, and `metrics['finite']` is False.
+  """
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+  learning_rate = optimizers.learning_rate_schedule(
+      config.optimizer.learning_rate, config.optimizer, config.training.steps)
+  compute = make_gradients(config, model)
+
+  def step_fn(state: TrainState, windows):
+    grads, metrics = compute(state, windows)
+    grad_norm = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
+                           updated_routing(state.routing, metrics, config.loss.balance_bias_rate))
+    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
+    new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+    return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm,
+                       'learning_rate': learning_rate(state.step)}
+
+  replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
+  return jax.jit(jax.shard_map(step_fn, mesh=mesh, in_specs=(replicated, split), out_specs=replicated,
+                               check_vma=False), donate_argnums=0)
+
+
+def make_gradients(config, model: transformer.TransformerLM):
+  """f(state, local windows) -> (gradients, metrics), means over the batch of all devices and over its parts."""
+  value_and_grad = jax.value_and_grad(make_loss(config, model), has_aux=True)
+  parts = config.training.accumulation
+
+  def compute(state: TrainState, windows):
+    # RngBitGenerator: threefry's dropout masks took a tenth of a CPU step.
+    key = jax.random.fold_in(jax.random.key(config.seed, impl='rbg'), state.step)
+    key = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))
+    def of_part(part_windows, part):
+      (_, metrics), grads = value_and_grad(state.params, state.routing, part_windows, jax.random.fold_in(key, part))
+      return grads, metrics
+    if parts == 1:
+      result = of_part(windows, 0)
+    else:
+      stacked = windows.reshape(parts, -1, windows.shape[-1])
+      def add(total, part):
+        return jax.tree.map(jnp.add, total, of_part(stacked[part], part)), None
+      zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, stacked[0], 0))
+      total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
+      result = jax.tree.map(lambda leaf: leaf / parts, total)
+    return jax.lax.pmean(result, devices.AXIS)
+  return compute
+
+
+def updated_routing(routing_state, metrics, rate: float):
+  """The routing collection after a step: every layer's balance bias moved by its load."""
+  if not routing_state:
+    return routing_state
+  new_state = {}
+  for layer in range(len(routing_state)):
+    name = f'layer_{layer}'
+    bias_T = routing_state[name]['ffn']['balance_bias']
+    bias_T = routing.updated_balance_bias(bias_T, metrics['tile_load'][layer], metrics['score_std'][layer], rate)
+    new_state[name] = {'ffn': {'balance_bias': bias_T}}
+  return new_state
+
+
+def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, state: TrainState,
+                     windows) -> str:
+  """Name of the first tensor that is not finite: a parameter, or the gradient of one on this batch."""
+  compute = jax.jit(jax.shard_map(functools.partial(make_gradients(config, model)), mesh=mesh,
+                                  in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
+                                  out_specs=PartitionSpec(), check_vma=False))
+  grads, metrics = compute(state, windows)
+  for kind, tree in (('parameter', state.params), ('routing state', state.routing), ('loss', metrics['loss']),
+                     ('gradient of', grads)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      if not jnp.all(jnp.isfinite(leaf)):
+        return f'{kind} {"/".join(entry.key for entry in path)}'.strip()
+  return 'the norm of the gradient (its square overflows float32)'

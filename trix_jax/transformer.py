@@ -1,0 +1,140 @@
+"""The language model: a pre-norm decoder-only transformer whose feed-forward layers are ternary tiles."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from trix_jax import attention, ffn, routing
+from trix_jax.errors import InputError
+
+FORMS = ('reference', 'modern')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The language model.
+
+  Attributes:
+    form: `reference` has learned positions, LayerNorm and biases everywhere outside the tiles, as the original;
+      `modern` has rotary positions, RMSNorm, normalised queries and keys, and no biases.
+    layers, d_model, heads, context: the usual sizes; context is in characters.
+    dropout: on the embedding and on both residual branches, in training only.
+    ffn: the feed-forward layers.
+  """
+
+  form: str
+  layers: int
+  d_model: int
+  heads: int
+  context: int
+  dropout: float
+  ffn: ffn.FFNConfig
+
+  def __post_init__(self):
+    if self.form not in FORMS:
+      raise InputError(f'model.form is {self.form!r}; choose one of {", ".join(FORMS)}')
+    for name in ('layers', 'd_model', 'heads', 'context'):
+      if getattr(self, name) < 1:
+        raise InputError(f'model.{name} = {getattr(self, name)}; it must be at least 1')
+    if self.d_model % self.heads:
+      raise InputError(f'model.heads = {self.heads} does not divide model.d_model = {self.d_model}')
+    if self.form == 'modern' and self.d_model // self.heads % 2:
+      raise InputError(f'rotary positions take an even width of a head, not d_model / heads = {self.d_model} / '
+                       f'{self.heads} = {self.d_model // self.heads}')
+    if not 0 <= self.dropout < 1:
+      raise InputError(f'model.dropout = {self.dropout}; it must be at least 0 and less than 1')
+
+
+def model_config(settings) -> ModelConfig:
+  """`ModelConfig` from the flat `model` section of a config; names of both dataclasses, `d_model` shared."""
+  settings = dict(settings)
+  ffn_names = {field.name for field in dataclasses.fields(ffn.FFNConfig)}
+  own_names = {field.name for field in dataclasses.fields(ModelConfig)} - {'ffn'}
+  return ModelConfig(**{k: v for k, v in settings.items() if k in own_names},
+                     ffn=ffn.FFNConfig(**{k: v for k, v in settings.items() if k in ffn_names}))
+
+
+class SelfAttention(nn.Module):
+  """Causal multi-head self-attention, [B, L, D] -> [B, L, D]."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    config, modern = self.config, self.config.form == 'modern'
+    B, L, D = x_BLD.shape
+    def project(name):
+      return nn.Dense(D, use_bias=not modern, kernel_init=nn.initializers.normal(D**-0.5), name=name)
+    def heads(name):
+      return project(name)(x_BLD).reshape(B, L, config.heads, -1)
+    q_BLHD, k_BLHD, v_BLHD = heads('query'), heads('key'), heads('value')
+    if modern:
+      norm = nn.RMSNorm(use_scale=False)
+      q_BLHD, k_BLHD = attention.rotary(norm(q_BLHD)), attention.rotary(norm(k_BLHD))
+    out_BLD = attention.causal_attention(q_BLHD, k_BLHD, v_BLHD).reshape(B, L, D)
+    return project('out')(out_BLD)
+
+
+class Block(nn.Module):
+  """Attention and a ternary feed-forward layer, each on a normalised input and added to the residual stream."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
+    config = self.config
+    dropout = nn.Dropout(config.dropout, deterministic=not train)
+    layer = ffn.TriXFFN if config.ffn.routing == 'dense' else ffn.SparseTriXFFN
+    x_BLD = x_BLD + dropout(SelfAttention(config, name='attention')(_norm(config, 'attention_norm')(x_BLD)))
+    y_BLD, info = layer(config.ffn, name='ffn')(_norm(config, 'ffn_norm')(x_BLD))
+    return x_BLD + dropout(y_BLD), info
+
+
+def _norm(config: ModelConfig, name: str) -> nn.Module:
+  return nn.RMSNorm(name=name) if config.form == 'modern' else nn.LayerNorm(name=name)
+
+
+class TransformerLM(nn.Module):
+  """Next-character model: tokens [B, L] int32, L <= context, to logits [B, L, V] and a RoutingInfo for every layer."""
+
+  config: ModelConfig
+  vocabulary_size: int
+
+  @nn.compact
+  def __call__(self, token_BL: jax.Array, train: bool = False) -> tuple[jax.Array, list[routing.RoutingInfo]]:
+    config, V = self.config, self.vocabulary_size
+    L = token_BL.shape[1]
+    if L > config.context:
+      raise InputError(f'{L} tokens given to a model of context {config.context}; pass at most {config.context}')
+    x_BLD = nn.Embed(V, config.d_model, embedding_init=nn.initializers.normal(0.02), name='embedding')(token_BL)
+    if config.form == 'reference':
+      x_BLD += self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[:L]
+    x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
+    infos = []
+    for layer in range(config.layers):
+      x_BLD, info = Block(config, name=f'layer_{layer}')(x_BLD, train)
+      infos.append(info)
+    x_BLD = _norm(config, 'final_norm')(x_BLD)
+    head = nn.Dense(V, use_bias=config.form == 'reference', kernel_init=nn.initializers.normal(0.02), name='head')
+    return head(x_BLD), infos
+
+
+def apply(model: TransformerLM, params: Any, routing_state: Any, token_BL: jax.Array, *, train: bool = False,
+          rngs: dict[str, jax.Array] | None = None) -> tuple[jax.Array, list[routing.RoutingInfo]]:
+  """Logits [B, L, V] and every layer's RoutingInfo from parameters and the `routing` collection (may be empty)."""
+  result: Any = model.apply({'params': params, 'routing': routing_state or {}}, token_BL, train=train, rngs=rngs)
+  return result
+
+
+def count_parameters(params) -> int:
+  """Number of trained scalars in a tree of arrays."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def next_token_loss(logits_BLV: jax.Array, target_BL: jax.Array) -> jax.Array:
+  """Cross-entropy of every target in nats, [B, L]."""
+  log_probability_BLV = jax.nn.log_softmax(logits_BLV)
+  return -jnp.take_along_axis(log_probability_BLV, target_BL[..., None], axis=-1)[..., 0]

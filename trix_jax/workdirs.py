@@ -1,0 +1,151 @@
+"""The files of a run: config, provenance, and who is writing to them."""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+
+from trix_jax import configuration, data, transformer
+from trix_jax.errors import InputError
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
+  """Create or check a workdir, and keep other trainings out of it meanwhile.
+
+  Raises:
+    InputError: when it cannot be written, belongs to another config, or is in use. Nothing is changed then.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / 'lock').open('w')
+  except OSError as error:
+    raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise InputError(f'another training is running in workdir {workdir}; wait for it or choose another '
+                       '--workdir') from error
+    path = workdir / 'config.json'
+    if path.exists():
+      changed = configuration.differences(config, read_config(workdir))
+      changed = [line for line in changed if not line.startswith('profile:')]
+      if changed:
+        raise InputError(f'workdir {workdir} holds a run with other settings ({"; ".join(changed[:5])}'
+                         f'{"; ..." if len(changed) > 5 else ""}); resume it with its own, or choose another --workdir')
+    else:
+      write_text(path, configuration.to_json(config) + '\n')
+    yield
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Replace a file whole: a reader never sees half of it."""
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of a run; InputError when there is none."""
+  path = workdir / 'config.json'
+  return configuration.from_json(_read(path), str(path))
+
+
+def read_run(workdir: pathlib.Path) -> dict[str, Any]:
+  """`run.json`; InputError when there is none."""
+  path = workdir / 'run.json'
+  try:
+    return json.loads(_read(path))
+  except ValueError as error:
+    raise InputError(f'{path} is damaged: {error}') from error
+
+
+def _read(path: pathlib.Path) -> str:
+  try:
+    return path.read_text()
+  except OSError as error:
+    raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py '
+                     'wrote') from error
+
+
+def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: data.Corpus, params: Any,
+              mesh: jax.sharding.Mesh, step: int) -> None:
+  """Write `run.json`, or add a session to it when a run goes on.
+
+  Raises:
+    InputError: when the run was trained on another text.
+  """
+  path = workdir / 'run.json'
+  session = {
+      'started_at_step': step,
+      'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+      'command': ' '.join(sys.argv),
+      'commit': _commit(),
+      'versions': {'python': platform.python_version(), **{name: importlib.metadata.version(name)
+                                                           for name in PACKAGES}},
+      'machine': {'system': platform.platform(), 'processor': _processor(), 'cores': os.cpu_count(),
+                  'backend': jax.default_backend(), 'devices': mesh.size},
+  }
+  described = {'name': corpus.name, 'sha256': corpus.sha256, 'vocabulary': corpus.vocabulary,
+               'train_characters': len(corpus.train), 'validation_characters': len(corpus.validation) - 1}
+  if path.exists():
+    run = read_run(workdir)
+    if run['corpus']['sha256'] != corpus.sha256:
+      raise InputError(f'workdir {workdir} was trained on another text (corpus {run["corpus"]["name"]}, sha256 '
+                       f'{run["corpus"]["sha256"][:12]}..., now {corpus.sha256[:12]}...); choose another --workdir')
+  else:
+    run = {**parameter_counts(config, params), 'corpus': described, 'sessions': []}
+  run['sessions'].append(session)
+  write_text(path, json.dumps(run, indent=2) + '\n')
+
+
+def parameter_counts(config: ml_collections.ConfigDict, params: Any) -> dict[str, Any]:
+  """`parameters` (total, routing: those of gates, active_per_token) and `routing_state`, numbers kept but not trained.
+
+  A token touches `top_k` tiles of each layer, or all of them under dense routing, and everything outside the tiles.
+  """
+  ffn = transformer.model_config(config.model).ffn
+  layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
+  in_tiles = sum(leaf.size for layer in layers for leaf in layer.values()
+                 if not isinstance(leaf, dict) and leaf.ndim > 1)
+  idle = 0 if ffn.routing == 'dense' else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
+  total = transformer.count_parameters(params)
+  return {
+      'parameters': {'total': total, 'routing': transformer.count_parameters([layer.get('gate', {})
+                                                                              for layer in layers]),
+                     'active_per_token': total - idle},
+      'routing_state': ffn.tiles * len(layers) if ffn.balance_bias else 0,
+  }
+
+
+def _commit() -> str | None:
+  """Commit of the checkout this package runs from, with `-dirty` where files differ from it; None outside one."""
+  try:
+    return subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
+                          cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True,
+                          timeout=10).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def _processor() -> str:
+  try:
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.split(':', 1)[1].strip()
+  except OSError:
+    pass
+  return platform.processor() or platform.machine()
