@@ -165,16 +165,17 @@ class TriXFFN(nn.Module):
     q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
 
     if config.routing == 'learned':
-      score_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
+      dot_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
+      score_NT, scale_T = dot_NT, jnp.ones(T)
       probability_NT = jax.nn.softmax(score_NT)
     else:
-      score_NT = routing.signature_scores(q_ND, tiles.signatures_TD, tiles.signature_scale_T)
+      dot_NT, scale_T = routing.signature_dots(q_ND, tiles.signatures_TD), tiles.signature_scale_T
+      score_NT = dot_NT * scale_T
       probability_NT = jax.nn.softmax(score_NT * step_N1 * D**-0.5)
-    selection_NT = jax.lax.stop_gradient(score_NT)
+    selection_NT = score_NT
     if config.balance_bias:
       bias_T = self.variable('routing', 'balance_bias', jnp.zeros, (T,)).value
-      # The barrier keeps the product's rounding: a fused multiply-add would choose differently from packed kernels.
-      selection_NT = jax.lax.optimization_barrier(selection_NT) + bias_T
+      selection_NT = routing.biased_scores(dot_NT, scale_T, bias_T)
 
     tile_NK = self._choose(selection_NT)
     follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'

@@ -34,17 +34,25 @@ class RoutingInfo:
   selection_NT: jax.Array
 
 
-def signature_scores(q_ND: jax.Array, signatures_TD: jax.Array, scale_T: jax.Array) -> jax.Array:
-  """Exact integer dot products times each tile's signature scale, one float32 rounding: [N, T]."""
+def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
+  """Dot products of int8 activations and signatures as exact integers, rounded once to float32 at most: [N, T]."""
   D = q_ND.shape[-1]
   if 127 * 127 * D < 2**24:
-    dot_NT = q_ND @ signatures_TD.T
-  else:
-    # Beyond float32's exact integers; the products are split so that each half stays inside them.
-    high_TD = jnp.round(jax.lax.stop_gradient(signatures_TD) / 16)
-    low_TD = signatures_TD - 16 * high_TD
-    dot_NT = q_ND @ low_TD.T + 16.0 * (q_ND @ high_TD.T)
-  return dot_NT * scale_T
+    return q_ND @ signatures_TD.T
+  # Beyond float32's exact integers the signatures are split, so that each part's product stays inside them.
+  high_TD = jnp.round(jax.lax.stop_gradient(signatures_TD) / 16)
+  low_TD = signatures_TD - 16 * high_TD
+  return q_ND @ low_TD.T + 16.0 * (q_ND @ high_TD.T)
+
+
+def biased_scores(dot_NT: jax.Array, scale_T: jax.Array, bias_T: jax.Array) -> jax.Array:
+  """The scores that select when there is a balance bias: (dot + bias / scale) * scale, [N, T].
+
+  Not dot * scale + bias: compilers turn that into a fused multiply-add, which rounds once instead of twice, and then
+  two paths disagree about near-ties (XLA on CPU did so on a quarter of all scores).
+  """
+  offset_T = jnp.where(scale_T > 0, bias_T / jnp.where(scale_T > 0, scale_T, 1.0), 0.0)
+  return (dot_NT + offset_T) * scale_T
 
 
 def select(selection_NT: jax.Array, top_k: int) -> jax.Array:
