@@ -16,7 +16,7 @@ def layer(sparse=True, N=40, d_model=24, d_ff=48, tiles=4, seed=0, **settings):
   config = ffn.FFNConfig(d_model=d_model, d_ff=d_ff, tiles=tiles, **settings)
   module = (ffn.SparseTriXFFN if sparse else ffn.TriXFFN)(config)
   x = jnp.asarray(np.random.default_rng(seed).standard_normal((N, d_model)), jnp.float32)
-  params = module.init({'params': jax.random.key(seed), 'routing': jax.random.key(1)}, x)['params']
+  params = jax.jit(module.init)({'params': jax.random.key(seed), 'routing': jax.random.key(1)}, x)['params']
   for index, name in enumerate(('up_scale', 'down_scale')):
     params[name] *= jax.random.uniform(jax.random.key(7 + index), params[name].shape, minval=0.5, maxval=1.5)
   return config, module, params, x
@@ -166,7 +166,8 @@ def test_six_patterns_go_to_six_tiles(kind, quantiser):
 
 def test_random_routing_draws_from_its_own_stream_and_first_takes_tile_0():
   _, module, params, x = layer(routing='random', N=400)
-  tiles = [module.apply({'params': params}, x, rngs={'routing': jax.random.key(seed)})[1].tile_NK for seed in (0, 0, 1)]
+  apply = jax.jit(lambda key: module.apply({'params': params}, x, rngs={'routing': key})[1].tile_NK)
+  tiles = [apply(jax.random.key(seed)) for seed in (0, 0, 1)]
   np.testing.assert_array_equal(tiles[0], tiles[1])
   assert np.any(tiles[0] != tiles[2])
   np.testing.assert_allclose(routing.load(tiles[0], 4), 0.25, atol=0.08)

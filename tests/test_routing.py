@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,13 +60,18 @@ def imbalanced_layer(**settings):
   rng = np.random.default_rng(0)
   direction = rng.standard_normal(32)
   x = jnp.asarray(rng.standard_normal((256, 32)) + 0.5 * direction, jnp.float32)
-  params = ffn.SparseTriXFFN(config).init(jax.random.key(0), x)['params']
+  params = jax.jit(ffn.SparseTriXFFN(config).init)(jax.random.key(0), x)['params']
   params = {**params, 'up': params['up'].at[0].add(0.1 * direction[:, None])}
   return config, params, x
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def route(config, params, x, state):
+  return ffn.SparseTriXFFN(config).apply({'params': params, 'routing': state}, x)[1]
+
+
 def max_load(config, params, x, state=None):
-  _, info = jax.jit(ffn.SparseTriXFFN(config).apply)({'params': params, 'routing': state or {}}, x)
+  info = route(config, params, x, state or {})
   return float(routing.load(info.tile_NK, config.tiles).max()), info
 
 

@@ -50,8 +50,8 @@ def test_every_weight_of_a_row_gets_the_gradient_of_its_signature_entry(kind):
 
 
 @settings(max_examples=20, deadline=None)
-@given(T=st.integers(1, 4), D=st.integers(1, 12), H=st.integers(2, 17), quantiser=st.sampled_from(ternary.QUANTISERS),
-       seed=st.integers(0, 99), data=st.data())
+@given(T=st.sampled_from([1, 3]), D=st.sampled_from([1, 12]), H=st.sampled_from([2, 9, 16]),
+       quantiser=st.sampled_from(ternary.QUANTISERS), seed=st.integers(0, 99), data=st.data())
 def test_what_is_written_is_read(T, D, H, quantiser, seed, data):
   majority = data.draw(st.integers(1, H // 2))
   rng = np.random.default_rng(seed)

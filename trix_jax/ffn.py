@@ -116,12 +116,12 @@ def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate
   Bit-exact int8 accumulators; cost 4 * N * K * D * H floating-point operations plus padding, whatever T.
   """
   plan = dispatch.plan_dispatch(tile_NK.reshape(-1), config.tiles)
-  def of_block(parameter_TX):
-    return dispatch.tiles_of_blocks(parameter_TX, plan.tile_G)
+  def of_block(scale_TX):
+    return dispatch.tiles_of_blocks(scale_TX, plan.tile_G)[:, None]
   q_GRD, step_GR1 = dispatch.to_slots(q_ND, plan), dispatch.to_slots(step_N1, plan)
-  hidden_GRH = _rescaled(q_GRD @ of_block(tiles.up_TDH), step_GR1, of_block(tiles.up_scale_TH)[:, None])
+  hidden_GRH = _rescaled(dispatch.multiply(q_GRD, tiles.up_TDH, plan), step_GR1, of_block(tiles.up_scale_TH))
   q_GRH, step_GR1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_GRH), config.int8_activations)
-  out_GRD = _rescaled(q_GRH @ of_block(tiles.down_THD), step_GR1, of_block(tiles.down_scale_TD)[:, None])
+  out_GRD = _rescaled(dispatch.multiply(q_GRH, tiles.down_THD, plan), step_GR1, of_block(tiles.down_scale_TD))
   out_AD = dispatch.from_slots(out_GRD, plan)
   return jnp.sum(out_AD.reshape(tile_NK.shape + (-1,)) * gate_NK[..., None], axis=1)
 

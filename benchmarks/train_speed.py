@@ -1,0 +1,135 @@
+"""Tokens a second of training the reference model: ours and plain PyTorch, dense and sparse, in one run.
+
+  pip install -e '.[torch]' && python benchmarks/train_speed.py
+
+Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) at
+batch 64 x 256 on the same batch. Each runs in a process of its own, for --rounds rounds, the variants taking turns, so
+that a disturbance of the machine does not fall on one of them; the table gives medians and the ratio to PyTorch's
+sparse loop. --json writes one row a variant.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 6, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 64, 'Windows of 256 characters in a step.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', '', 'File for the results.')
+_VARIANT = flags.DEFINE_string('variant', '', 'Measure one variant in this process; used by the benchmark itself.')
+
+CONTEXT = 256
+VARIANTS = ('torch dense T=4', 'torch sparse T=4', 'jax dense T=4', 'jax sparse T=4', 'jax sparse T=16',
+            'jax sparse T=64', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
+
+
+def main(_):
+  if _VARIANT.value:
+    print(json.dumps(measure(_VARIANT.value)))
+    return
+  variants = [name for name in VARIANTS if not name.startswith('torch') or has_torch()]
+  rates: dict[str, list[float]] = {name: [] for name in variants}
+  for round_ in range(_ROUNDS.value):
+    for name in variants:
+      rates[name].append(in_own_process(name))
+      print(f'round {round_ + 1}/{_ROUNDS.value}  {name:<32}{rates[name][-1]:>10,.0f} tokens/s', flush=True)
+  medians = {name: statistics.median(values) for name, values in rates.items()}
+  print(f'\n{"batch " + str(_BATCH.value) + " x " + str(CONTEXT):<32}{"tokens/s":>10}{"min":>10}{"max":>10}'
+        f'{"to torch sparse":>17}')
+  for name, values in rates.items():
+    ratio = f'{medians[name] / medians["torch sparse T=4"]:16.2f}x' if 'torch sparse T=4' in medians else f'{"-":>17}'
+    print(f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratio}')
+  if _JSON.value:
+    with open(_JSON.value, 'w') as file:
+      json.dump([{'variant': name, 'tokens_per_second': medians[name], 'min': min(values), 'max': max(values),
+                  'batch': _BATCH.value, 'context': CONTEXT, 'cores': os.cpu_count()}
+                 for name, values in rates.items()], file, indent=1)
+
+
+def has_torch() -> bool:
+  try:
+    import torch  # noqa: F401
+  except ImportError:
+    print("PyTorch is not installed (pip install -e '.[torch]'): measuring ours alone", file=sys.stderr)
+    return False
+  return True
+
+
+def in_own_process(name: str) -> float:
+  environment = dict(os.environ)
+  if 'plain allocator' in name:
+    environment['GLIBC_TUNABLES'] = ''
+  if 'one device' in name:
+    environment['JAX_NUM_CPU_DEVICES'] = '1'
+  result = subprocess.run([sys.executable, __file__, f'--variant={name}', f'--steps={_STEPS.value}',
+                           f'--batch={_BATCH.value}'], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure(name: str) -> float:
+  step = torch_step(name) if name.startswith('torch') else jax_step(name)
+  seconds = []
+  for index in range(_STEPS.value + 2):
+    start = time.perf_counter()
+    step()
+    if index >= 2:
+      seconds.append(time.perf_counter() - start)
+  return _BATCH.value * CONTEXT / statistics.median(seconds)
+
+
+def torch_step(name: str):
+  import torch
+  from torch_reference import ReferenceLM
+
+  torch.manual_seed(0)
+  model = ReferenceLM(sparse='sparse' in name)
+  assert sum(p.numel() for p in model.parameters()) == 842_817
+  optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.01)
+  windows = torch.randint(65, (_BATCH.value, CONTEXT + 1))
+
+  def step():
+    optimizer.zero_grad()
+    logits, balance = model(windows[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()) + 0.01 * balance
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+  return step
+
+
+def jax_step(name: str):
+  from trix_jax import devices
+  devices.prepare_cpu()
+
+  import jax
+  import numpy as np
+
+  from trix_jax import configuration, training, transformer
+
+  config = configuration.default_config()
+  config.model.update({'form': 'reference', 'routing': 'dense' if 'dense' in name else 'emergent', 'signature': 'sign',
+                       'gate': 'one_hot', 'quantiser': 'threshold', 'int8_activations': False, 'activation': 'relu',
+                       'shared_down_scale': True, 'dropout': 0.0, 'tiles': int(name.split('T=')[1].split()[0])})
+  config.optimizer.name = 'adamw'
+  config.training.batch_size = _BATCH.value
+  model = training.make_model(config, 'x' * 65)
+  mesh = devices.data_mesh(_BATCH.value)
+  state = devices.replicate(training.init_state(config, model), mesh)
+  assert transformer.count_parameters(state.params) == 842_817
+  train_step = training.make_train_step(config, model, mesh)
+  windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (_BATCH.value, CONTEXT + 1), np.int32), mesh)
+
+  def step():
+    nonlocal state
+    state, metrics = train_step(state, windows)
+    jax.block_until_ready((state, metrics))
+  return step
+
+
+if __name__ == '__main__':
+  app.run(main)

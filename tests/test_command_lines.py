@@ -1,0 +1,216 @@
+"""The programs as people run them: a run's files, exact resume, and one line for every mistake."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from trix_jax import checkpoints, metrics, training
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ['--config=configs/smoke.py', '--config.corpus=file', '--config.model.layers=1', '--config.model.d_model=16',
+        '--config.model.d_ff=32', '--config.model.context=32', '--config.sample_length=8']
+
+
+@pytest.fixture(scope='module')
+def text(tmp_path_factory):
+  path = tmp_path_factory.mktemp('text') / 'text.txt'
+  words = np.random.default_rng(0).choice(['to', 'be', 'or', 'not', 'that', 'is', '42', 'the', 'question.\n'], 3000)
+  path.write_text(' '.join(words))
+  return path
+
+
+def command(program, *arguments):
+  return [sys.executable, program, *map(str, arguments)]
+
+
+def environment(**extra):
+  return {**os.environ, 'PYTHONUNBUFFERED': '1', 'JAX_NUM_CPU_DEVICES': '2', **extra}
+
+
+def run(program, *arguments, **extra):
+  return subprocess.run(command(program, *arguments), cwd=ROOT, env=environment(**extra), capture_output=True,
+                        text=True, timeout=300, check=False)
+
+
+def train(text, workdir, *arguments):
+  return run('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments)
+
+
+@pytest.fixture(scope='module')
+def trained(text, tmp_path_factory):
+  """A run from its first step to its last, undisturbed."""
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  result = train(text, workdir)
+  assert result.returncode == 0, result.stderr
+  return workdir, result.stdout
+
+
+def state_of(workdir):
+  config = json.loads((workdir / 'config.json').read_text())
+  loaded = checkpoints.load_trained(workdir, 'last')
+  assert config['training']['steps'] == loaded.step
+  like = jax.eval_shape(lambda: training.init_state(loaded.config, loaded.model))
+  return checkpoints.Checkpoints(workdir).restore('last', like)[0]
+
+
+def rows_of(workdir):
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [{name: value for name, value in row.items() if name != 'tokens_per_second'} for row in rows]
+
+
+def assert_same_run(workdir, other):
+  jax.tree.map(np.testing.assert_array_equal, state_of(workdir), state_of(other))
+  assert rows_of(workdir) == rows_of(other)
+
+
+def test_a_run_leaves_the_files_it_promises(trained):
+  workdir, output = trained
+  assert set(json.loads((workdir / 'config.json').read_text())) >= {'seed', 'corpus', 'model', 'optimizer', 'training'}
+  described = json.loads((workdir / 'run.json').read_text())
+  assert set(described['parameters']) == {'total', 'routing', 'active_per_token'}
+  assert described['routing_state'] == 0 and described['parameters']['routing'] == 0
+  session = described['sessions'][0]
+  assert session['versions']['jax'] == jax.__version__ and session['machine']['devices'] == 2
+  assert 'train.py' in session['command']
+  assert list((workdir / 'tensorboard').iterdir())
+  promised = {'step', 'loss', 'perplexity', 'bits_per_char', 'tile_load', 'routing_entropy', 'signature_diversity',
+              'dead_tiles'}
+  rows = metrics.read_metrics(workdir, 'train')
+  assert [row['step'] for row in rows] == [2, 4, 6, 8, 10, 12]
+  assert promised | {'learning_rate', 'grad_norm', 'tokens_per_second'} <= set(rows[0])
+  rows = metrics.read_metrics(workdir, 'validation')
+  assert [row['step'] for row in rows] == [6, 12]
+  assert promised <= set(rows[0]) and len(rows[0]['tile_load']) == 1 and len(rows[0]['tile_load'][0]) == 4
+  for word in ('dense', 'emergent', 'random', 'first', 'tile load', 'sample', 'tokens/s', 'left'):
+    assert word in output
+
+
+def test_a_finished_run_trains_no_more(text, trained):
+  workdir, _ = trained
+  before = rows_of(workdir)
+  result = train(text, workdir)
+  assert result.returncode == 0 and 'resuming from step 12 of 12' in result.stdout and 'emergent' in result.stdout
+  assert rows_of(workdir) == before
+
+
+def wait_for(condition, process):
+  for _ in range(1200):
+    if condition():
+      return
+    if process.poll() is not None:
+      raise AssertionError(f'ended early: {process.communicate()}')
+    time.sleep(0.1)
+  raise AssertionError('waited too long')
+
+
+def interrupted(text, workdir, number, when):
+  """Start a training and send it a signal once `when()`; returns the finished process and what it said."""
+  process = subprocess.Popen(command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}'), cwd=ROOT,
+                             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  wait_for(when, process)
+  process.send_signal(number)
+  output = process.communicate(timeout=120)
+  return process.returncode, ''.join(output)
+
+
+def test_kill_minus_9_after_a_checkpoint_and_resume_ends_with_the_same_bits(text, trained, tmp_path):
+  workdir = tmp_path / 'killed'
+  code, _ = interrupted(text, workdir, signal.SIGKILL, (workdir / 'checkpoints' / 'last' / '4').is_dir)
+  assert code == -signal.SIGKILL
+  with (workdir / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 11, "split": "train", "loss": 1.0}\n{"step": 12, "spl')  # Rows the resumed run must cut.
+  result = train(text, workdir)
+  assert result.returncode == 0, result.stderr
+  assert 'resuming from step' in result.stdout
+  assert_same_run(workdir, trained[0])
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first_and_resumes_exactly(text, trained, tmp_path, number):
+  workdir = tmp_path / 'stopped'
+  path = workdir / 'metrics.jsonl'
+  code, output = interrupted(text, workdir, number, lambda: path.exists() and path.stat().st_size > 0)
+  assert code == 128 + number
+  assert f'stopped by {number.name} at step' in output and 'run the same command to go on' in output
+  assert train(text, workdir).returncode == 0
+  assert_same_run(workdir, trained[0])
+
+
+def test_evaluating_and_generating_from_a_run(text, trained):
+  workdir, _ = trained
+  result = run('eval_sparse.py', f'--workdir={workdir}', '--fit_gate', '--gate_steps=3')
+  assert result.returncode == 0, result.stderr
+  rows = json.loads((workdir / 'eval_sparse.json').read_text())
+  assert [row['routing'] for row in rows] == ['dense', 'emergent', 'random', 'first', 'fitted_gate']
+  assert all({'routing', 'backend', 'loss', 'perplexity', 'tile_load'} <= set(row) for row in rows)
+  assert rows[1]['loss'] == pytest.approx(metrics.read_metrics(workdir, 'validation')[-1]['loss'], rel=1e-6)
+  assert 'letter' in result.stdout and 'mutual information' in result.stdout
+  first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout.rsplit('(', 1)[0]
+                   for _ in range(2))
+  assert first == second and first.startswith('to be') and len(first.rstrip('\n')) >= 20
+
+
+def bad(result, *parts, code=2):
+  assert result.returncode == code, result.stdout + result.stderr
+  assert result.stderr.count('\n') == 1 and result.stderr.startswith('error: '), result.stderr
+  for part in parts:
+    assert part in result.stderr
+
+
+def test_mistakes_on_the_command_line_get_one_line(text, trained, tmp_path):
+  workdir = tmp_path / 'run'
+  bad(train(text, workdir, '--config.sed=3'), 'sed', 'Did you mean "seed"')
+  bad(train(text, workdir, '--config.training.steps=many'), 'config.training.steps=many')
+  bad(run('train.py', '--config=configs/none.py', f'--workdir={workdir}'), 'configs/none.py')
+  bad(run('train.py'), '--config')
+  bad(train(text, workdir, '--config.model.tiles=5'), 'tiles = 5 does not divide')
+  bad(train(text, workdir, '--config.corpus=shakespeare', '--config.file='), "'shakespeare'", 'tinyshakespeare')
+  bad(train(text, workdir, '--config.model.context=100000'), 'context = 100000 is longer')
+  assert not workdir.exists()
+  bad(run('generate.py', f'--workdir={trained[0]}', '--prompt=¿?'), "'¿'")
+  bad(run('generate.py', f'--workdir={workdir}'), 'train.py')
+
+
+def test_a_workdir_of_another_config_or_text_is_left_alone(text, trained, tmp_path):
+  workdir, _ = trained
+  before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+  bad(train(text, workdir, '--config.seed=1', '--config.model.tiles=8'), 'model.tiles: 4 -> 8', 'seed: 0 -> 1')
+  content = text.read_text()
+  text.write_text(content + 'to be')
+  bad(train(text, workdir), 'another text')
+  text.write_text(content)
+  assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
+
+
+def test_a_damaged_or_missing_checkpoint_is_named(text, tmp_path):
+  workdir = tmp_path / 'run'
+  assert train(text, workdir, '--config.training.steps=2').returncode == 0
+  for path in (workdir / 'checkpoints' / 'last' / '2').rglob('*'):
+    if path.is_file() and path.stat().st_size > 200:
+      path.write_bytes(path.read_bytes()[:100])
+  bad(train(text, workdir, '--config.training.steps=2'), 'checkpoints/last/2 is damaged', 'delete that folder')
+  bad(run('eval_sparse.py', f'--workdir={workdir}', '--checkpoint=last'), 'checkpoints/last/2 is damaged')
+  for folder in ('last', 'best'):
+    for path in sorted((workdir / 'checkpoints' / folder).rglob('*'), reverse=True):
+      path.unlink() if path.is_file() else path.rmdir()
+  bad(run('eval_sparse.py', f'--workdir={workdir}'), 'there is no checkpoint in')
+
+
+def test_a_workdir_that_cannot_be_written_is_named(text, tmp_path):
+  (tmp_path / 'file').write_text('')
+  bad(train(text, tmp_path / 'file'), 'cannot write to workdir')
+  bad(train(text, '/proc/run'), 'cannot write to workdir /proc/run')  # Read-only for root too.
+
+
+def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):
+  result = train(text, tmp_path / 'run', '--config.optimizer.learning_rate=1e30', '--config.optimizer.clip_norm=1e30',
+                 '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0')
+  bad(result, 'not finite at step', 'learning_rate', code=1)

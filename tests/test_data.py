@@ -1,0 +1,114 @@
+import hashlib
+import urllib.error
+
+import numpy as np
+import pytest
+
+from trix_jax import data
+from trix_jax.errors import InputError
+
+
+def test_tokens_round_trip_through_a_sorted_vocabulary(tmp_path):
+  (tmp_path / 'text').write_text('häßlich, aber wahr\n' * 10)
+  corpus = data.load_corpus('file', str(tmp_path / 'text'))
+  assert list(corpus.vocabulary) == sorted(set('häßlich, aber wahr\n'))
+  joined = np.concatenate([corpus.train, corpus.validation[1:]])
+  assert data.decode(joined, corpus.vocabulary) == 'häßlich, aber wahr\n' * 10
+  assert len(corpus.train) == int(0.9 * len(joined))
+  assert corpus.validation[0] == corpus.train[-1]
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  tokens = np.arange(1000, dtype=np.int32)
+  first = data.training_batch(tokens, 10, 4, seed=1, step=7)
+  np.testing.assert_array_equal(first, data.training_batch(tokens, 10, 4, seed=1, step=7))
+  assert np.any(first != data.training_batch(tokens, 10, 4, seed=2, step=7))
+  assert np.any(first != data.training_batch(tokens, 10, 4, seed=1, step=8))
+  np.testing.assert_array_equal(np.diff(first, axis=1), 1)  # Windows are contiguous text.
+
+
+@pytest.mark.parametrize('length', [11, 12, 95, 1000])
+def test_an_epoch_predicts_no_character_twice(length):
+  tokens, context = np.arange(length, dtype=np.int32), 10
+  windows = max(1, (length - context) // context)
+  epoch = np.concatenate([data.training_batch(tokens, context, 1, 0, step) for step in range(windows)])
+  targets = epoch[:, 1:].reshape(-1)
+  assert len(set(targets)) == len(targets) >= length - 3 * context
+  later = np.concatenate([data.training_batch(tokens, context, 1, 0, windows + step) for step in range(windows)])
+  assert length < 100 or np.any(later != epoch)
+
+
+@pytest.mark.parametrize('length', [11, 12, 20, 21, 22, 100])
+def test_evaluation_predicts_every_character_once(length):
+  tokens = np.arange(1, length + 1, dtype=np.int32)
+  windows, targets = data.evaluation_windows(tokens, 10)
+  predicted = np.concatenate([window[1:count + 1] for window, count in zip(windows, targets, strict=True)])
+  np.testing.assert_array_equal(predicted, tokens[1:])
+
+
+def test_a_context_longer_than_the_text_is_refused():
+  with pytest.raises(InputError, match=r'model.context = 10 is longer than the training text of 10 characters'):
+    data.training_batch(np.zeros(10, np.int32), 10, 1, 0, 0)
+
+
+def test_unseen_characters_are_named():
+  with pytest.raises(InputError, match=r"2 character.* 'é' '—'"):
+    data.encode('caf\u00e9\u2014', 'acf')
+
+
+@pytest.mark.parametrize(('name', 'content', 'message'), [
+    ('gone', None, 'cannot read'), ('empty', b'', 'is empty'), ('latin', b'caf\xe9 ', r'not UTF-8 text \(byte 3\)'),
+    ('short', b'a', 'too few')])
+def test_bad_files_get_one_line(tmp_path, name, content, message):
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(InputError, match=message) as error:
+    data.load_corpus('file', str(tmp_path / name))
+  assert '\n' not in str(error.value)
+
+
+def test_corpora_are_named_and_never_swapped(tmp_path, monkeypatch):
+  with pytest.raises(InputError, match="'shakespeare'; choose one of tinyshakespeare, python_stdlib, file"):
+    data.load_corpus('shakespeare')
+  with pytest.raises(InputError, match='corpus "file"'):
+    data.load_corpus('python_stdlib', 'text.txt')
+  monkeypatch.setenv('TRIX_DATA_DIR', str(tmp_path))
+  with pytest.raises(InputError, match='TRIX_DATA_DIR is set'):
+    data.load_corpus('tinyshakespeare')
+
+
+def test_python_stdlib_is_ascii_and_large():
+  corpus = data.load_corpus('python_stdlib')
+  assert corpus.vocabulary.isascii() and len(corpus.train) > 500_000
+
+
+def test_a_damaged_tinyshakespeare_is_refused(tmp_path, monkeypatch):
+  (tmp_path / 'tinyshakespeare').mkdir()
+  (tmp_path / 'tinyshakespeare' / 'input.txt').write_text('To be')
+  monkeypatch.setenv('TRIX_DATA_DIR', str(tmp_path))
+  with pytest.raises(InputError, match='sha256 differs'):
+    data.load_corpus('tinyshakespeare')
+
+
+def test_tinyshakespeare_is_downloaded_once_into_the_cache(tmp_path, monkeypatch):
+  text = b'First Citizen:\n' * 100
+  source = tmp_path / 'source'
+  source.write_bytes(text)
+  monkeypatch.delenv('TRIX_DATA_DIR', raising=False)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(data, 'TINYSHAKESPEARE_URL', source.as_uri())
+  monkeypatch.setattr(data, 'TINYSHAKESPEARE_SHA256', hashlib.sha256(text).hexdigest())
+  data.load_corpus('tinyshakespeare')
+  source.unlink()
+  assert len(data.load_corpus('tinyshakespeare').train) == 1350
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
+  def fail(*_, **__):
+    raise urllib.error.URLError('Name or service not known')
+  monkeypatch.delenv('TRIX_DATA_DIR', raising=False)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(urllib.request, 'urlopen', fail)
+  with pytest.raises(InputError, match=r'cannot download.*TRIX_DATA_DIR.*python_stdlib'):
+    data.load_corpus('tinyshakespeare')
+  assert not list(tmp_path.rglob('*.txt'))

@@ -1,0 +1,210 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from trix_jax import (
+  analysis,
+  configuration,
+  data,
+  devices,
+  evaluation,
+  optimizers,
+  training,
+  transformer,
+  workdirs,
+)
+
+VOCABULARY = ' .0abc\n'
+
+
+def tiny(**overrides):
+  config = configuration.default_config()
+  config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 16, 'dropout': 0.0})
+  config.training.update({'steps': 60, 'batch_size': 4})
+  for name, value in overrides.items():
+    section, key = name.split('__')
+    config[section][key] = value
+  configuration.validate(config)
+  return config
+
+
+def start(config, mesh_size=2):
+  model = training.make_model(config, VOCABULARY)
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:mesh_size]), (devices.AXIS,))
+  state = devices.replicate(training.init_state(config, model), mesh)
+  return model, mesh, state
+
+
+def text(length=400):
+  """A text with something to learn: a noisy cycle through the vocabulary."""
+  rng = np.random.default_rng(0)
+  return ((np.arange(length) + (rng.random(length) < 0.1)) % len(VOCABULARY)).astype(np.int32)
+
+
+def batch(config, mesh, step=0):
+  settings = config.training
+  return devices.split_batch(data.training_batch(text(), config.model.context, settings.batch_size, 0, step), mesh)
+
+
+def run(config, steps, mesh_size=2):
+  model, mesh, state = start(config, mesh_size)
+  step = training.make_train_step(config, model, mesh)
+  losses = []
+  for index in range(steps):
+    state, metrics = step(state, batch(config, mesh, index))
+    losses.append(float(metrics['loss']))
+  return state, losses, metrics
+
+
+@pytest.mark.parametrize('name', ['muon', 'adamw'])
+def test_training_learns(name):
+  _, losses, metrics = run(tiny(optimizer__name=name, optimizer__learning_rate=2e-2), 60)
+  assert losses[0] == pytest.approx(np.log(len(VOCABULARY)), abs=0.2)
+  assert np.mean(losses[-5:]) < 0.75 * losses[0]
+  assert metrics['finite'] and metrics['tile_load'].shape == (2, 4)
+
+
+def test_the_number_of_devices_does_not_change_the_step():
+  config = tiny(loss__balance_weight=0.5, loss__diversity_weight=0.5)
+  results = [run(config, 1, mesh_size)[0] for mesh_size in (1, 2)]
+  for one, two in zip(*(jax.tree.leaves(jax.device_get(state.params)) for state in results), strict=True):
+    # Muon divides tiny gradients by their norm, so a few roundings show.
+    np.testing.assert_allclose(one, two, atol=2e-4)
+
+
+def gradients(config):
+  model, mesh, state = start(config)
+  spec = jax.sharding.PartitionSpec
+  compute = jax.jit(jax.shard_map(training.make_gradients(config, model), mesh=mesh,
+                                  in_specs=(spec(), spec(devices.AXIS)), out_specs=spec(), check_vma=False))
+  return compute(state, batch(config, mesh))
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch():
+  # The balance loss is of each part, so it is left out here.
+  whole, metrics = gradients(tiny(training__batch_size=8, loss__balance_weight=0.0))
+  parts, part_metrics = gradients(tiny(training__batch_size=8, loss__balance_weight=0.0, training__accumulation=2))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), whole, parts)
+  np.testing.assert_allclose(metrics['loss'], part_metrics['loss'], rtol=1e-5)
+
+
+def test_training_mode_and_evaluation_are_one_function():
+  config = tiny()
+  model, _, state = start(config)
+  tokens = jnp.asarray(text(64).reshape(4, 16))
+  trained, info = transformer.apply(model, state.params, {}, tokens, train=True)
+  evaluated, info_evaluated = transformer.apply(model, state.params, {}, tokens, train=False)
+  np.testing.assert_array_equal(trained, evaluated)
+  np.testing.assert_array_equal(info[1].tile_NK, info_evaluated[1].tile_NK)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_the_tensor_is_named():
+  config = tiny()
+  model, mesh, state = start(config)
+  params = jax.tree.map(np.array, state.params)
+  params['layer_1']['attention']['key']['kernel'][0, 0] = np.inf
+  state = devices.replicate(state.replace(params=params), mesh)
+  before = jax.device_get(state)
+  assert training.first_non_finite(config, model, mesh, state, batch(config, mesh)) == (
+      'parameter layer_1/attention/key/kernel')
+  after, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh))
+  assert not metrics['finite']
+  jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
+
+
+def test_the_balance_bias_moves_towards_balance():
+  config = tiny(model__balance_bias=True, loss__balance_bias_rate=0.05, loss__balance_weight=0.0)
+  model, mesh, state = start(config)
+  new_state, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh))
+  for layer in range(2):
+    bias = np.asarray(new_state.routing[f'layer_{layer}']['ffn']['balance_bias'])
+    np.testing.assert_array_equal(np.sign(bias), np.sign(0.25 - np.asarray(metrics['tile_load'][layer])))
+
+
+@pytest.mark.parametrize('steps', [1, 2, 3, 1000])
+def test_schedules_scale_with_any_number_of_steps(steps):
+  settings = configuration.default_config().optimizer
+  settings.weight_decay, settings.weight_decay_fraction = 0.5, 0.75
+  rate = optimizers.learning_rate_schedule(2.0, settings, steps)
+  decay = optimizers.weight_decay_schedule(settings, steps)
+  rates = [float(rate(step)) for step in range(steps)]
+  assert max(rates) == pytest.approx(2.0) and np.all(np.isfinite(rates)) and (steps < 4 or rates[0] < 0.1)
+  assert float(decay(0)) == pytest.approx(0.5) and float(decay(steps)) == (0.0 if steps > 1 else 0.5)
+  assert steps < 4 or float(rate(steps)) == pytest.approx(2.0 * settings.final_fraction)
+
+
+def test_muon_takes_the_matrices_and_every_tile_by_itself():
+  config = tiny()
+  _, _, state = start(config)
+  dimensions = optimizers.matrix_dimensions(state.params)
+  layer = dimensions['layer_0']
+  assert layer['ffn']['up'] is not None and layer['attention']['query']['kernel'] is not None
+  assert dimensions['head']['kernel'] is None and dimensions['embedding']['embedding'] is None
+  assert layer['ffn']['up_scale'] is None and layer['ffn_norm']['scale'] is None
+  optimizer = optimizers.make_optimizer(config.optimizer, 100)
+  # Warm-up starts from 0, so the second update is the first that moves anything.
+  params, grads = state.params, jax.tree.map(lambda leaf: jnp.asarray(
+      np.random.default_rng(0).standard_normal(leaf.shape), jnp.float32), state.params)
+  _, opt_state = optimizer.update(grads, optimizer.init(params), params)
+  updates, _ = optimizer.update(grads, opt_state, params)
+  values = np.linalg.svd(updates['layer_0']['ffn']['up'][0], compute_uv=False)
+  # Newton-Schulz with Muon's coefficients brings singular values to about 0.7 ... 1.2 of one another.
+  assert values.max() / values.min() < 3
+  assert optax.global_norm(updates['head']) > 0
+
+
+def test_evaluation_counts_every_character_once():
+  config = tiny()
+  model, _, state = start(config)
+  tokens = text(333)  # Not a multiple of the context, nor of the batch.
+  row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params)
+  losses = []
+  for first in range(0, 332, 16):
+    window = tokens[first:first + 17]
+    logits, _ = transformer.apply(model, jax.device_get(state.params), {}, jnp.asarray(window[None, :-1]))
+    losses += list(np.asarray(transformer.next_token_loss(logits, jnp.asarray(window[None, 1:]))[0]))
+  assert len(losses) == 332
+  assert row['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
+  assert row['perplexity'] == pytest.approx(np.exp(row['loss']))
+  counts = np.array(row['class_tiles'])
+  assert counts.shape == (2, len(analysis.CLASSES), 4)
+  characters = [VOCABULARY[token] for token in tokens[:-1]]
+  expected = [sum(analysis.character_class(c) == name for c in characters) for name in analysis.CLASSES]
+  np.testing.assert_array_equal(counts.sum(axis=2), [expected, expected])
+  np.testing.assert_allclose(np.array(row['tile_load']), counts.sum(axis=1) / 332, atol=1e-5)
+
+
+def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
+  config = tiny()
+  model, _, state = start(config)
+  params = jax.tree.map(np.array, state.params)
+  evaluate = evaluation.Evaluator(model.config, VOCABULARY, text())
+  unreached = [int(np.sum(np.array(load) == 0)) for load in evaluate(params)['tile_load']]
+  assert evaluate(params)['dead_tiles'] == unreached
+  used = int(np.argmax(evaluate(params)['tile_load'][0]))
+  params['layer_0']['ffn']['down'][used] = 0
+  assert evaluate(params)['dead_tiles'][0] == unreached[0] + 1
+  first = evaluation.Evaluator(evaluation.with_routing(model.config, 'first'), VOCABULARY, text())
+  assert first(jax.device_get(state.params))['dead_tiles'] == [3, 3]
+
+
+def test_parameter_counts_of_the_reference():
+  config = configuration.default_config()
+  config.model.update({'form': 'reference', 'shared_down_scale': True, 'routing': 'learned', 'balance_bias': True})
+  model = training.make_model(config, 'x' * 65)
+  params = jax.eval_shape(lambda: training.init_state(config, model)).params
+  # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
+  idle = 3 * 4 * (2 * 128 * 128 + 128)
+  assert workdirs.parameter_counts(config, params) == {
+      'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle}, 'routing_state': 16}
+
+
+def test_mutual_information_of_known_tables():
+  assert analysis.normalised_mutual_information([[5, 0], [0, 5]]) == pytest.approx(1)
+  assert analysis.normalised_mutual_information([[2, 4], [3, 6]]) == pytest.approx(0, abs=1e-12)
+  assert analysis.normalised_mutual_information([[7, 0], [0, 0]]) == 0
+  # By hand for [[1, 1], [0, 2]] / 4:
+  # H(class) = log 2, H(tile) = 0.5623 nats, H(joint) = 1.0397 nats, 2 I / (H + H) = 0.3437.
+  assert analysis.normalised_mutual_information([[1, 1], [0, 2]]) == pytest.approx(0.3437, abs=1e-4)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trix_jax import attention, configuration, training, transformer
+from trix_jax.errors import InputError
+
+REFERENCE = {'form': 'reference', 'signature': 'sign', 'gate': 'one_hot', 'quantiser': 'threshold',
+             'int8_activations': False, 'activation': 'relu', 'shared_down_scale': True}
+
+
+def shapes(vocabulary=65, **settings):
+  config = configuration.default_config()
+  config.model.update(settings)
+  model = training.make_model(config, 'x' * vocabulary)
+  rngs = {'params': jax.random.key(0), 'routing': jax.random.key(0)}
+  return jax.eval_shape(lambda: model.init(rngs, jnp.zeros((1, 8), jnp.int32)))['params']
+
+
+@pytest.mark.parametrize(('settings', 'expected'), [
+    ({'routing': 'emergent'}, 842_817), ({'routing': 'random'}, 842_817), ({'routing': 'dense'}, 842_817),
+    ({'routing': 'learned'}, 844_881), ({'routing': 'emergent', 'layers': 2}, 446_273)])
+def test_the_reference_form_has_exactly_the_reference_parameters(settings, expected):
+  assert transformer.count_parameters(shapes(**REFERENCE, **settings)) == expected
+
+
+def test_the_modern_form_is_no_larger():
+  assert transformer.count_parameters(shapes()) <= 842_817
+
+
+def small(**settings):
+  config = configuration.default_config()
+  config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 24, **settings})
+  model = training.make_model(config, 'abcdefg')
+  token = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 24)), jnp.int32)
+  return model, jax.jit(model.init)({'params': jax.random.key(0)}, token)['params'], token
+
+
+@pytest.mark.parametrize('form', transformer.FORMS)
+def test_no_character_sees_its_future(form):
+  model, params, token = small(form=form)
+  logits, _ = transformer.apply(model, params, {}, token)
+  changed, _ = transformer.apply(model, params, {}, token.at[:, 13].set((token[:, 13] + 1) % 7))
+  np.testing.assert_array_equal(logits[:, :13], changed[:, :13])
+  assert np.all(np.any(np.asarray(logits[:, 13:] != changed[:, 13:]), axis=-1).any(axis=1))
+
+
+def test_more_tokens_than_the_context_are_refused():
+  model, params, token = small()
+  with pytest.raises(InputError, match='25 tokens given to a model of context 24'):
+    transformer.apply(model, params, {}, jnp.concatenate([token, token[:, :1]], axis=1))
+
+
+@pytest.mark.parametrize(('B', 'L', 'heads', 'width'), [(2, 64, 4, 8), (3, 1, 1, 2), (1, 37, 3, 4), (2, 96, 5, 16)])
+def test_blockwise_attention_is_attention(B, L, heads, width):
+  rng = np.random.default_rng(0)
+  q, k, v, upstream = (jnp.asarray(rng.standard_normal((B, L, heads, width)), jnp.float32) for _ in range(4))
+  def with_gradients(attend):
+    return jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sum(attend(q, k, v) * upstream), (0, 1, 2)))(q, k, v)
+  got = with_gradients(attention.blockwise_causal_attention)
+  expected = with_gradients(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+
+
+def test_rotary_products_depend_on_the_distance_alone():
+  rng = np.random.default_rng(0)
+  q, k = (jnp.broadcast_to(jnp.asarray(rng.standard_normal(8), jnp.float32), (1, 20, 1, 8)) for _ in range(2))
+  product = np.einsum('qd,kd->qk', attention.rotary(q)[0, :, 0], attention.rotary(k)[0, :, 0])
+  for distance in range(20):
+    np.testing.assert_allclose(np.diagonal(product, -distance), product[distance, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_next_token_loss_is_the_negative_log_probability():
+  logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]]))
+  loss = transformer.next_token_loss(logits, jnp.array([[1, 2]]))
+  np.testing.assert_allclose(loss, [[-np.log(0.25), -np.log(0.8)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(('settings', 'message'), [
+    ({'heads': 3}, 'heads = 3 does not divide'), ({'d_model': 0}, 'd_model = 0'), ({'dropout': 1.0}, 'dropout = 1.0'),
+    ({'form': 'old'}, "'old'; choose one of reference, modern"), ({'d_model': 6, 'heads': 2}, 'even width')])
+def test_impossible_settings_are_refused(settings, message):
+  with pytest.raises(InputError, match=message):
+    small(**settings)
