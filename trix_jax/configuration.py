@@ -42,7 +42,7 @@ def default_config() -> ml_collections.ConfigDict:
           'adam_b2': 0.99,
           'warmup_fraction': 0.02,  # Of all steps, linear from 0.
           'final_fraction': 0.01,  # Cosine decay ends at this part of the peak.
-          'weight_decay': 0.01,  # Decoupled, of arrays of two or more axes.
+          'weight_decay': 0.2,  # Decoupled, of arrays of two or more axes.
           'weight_decay_fraction': 1.0,  # Weight decay stops after this part of the steps.
           'clip_norm': 1.0,
       },

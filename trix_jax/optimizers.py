@@ -35,9 +35,9 @@ def matrix_dimensions(params):
 
 
 def decayed(params):
-  """True for arrays with two or more axes, except per-tile scales."""
+  """True for arrays with two or more axes, except per-tile scales and the taps of convolutions."""
   def of(path, leaf):
-    return leaf.ndim >= 2 and not path[-1].key.endswith('scale')
+    return leaf.ndim >= 2 and not path[-1].key.endswith(('scale', 'taps'))
   return jax.tree_util.tree_map_with_path(of, params)
 
 
