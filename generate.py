@@ -30,16 +30,16 @@ def main() -> None:
   tokens = sampling.sample(trained.model, trained.params, trained.routing, prompt, _LENGTH.value,
                            _TEMPERATURE.value, _TOP_K.value, _SEED.value)
   print(_PROMPT.value, end='', flush=True)
-  start, written = None, 0
+  start, written = 0.0, 0
   try:
     for token in tokens:
       print(trained.vocabulary[token], end='', flush=True)
+      # The first character waits for compilation.
       start, written = start or time.perf_counter(), written + 1
   except KeyboardInterrupt:
     pass
   print()
   if written > 1:
-    # The first character waits for compilation.
     print(f'({written} characters, {(written - 1) / (time.perf_counter() - start):.1f} a second)')
 
 

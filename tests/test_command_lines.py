@@ -31,13 +31,22 @@ def command(program, *arguments):
   return [sys.executable, program, *map(str, arguments)]
 
 
-def environment(**extra):
-  return {**os.environ, 'PYTHONUNBUFFERED': '1', 'JAX_NUM_CPU_DEVICES': '2', **extra}
+@pytest.fixture(scope='module', autouse=True)
+def compilation_cache(tmp_path_factory):
+  """The programs compile the same few functions again and again."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path_factory.mktemp('cache')))
+    patch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+    yield
 
 
-def run(program, *arguments, **extra):
-  return subprocess.run(command(program, *arguments), cwd=ROOT, env=environment(**extra), capture_output=True,
-                        text=True, timeout=300, check=False)
+def environment():
+  return {**os.environ, 'PYTHONUNBUFFERED': '1', 'JAX_NUM_CPU_DEVICES': '2'}
+
+
+def run(program, *arguments):
+  return subprocess.run(command(program, *arguments), cwd=ROOT, env=environment(), capture_output=True,
+                        text=True, timeout=600, check=False)
 
 
 def train(text, workdir, *arguments):
@@ -102,7 +111,7 @@ def test_a_finished_run_trains_no_more(text, trained):
 
 
 def wait_for(condition, process):
-  for _ in range(1200):
+  for _ in range(6000):
     if condition():
       return
     if process.poll() is not None:
@@ -117,7 +126,7 @@ def interrupted(text, workdir, number, when):
                              env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   wait_for(when, process)
   process.send_signal(number)
-  output = process.communicate(timeout=120)
+  output = process.communicate(timeout=600)
   return process.returncode, ''.join(output)
 
 

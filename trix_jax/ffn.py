@@ -1,6 +1,7 @@
 """The ternary feed-forward layers: tiles as pure functions, and the Flax modules that hold their parameters."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -128,12 +129,12 @@ def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate
 
 def tile_outputs(x_ND: jax.Array, params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:
   """Output of every tile forced on every token, gate 1: [T, N, D]. For tests and for counting dead tiles."""
-  tiles = quantise_tiles(params, config)
+  N, T = x_ND.shape[0], config.tiles
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-  ones_N1 = jnp.ones((x_ND.shape[0], 1))
-  return jnp.stack([
-      compute_sparse(q_ND, step_N1, jnp.full((x_ND.shape[0], 1), tile, jnp.int32), ones_N1, tiles, config)
-      for tile in range(config.tiles)])
+  tile_A1 = jnp.repeat(jnp.arange(T, dtype=jnp.int32), N)[:, None]
+  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, jnp.ones((T * N, 1)),
+                        quantise_tiles(params, config), config)
+  return y_AD.reshape(T, N, -1)
 
 
 def _uniform(limit):
@@ -227,6 +228,7 @@ class SparseTriXFFN(TriXFFN):
     return compute_sparse(q_ND, step_N1, tile_NK, gate_NK, tiles, self.config)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def silent_tiles(params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:
   """True for tiles whose output is zero on input forced to them (64 standard normal vectors), [T] bool."""
   probe_ND = jax.random.normal(jax.random.key(0), (64, config.d_model))

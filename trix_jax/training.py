@@ -36,12 +36,17 @@ def make_model(config, vocabulary: str) -> transformer.TransformerLM:
 
 def init_state(config, model: transformer.TransformerLM) -> TrainState:
   """The state before the first step, a function of the config alone."""
-  params_key, routing_key = jax.random.split(jax.random.key(config.seed))
-  variables = jax.jit(model.init)({'params': params_key, 'routing': routing_key},
-                                  jnp.zeros((1, min(8, config.model.context)), jnp.int32))
-  params = variables['params']
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), variables.get('routing', {}))
+
+  @jax.jit  # As one program: operation by operation it takes seconds to compile.
+  def init():
+    params_key, routing_key = jax.random.split(jax.random.key(config.seed))
+    variables = model.init({'params': params_key, 'routing': routing_key},
+                           jnp.zeros((1, min(8, config.model.context)), jnp.int32))
+    return TrainState(jnp.zeros((), jnp.int32), variables['params'], optimizer.init(variables['params']),
+                      variables.get('routing', {}))
+
+  return init()
 
 
 def make_loss(config, model: transformer.TransformerLM):
