@@ -1,0 +1,84 @@
+"""What is reading the route worth? The sparse recipe against a learned gate and against its dense twin, over seeds.
+
+  python experiments/routing_gaps.py --workdirs=runs/gaps --out=results/routing_gaps.json
+
+Each run is an ordinary `train.py` workdir; stopped and started again, the comparison goes on where it was. At the end
+it prints the best full-validation loss of every variant, mean and standard deviation over seeds, and the gap to
+emergent routing, paired by seed. On two cores a run takes about 12 minutes.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+from absl import app, flags
+
+from trix_jax import metrics, workdirs
+
+_WORKDIRS = flags.DEFINE_string('workdirs', None, 'Folder for the runs, one VARIANT-SEED each.', required=True)
+_OUT = flags.DEFINE_string('out', '', 'JSON file for the results.')
+_SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds 0 to this, exclusive.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', None, 'Steps of each run; by default those of the recipe.', lower_bound=1)
+_VARIANTS = flags.DEFINE_list('variants', None, 'Only these variants.')
+
+VARIANTS = {
+    'emergent': (),
+    'learned': ('--config.model.routing=learned',),
+    # Every token computes all tiles, so there is no gate and nothing to balance.
+    'dense': ('--config.model.routing=dense', '--config.model.gate=one_hot', '--config.loss.balance_weight=0.0'),
+}
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def main(_):
+  names = _VARIANTS.value or list(VARIANTS)
+  if unknown := set(names) - set(VARIANTS):
+    sys.exit(f'error: unknown variants {", ".join(sorted(unknown))}; choose from {", ".join(VARIANTS)}')
+  rows = [row for seed in range(_SEEDS.value) for name in names if (row := result(name, seed))]
+  print(table(rows, names))
+  if _OUT.value:
+    workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
+
+
+def result(name: str, seed: int) -> dict | None:
+  """Train a variant to its end and give its row; None when it failed, which is said and does not stop the others."""
+  workdir = pathlib.Path(_WORKDIRS.value).absolute() / f'{name}-{seed}'
+  steps = () if _STEPS.value is None else (f'--config.training.steps={_STEPS.value}',)
+  print(f'== {name}, seed {seed}: {workdir}', flush=True)
+  done = subprocess.run([sys.executable, 'train.py', '--config=configs/sparse.py', f'--workdir={workdir}',
+                         f'--config.seed={seed}', *VARIANTS[name], *steps], cwd=ROOT, check=False)
+  if done.returncode:
+    print(f'== {name}, seed {seed}: failed with exit code {done.returncode}', flush=True)
+    return None
+  best = min(metrics.read_metrics(workdir, 'validation'), key=lambda row: row['loss'])
+  run = workdirs.read_run(workdir)
+  session = run['sessions'][0]
+  return {'variant': name, 'seed': seed, **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')},
+          'parameters': run['parameters'], 'commit': session['commit'], 'machine': session['machine'],
+          'versions': session['versions']}
+
+
+def table(rows: list[dict], names: list[str]) -> str:
+  """Mean and standard deviation of the loss, and of its difference to emergent routing on the same seeds."""
+  losses = {name: {row['seed']: row['loss'] for row in rows if row['variant'] == name} for name in names}
+  lines = [f'{"variant":<12}{"seeds":>6}{"loss":>9}{"std":>8}{"gap to emergent":>18}{"std":>8}']
+  for name in names:
+    values = list(losses[name].values())
+    if not values:
+      lines.append(f'{name:<12}{0:6d}')
+      continue
+    gaps = [loss - losses['emergent'][seed] for seed, loss in losses[name].items()
+            if seed in losses.get('emergent', {})]
+    gap = f'{statistics.mean(gaps):+18.4f}{spread(gaps):>8}' if gaps and name != 'emergent' else ''
+    lines.append(f'{name:<12}{len(values):6d}{statistics.mean(values):9.4f}{spread(values):>8}{gap}')
+  return '\n'.join(lines)
+
+
+def spread(values: list[float]) -> str:
+  return f'{statistics.stdev(values):.4f}' if len(values) > 1 else '-'
+
+
+if __name__ == '__main__':
+  app.run(main)
