@@ -4,7 +4,9 @@
 
 Prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing (and
 learned, where the model has a gate), how routing uses the tiles and for which characters, and writes
-WORKDIR/eval_sparse.json. With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
+WORKDIR/eval_sparse.json (eval_sparse_NAME.json for another text).
+
+With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
 reading the signatures routes as well as learning to route does.
 """
 
@@ -19,6 +21,7 @@ import pathlib
 from absl import flags
 
 from trix_jax import checkpoints, cli, data, evaluation, gate_fitting, report, workdirs
+from trix_jax.errors import InputError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
@@ -39,14 +42,20 @@ def main() -> None:
   rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
   if _FIT_GATE.value:
     params = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value)
-    config = evaluation.with_routing(trained.model.config, 'learned')
+    config = gate_fitting.fitted_config(trained.model.config)
     rows.append({'routing': 'fitted_gate', 'backend': 'xla',
                  **evaluation.Evaluator(config, vocabulary, tokens)(params)})
   print(f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
         f'{_FILE.value or "validation text"}')
   print(report.routing_table(rows, trained.model.config.ffn.routing))
   print(report.tile_use(rows, trained.model.config.ffn.routing))
-  workdirs.write_text(workdir / 'eval_sparse.json', json.dumps(rows, indent=1) + '\n')
+  rows = [{'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
+          for row in rows]
+  name = f'eval_sparse_{pathlib.Path(_FILE.value).stem}.json' if _FILE.value else 'eval_sparse.json'
+  try:
+    workdirs.write_text(workdir / name, json.dumps(rows, indent=1) + '\n')
+  except OSError as error:
+    raise InputError(f'cannot write {workdir / name}: {error.strerror}; the table above is all there is') from error
 
 
 if __name__ == '__main__':

@@ -111,12 +111,9 @@ def jax_step(name: str):
 
   from trix_jax import configuration, training, transformer
 
-  config = configuration.default_config()
-  config.model.update({'form': 'reference', 'routing': 'dense' if 'dense' in name else 'emergent', 'signature': 'sign',
-                       'gate': 'one_hot', 'quantiser': 'threshold', 'int8_activations': False, 'activation': 'relu',
-                       'shared_down_scale': True, 'dropout': 0.0, 'tiles': int(name.split('T=')[1].split()[0])})
-  config.optimizer.name = 'adamw'
-  config.training.batch_size = _BATCH.value
+  config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
+  config.model.update({'dropout': 0.0, 'tiles': int(name.split('T=')[1].split()[0])})
+  config.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
   model = training.make_model(config, 'x' * 65)
   mesh = devices.data_mesh(_BATCH.value)
   state = devices.replicate(training.init_state(config, model), mesh)
@@ -124,9 +121,12 @@ def jax_step(name: str):
   train_step = training.make_train_step(config, model, mesh)
   windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (_BATCH.value, CONTEXT + 1), np.int32), mesh)
 
+  index = 0
+
   def step():
-    nonlocal state
-    state, metrics = train_step(state, windows)
+    nonlocal state, index
+    state, metrics = train_step(state, windows, index)
+    index += 1
     jax.block_until_ready((state, metrics))
   return step
 

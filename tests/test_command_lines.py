@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -193,10 +194,16 @@ def test_a_workdir_of_another_config_or_text_is_left_alone(text, trained, tmp_pa
   before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
   bad(train(text, workdir, '--config.seed=1', '--config.model.tiles=8'), 'model.tiles: 4 -> 8', 'seed: 0 -> 1')
   content = text.read_text()
-  text.write_text(content + 'to be')
-  bad(train(text, workdir), 'another text')
+  for changed in (content + 'to be', content + 'a new character: ~'):
+    text.write_text(changed)
+    bad(train(text, workdir), 'another text')
   text.write_text(content)
   assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
+
+
+def test_a_profile_is_written_even_by_a_short_run(text, tmp_path):
+  assert train(text, tmp_path / 'run', '--config.training.steps=3', '--config.profile').returncode == 0
+  assert any(path.is_file() for path in (tmp_path / 'run' / 'profile').rglob('*'))
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(text, tmp_path):
@@ -222,4 +229,5 @@ def test_a_workdir_that_cannot_be_written_is_named(text, tmp_path):
 def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):
   result = train(text, tmp_path / 'run', '--config.optimizer.learning_rate=1e30', '--config.optimizer.clip_norm=1e30',
                  '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0')
-  bad(result, 'not finite at step', 'learning_rate', code=1)
+  bad(result, 'not finite at step ', 'nothing was saved', 'learning_rate', code=1)
+  assert re.search(r'at step \d+: (parameter|activation|gradient of) \w', result.stderr)

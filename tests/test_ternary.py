@@ -67,6 +67,12 @@ def test_int8_rounds_half_to_even_and_keeps_zero_rows():
   np.testing.assert_array_equal(step, [[1], [0]])
 
 
+def test_int8_of_rows_too_small_to_scale_is_zero_not_nan():
+  q, step = ternary.quantise_int8(jnp.array([[2e-37, 0.0, -1e-37], [1e-20, 0.0, -1e-20]]))
+  np.testing.assert_array_equal(q, [[0, 0, 0], [127, 0, -127]])
+  assert step[0, 0] == 0 and step[1, 0] > 0
+
+
 def test_int8_gradient_is_straight_through():
   x, upstream = jnp.asarray(normal(4, 9)), jnp.asarray(normal(4, 9, seed=1))
   def dequantised(x):

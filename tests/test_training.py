@@ -53,7 +53,7 @@ def run(config, steps, mesh_size=2):
   step = training.make_train_step(config, model, mesh)
   losses = []
   for index in range(steps):
-    state, metrics = step(state, batch(config, mesh, index))
+    state, metrics = step(state, batch(config, mesh, index), index)
     losses.append(float(metrics['loss']))
   return state, losses, metrics
 
@@ -109,15 +109,44 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_tensor_is_named():
   before = jax.device_get(state)
   assert training.first_non_finite(config, model, mesh, state, batch(config, mesh)) == (
       'parameter layer_1/attention/key/kernel')
-  after, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh))
+  after, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   assert not metrics['finite']
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
+
+
+def test_the_first_activation_that_overflows_is_named_and_later_steps_do_nothing():
+  config = tiny()
+  model, mesh, state = start(config)
+  params = jax.tree.map(np.array, state.params)
+  params['layer_1']['ffn']['down_scale'][:] = 1e38  # Finite itself.
+  params['layer_1']['ffn']['up_scale'][:] = 1e10
+  state = devices.replicate(state.replace(params=params), mesh)
+  assert training.first_non_finite(config, model, mesh, state, batch(config, mesh)) == 'activation layer_1/ffn'
+  step = training.make_train_step(config, model, mesh)
+  good = start(config)[2]
+  before = jax.device_get(good)
+  after, _ = step(good, batch(config, mesh), 1)  # The state is at step 0: step 0 must have failed.
+  jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
+
+
+def test_weight_decay_reaches_every_parameter_until_it_ends():
+  for name in ('muon', 'adamw'):
+    config = tiny(optimizer__name=name, optimizer__weight_decay=0.5, optimizer__weight_decay_fraction=0.5,
+                  optimizer__warmup_fraction=0.0)
+    params = start(config)[2].params
+    params = jax.tree.map(jnp.ones_like, params)
+    optimizer = optimizers.make_optimizer(config.optimizer, 4)
+    opt_state, zeros = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    for step in range(4):
+      updates, opt_state = optimizer.update(zeros, opt_state, params)
+      decayed = [bool(jnp.all(leaf < 0)) for leaf in jax.tree.leaves(updates)]
+      assert all(decayed) if step < 2 else not any(decayed)
 
 
 def test_the_balance_bias_moves_towards_balance():
   config = tiny(model__balance_bias=True, loss__balance_bias_rate=0.05, loss__balance_weight=0.0)
   model, mesh, state = start(config)
-  new_state, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh))
+  new_state, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   for layer in range(2):
     bias = np.asarray(new_state.routing[f'layer_{layer}']['ffn']['balance_bias'])
     np.testing.assert_array_equal(np.sign(bias), np.sign(0.25 - np.asarray(metrics['tile_load'][layer])))

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: `last` to resume from (the newest two), `best` by validation loss."""
+"""Orbax checkpoints of a run: `last` to resume from, `best` by validation loss; the newest two of each."""
 
 import dataclasses
 import math
@@ -18,7 +18,9 @@ KINDS = ('best', 'last')
 class Checkpoints:
   """The checkpoints under `workdir/checkpoints`. Each is written whole or not at all."""
 
-  def __init__(self, workdir: pathlib.Path):
+  def __init__(self, workdir: pathlib.Path, read_only: bool = False):
+    """`read_only` for all but the training that owns the workdir: nothing is created or cleaned up."""
+    self._read_only = read_only
     self._folders = {kind: (workdir / 'checkpoints' / kind).absolute() for kind in KINDS}
     self._managers: dict[str, ocp.CheckpointManager] = {}
 
@@ -63,13 +65,15 @@ class Checkpoints:
     state = training.TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
     return state, math.nan if best_loss is None else best_loss
 
-  def forget_after(self, step: int) -> None:
-    """Delete `best` checkpoints beyond a step: a resumed run will come to them again."""
+  def forget_after(self, step: int) -> bool:
+    """Delete `best` checkpoints beyond a step: a resumed run will come to them again. True if any is left."""
     manager = self._manager('best')
     for saved in manager.all_steps():
       if saved > step:
         manager.delete(saved)
+    left = bool(manager.all_steps())
     self.close()
+    return left
 
   def close(self) -> None:
     """Wait for what is being written."""
@@ -79,8 +83,9 @@ class Checkpoints:
 
   def _manager(self, kind: str) -> ocp.CheckpointManager:
     if kind not in self._managers:
-      options = ocp.CheckpointManagerOptions(max_to_keep={'best': 1, 'last': 2}[kind],
-                                             enable_async_checkpointing=False, cleanup_tmp_directories=True)
+      options = (ocp.CheckpointManagerOptions(read_only=True, create=False) if self._read_only else
+                 ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False,
+                                              cleanup_tmp_directories=True))
       self._managers[kind] = ocp.CheckpointManager(self._folders[kind], options=options)
     return self._managers[kind]
 
@@ -118,5 +123,5 @@ def load_trained(workdir: pathlib.Path, kind: str) -> Trained:
   vocabulary = run['corpus']['vocabulary']
   model = training.make_model(config, vocabulary)
   like = jax.eval_shape(lambda: training.init_state(config, model))
-  state, _ = Checkpoints(workdir).restore(kind, like)
+  state, _ = Checkpoints(workdir, read_only=True).restore(kind, like)
   return Trained(config, model, vocabulary, run['corpus']['sha256'], int(state.step), state.params, state.routing)

@@ -35,6 +35,8 @@ def _main(main, argv):
     main()
   except InputError as error:
     _fail(str(error), 2)
+  except KeyboardInterrupt:
+    _fail('interrupted', 130)
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
 

@@ -1,6 +1,7 @@
 """The settings of a training run: every field there is, with its default. Files in `configs/` change what they need."""
 
 import json
+import math
 
 import ml_collections
 
@@ -42,7 +43,7 @@ def default_config() -> ml_collections.ConfigDict:
           'adam_b2': 0.99,
           'warmup_fraction': 0.02,  # Of all steps, linear from 0.
           'final_fraction': 0.01,  # Cosine decay ends at this part of the peak.
-          'weight_decay': 0.2,  # Decoupled, of arrays of two or more axes.
+          'weight_decay': 0.2,  # Decoupled, of every parameter.
           'weight_decay_fraction': 1.0,  # Weight decay stops after this part of the steps.
           'clip_norm': 1.0,
       },
@@ -103,16 +104,22 @@ def validate(config: ml_collections.ConfigDict) -> None:
   for section, name in (('optimizer', 'learning_rate'), ('optimizer', 'adam_learning_rate'),
                         ('optimizer', 'weight_decay'), ('loss', 'balance_weight'), ('loss', 'diversity_weight'),
                         ('loss', 'balance_bias_rate')):
-    if not config[section][name] >= 0:
-      raise InputError(f'config.{section}.{name} = {config[section][name]}; it must not be negative')
+    if not 0 <= config[section][name] < math.inf:
+      raise InputError(f'config.{section}.{name} = {config[section][name]}; it must be finite and not negative')
+  if not 0 <= config.optimizer.adam_b2 < 1:
+    raise InputError(f'config.optimizer.adam_b2 = {config.optimizer.adam_b2}; it must be at least 0 and less than 1')
   if not config.optimizer.clip_norm > 0:
     raise InputError(f'config.optimizer.clip_norm = {config.optimizer.clip_norm}; it must be positive')
   if (config.loss.balance_bias_rate > 0) != config.model.balance_bias:
     raise InputError(f'config.loss.balance_bias_rate = {config.loss.balance_bias_rate} with config.model.balance_bias '
                      f'= {config.model.balance_bias}; set both to use loss-free balancing, or neither')
-  if config.seed < 0 or config.sample_length < 0:
-    raise InputError(f'config.seed = {config.seed}, config.sample_length = {config.sample_length}; '
-                     'they must not be negative')
+  if not 0 <= config.seed < 2**31:
+    raise InputError(f'config.seed = {config.seed}; it must be from 0 to 2**31 - 1')
+  if config.sample_length < 0:
+    raise InputError(f'config.sample_length = {config.sample_length}; it must not be negative')
+  if config.model.routing == 'dense' and config.model.gate != 'one_hot':
+    raise InputError(f'config.model.routing = dense with config.model.gate = {config.model.gate}; a dense layer is the '
+                     'plain sum of its tiles, so set config.model.gate=one_hot')
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -124,8 +131,11 @@ def from_json(text: str, source: str) -> ml_collections.ConfigDict:
   """A config written by `to_json`; InputError names `source` when it is none."""
   config = default_config()
   try:
-    config.update(json.loads(text))
+    values = json.loads(text)
+    config.update(values)
     validate(config)
+    if config.to_dict() != values:
+      raise KeyError('settings are missing')
   except (ValueError, KeyError, AttributeError, TypeError) as error:
     raise InputError(f'{source} is not a config of this version of trix_jax: {error}') from error
   return config

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.client
 import os
 import pathlib
 import sysconfig
@@ -166,11 +167,13 @@ def _download(url: str, path: pathlib.Path) -> None:
   try:
     with urllib.request.urlopen(url, timeout=30) as response:
       content = response.read()
+    if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:
+      raise OSError('what came is another text')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f'.{os.getpid()}.part')
     partial.write_bytes(content)
     partial.replace(path)
-  except OSError as error:
+  except (OSError, http.client.HTTPException) as error:
     raise InputError(f'cannot download TinyShakespeare from {url} ({error}); put the text at {path}, or set '
                      'TRIX_DATA_DIR to a folder that holds tinyshakespeare/input.txt, or train on '
                      '--config.corpus=python_stdlib') from error

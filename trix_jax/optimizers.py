@@ -34,22 +34,18 @@ def matrix_dimensions(params):
   return jax.tree_util.tree_map_with_path(of, params)
 
 
-def decayed(params):
-  """True for arrays with two or more axes, except per-tile scales and the taps of convolutions."""
-  def of(path, leaf):
-    return leaf.ndim >= 2 and not path[-1].key.endswith(('scale', 'taps'))
-  return jax.tree_util.tree_map_with_path(of, params)
-
-
 def make_optimizer(settings, steps: int) -> optax.GradientTransformation:
-  """The optimiser of a config's `optimizer` section: clipping, then Muon (Jordan et al., 2024) or AdamW."""
+  """The optimiser of a config's `optimizer` section: clipping, then Muon (Jordan et al., 2024) or AdamW.
+
+  Weight decay is decoupled and of every parameter, norms and scales included, as in the original.
+  """
   rate = learning_rate_schedule(settings.learning_rate, settings, steps)
   decay = weight_decay_schedule(settings, steps)
   if settings.name == 'adamw':
-    update = optax.adamw(rate, b2=settings.adam_b2, weight_decay=decay, mask=decayed)
+    update = optax.adamw(rate, b2=settings.adam_b2, weight_decay=decay)
   else:
     update = contrib.muon(
-        rate, weight_decay=decay, weight_decay_mask=decayed, muon_weight_dimension_numbers=matrix_dimensions,
+        rate, weight_decay=decay, muon_weight_dimension_numbers=matrix_dimensions,
         adam_learning_rate=learning_rate_schedule(settings.adam_learning_rate, settings, steps),
         adam_b2=settings.adam_b2, adam_weight_decay=decay)
   return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)

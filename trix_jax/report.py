@@ -12,8 +12,10 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
   lines = [f'{"routing":<12}{"loss":>8}{"perplexity":>12}{"margin":>8}{"ties %":>8}{"NMI":>7}{"dead tiles":>12}']
   for row in rows:
     mark = '  trained with' if row['routing'] == trained_routing else ''
-    lines.append(f'{row["routing"]:<12}{row["loss"]:8.4f}{row["perplexity"]:12.3f}'
-                 f'{np.mean(row["routing_margin"]):8.3f}{100 * np.mean(row["routing_ties"]):8.3f}'
+    scored = row['routing'] in ('emergent', 'learned', 'fitted_gate')
+    margin, ties = np.mean(row['routing_margin']), 100 * np.mean(row['routing_ties'])
+    sure = f'{margin:8.3f}{ties:8.3f}' if scored else f'{"-":>8}{"-":>8}'
+    lines.append(f'{row["routing"]:<12}{row["loss"]:8.4f}{row["perplexity"]:12.3f}{sure}'
                  f'{np.mean(row["class_tile_information"]):7.3f}{sum(row["dead_tiles"]):12d}{mark}')
   return '\n'.join(lines)
 

@@ -114,7 +114,7 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
 
   Returns:
     tile_load: [T], share of assignments.
-    score_std: standard deviation of the scores.
+    score_std: standard deviation of the scores, of all tokens alike.
     routing_entropy: mean over tokens of the entropy of `probability_NT`, in nats (log T when undecided).
     routing_margin: mean difference between the best two probabilities.
     routing_ties: share of tokens whose best two selection scores are equal, so that the index decided.

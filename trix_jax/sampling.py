@@ -39,7 +39,7 @@ def _draw(model, params, routing_state, prompt, length, temperature, top_k, seed
   context = model.config.context
 
   @jax.jit
-  def next_token(window_L, last, key):
+  def next_token(params, routing_state, window_L, last, key):
     draw_key, routing_key = jax.random.split(key)
     logits, _ = transformer.apply(model, params, routing_state, window_L[None], rngs={'routing': routing_key})
     logits_V = logits[0, last]
@@ -54,6 +54,7 @@ def _draw(model, params, routing_state, prompt, length, temperature, top_k, seed
     # Attention is causal, so what stands behind the last token does not matter.
     window_L = np.zeros(context, np.int32)
     window_L[:len(tokens)] = tokens
-    token = int(next_token(window_L, len(tokens) - 1, jax.random.fold_in(jax.random.key(seed), step)))
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    token = int(next_token(params, routing_state, window_L, len(tokens) - 1, key))
     yield token
     tokens = [*tokens, token][-context:]

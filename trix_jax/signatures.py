@@ -77,8 +77,12 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
 
 
 def diversity(signatures_TD: jax.Array) -> jax.Array:
-  """Mean over pairs of different tiles of the share of entries in which their signatures differ, in [0, 1]."""
+  """Mean over pairs of different tiles of the share of entries in which their signatures differ, in [0, 1].
+
+  Tallies are compared by their signs, so that both kinds of signatures are measured alike.
+  """
   T = signatures_TD.shape[0]
+  signatures_TD = jnp.sign(signatures_TD)
   if T == 1:
     return jnp.zeros(())
   differing_TT = (signatures_TD[:, None, :] != signatures_TD[None, :, :]).mean(axis=-1)

@@ -15,6 +15,7 @@ THRESHOLD = 0.5
 GRADIENT_CUT = 1.5
 
 INT8_MAX = 127.0
+TINY = 2.0**-100
 # Multiplying by this constant is the one rounding that XLA, NumPy and C++ agree on: XLA turns `a / 127` into it.
 INVERSE_INT8_MAX = jnp.float32(1.0) / jnp.float32(127.0)
 
@@ -58,7 +59,9 @@ def ternarise(latent: jax.Array, quantiser: str) -> tuple[jax.Array, jax.Array]:
 
 
 def quantise_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), a = max |x|, and a = 0 gives q = 0.
+  """Symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), a = max |x|.
+
+  A row with a < 2**-100 counts as zero, q = 0 and step 0: below 2**-121 the factor 127 / a would overflow.
 
   Args:
     x: [..., width] float32.
@@ -68,8 +71,9 @@ def quantise_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     gradient of `q * step` is passed straight to `x`.
   """
   a = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-  scaled = x * jnp.where(a > 0, INT8_MAX / jnp.where(a > 0, a, 1.0), 0.0)
-  return straight_through(jnp.round(scaled), scaled), a * INVERSE_INT8_MAX
+  nonzero = a >= TINY
+  scaled = x * jnp.where(nonzero, INT8_MAX / jnp.where(nonzero, a, 1.0), 0.0)
+  return straight_through(jnp.round(scaled), scaled), jnp.where(nonzero, a * INVERSE_INT8_MAX, 0.0)
 
 
 def quantise_activations(x: jax.Array, int8: bool) -> tuple[jax.Array, jax.Array]:

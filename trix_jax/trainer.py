@@ -24,7 +24,8 @@ from trix_jax import (
   workdirs,
 )
 
-PROFILED_STEPS = (10, 15)
+# A trace starts this many steps into a session, after compilation, and covers that many.
+PROFILE_AFTER, PROFILE_STEPS = 10, 5
 
 
 class TrainingStopped(Exception):
@@ -64,6 +65,7 @@ class _Run:
     self.config, self.workdir, self.corpus = config, workdir, corpus
     self.model = training.make_model(config, corpus.vocabulary)
     self.mesh = devices.data_mesh(config.training.batch_size // config.training.accumulation)
+    workdirs.check_corpus(workdir, corpus)
     self.checkpoints = checkpoints.Checkpoints(workdir)
     state = training.init_state(config, self.model)
     self.best_loss = math.nan
@@ -71,12 +73,14 @@ class _Run:
       state, self.best_loss = self.checkpoints.restore('last', state)
       print(f'resuming from step {int(state.step)} of {config.training.steps} in {workdir}', flush=True)
     self.step = int(state.step)
-    self.checkpoints.forget_after(self.step)
+    if not self.checkpoints.forget_after(self.step):
+      self.best_loss = math.nan
     workdirs.write_run(workdir, config, corpus, state.params, self.mesh, self.step)
     self.writer = metrics.MetricWriter(workdir, self.step)
     self.state = devices.replicate(state, self.mesh)
     self.evaluate = evaluation.Evaluator(self.model.config, corpus.vocabulary, corpus.validation)
     self.validation_loss = math.nan
+    self.tracing = False
     self.clock = _Clock(config.training.batch_size * config.model.context)
 
   def to_the_end(self) -> None:
@@ -87,14 +91,16 @@ class _Run:
     print(f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
           f'character; {len(self.corpus.train):,} training characters, {self.mesh.size} '
           f'{jax.default_backend()} device(s)', flush=True)
+    trace_from = max(self.step, min(self.step + PROFILE_AFTER, settings.steps - PROFILE_STEPS))
     pending: tuple[int, Any] | None = None
     with _Signals() as signals:
       while self.step < settings.steps and not signals.received:
-        self._profile()
-        state, step_metrics = train_step(self.state, self._batch(self.step))
+        if self.config.profile:
+          self._profile(self.step == trace_from, self.step == trace_from + PROFILE_STEPS)
+        self.state, step_metrics = train_step(self.state, self._batch(self.step), self.step)
         # The metrics of a step are fetched after the next was dispatched, so that the device never waits for Python.
         self._finish(pending)
-        self.state, self.step = state, self.step + 1
+        self.step += 1
         pending = (self.step, step_metrics)
         last = self.step == settings.steps
         if self.step % settings.eval_every == 0 or self.step % settings.checkpoint_every == 0 or last:
@@ -105,6 +111,7 @@ class _Run:
           if self.step % settings.checkpoint_every == 0 or last:
             self._save()
       self._finish(pending)
+      self._profile(stop=True)
       if signals.received and self.step < settings.steps:
         self._save()
         raise TrainingStopped(f'stopped by {signals.received.name} at step {self.step}, saved; run the same command '
@@ -170,15 +177,17 @@ class _Run:
     with self.clock.paused():
       self.checkpoints.save('last', self.state, self.best_loss)
 
-  def _profile(self) -> None:
-    if self.config.profile and self.step in PROFILED_STEPS:
+  def _profile(self, start: bool = False, stop: bool = False) -> None:
+    if start:
       jax.block_until_ready(self.state)
-      if self.step == PROFILED_STEPS[0]:
-        jax.profiler.start_trace(str(self.workdir / 'profile'))
-      else:
-        jax.profiler.stop_trace()
-        print(f'trace of steps {PROFILED_STEPS[0]} to {PROFILED_STEPS[1] - 1} written to {self.workdir / "profile"}; '
-              'open it with xprof or Perfetto', flush=True)
+      jax.profiler.start_trace(str(self.workdir / 'profile'))
+      self.tracing = True
+    elif stop and self.tracing:
+      jax.block_until_ready(self.state)
+      jax.profiler.stop_trace()
+      self.tracing = False
+      print(f'trace of up to {PROFILE_STEPS} steps written to {self.workdir / "profile"}; open it with xprof or '
+            'Perfetto', flush=True)
 
   def _conclude(self) -> None:
     """The table and the sample, from the best checkpoint."""

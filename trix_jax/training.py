@@ -1,6 +1,5 @@
 """One training step, as a pure function of the state and a batch."""
 
-import functools
 from typing import Any
 
 import jax
@@ -75,29 +74,32 @@ def make_loss(config, model: transformer.TransformerLM):
 
 
 def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh):
-  """step(state, windows [B, L + 1]) -> (state, metrics), jitted, the batch split over the mesh; donates the state.
+  """step(state, windows [B, L + 1], index) -> (state, metrics), jitted, the batch split over the mesh.
 
-  Where the loss or the gradient is not finite the state comes back unchanged, and `metrics['finite']` is False.
+  Donates the state. Where the loss or the gradient is not finite, `metrics['finite']` is False and the state comes
+  back unchanged, its step included. `index` is the step that the caller means to take; a state that is at another one
+  stays as it is, so that steps dispatched after a bad one do nothing.
   """
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
   learning_rate = optimizers.learning_rate_schedule(
       config.optimizer.learning_rate, config.optimizer, config.training.steps)
   compute = make_gradients(config, model)
 
-  def step_fn(state: TrainState, windows):
+  def step_fn(state: TrainState, windows, index):
     grads, metrics = compute(state, windows)
     grad_norm = optax.global_norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
                            updated_routing(state.routing, metrics, config.loss.balance_bias_rate))
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
-    new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
+    valid = finite & (state.step == index)
+    new_state = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_state, state)
     return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm,
                        'learning_rate': learning_rate(state.step)}
 
   replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
-  return jax.jit(jax.shard_map(step_fn, mesh=mesh, in_specs=(replicated, split), out_specs=replicated,
-                               check_vma=False), donate_argnums=0)
+  return jax.jit(jax.shard_map(step_fn, mesh=mesh, in_specs=(replicated, split, replicated),
+                               out_specs=replicated, check_vma=False), donate_argnums=0)
 
 
 def make_gradients(config, model: transformer.TransformerLM):
@@ -140,14 +142,29 @@ def updated_routing(routing_state, metrics, rate: float):
 
 def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, state: TrainState,
                      windows) -> str:
-  """Name of the first tensor that is not finite: a parameter, or the gradient of one on this batch."""
-  compute = jax.jit(jax.shard_map(functools.partial(make_gradients(config, model)), mesh=mesh,
+  """Name of the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
+  for kind, tree in (('parameter', state.params), ('routing state', state.routing)):
+    if name := _first_in(tree):
+      return f'{kind} {name}'
+  host = jax.device_get((state.params, state.routing, windows))
+  _, captured = model.apply({'params': host[0], 'routing': host[1]}, host[2][:, :-1], capture_intermediates=True,
+                            mutable=['intermediates'], rngs={'routing': jax.random.key(0)})
+  if name := _first_in(captured['intermediates']):
+    return f'activation {name}'
+  compute = jax.jit(jax.shard_map(make_gradients(config, model), mesh=mesh,
                                   in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
                                   out_specs=PartitionSpec(), check_vma=False))
-  grads, metrics = compute(state, windows)
-  for kind, tree in (('parameter', state.params), ('routing state', state.routing), ('loss', metrics['loss']),
-                     ('gradient of', grads)):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-      if not jnp.all(jnp.isfinite(leaf)):
-        return f'{kind} {"/".join(entry.key for entry in path)}'.strip()
-  return 'the norm of the gradient (its square overflows float32)'
+  grads, _ = compute(state, windows)
+  name = _first_in(grads)
+  return f'gradient of {name}' if name else 'the norm of the gradient (its square overflows float32)'
+
+
+def _first_in(tree: Any, path: str = '') -> str | None:
+  """Path of the first array that is not finite, in the order of the dicts, which for activations is that of time."""
+  if isinstance(tree, dict):
+    # Dropout modules only repeat what came before them, under a name made earlier.
+    names = ((f'{path}/{name}' if path else name, child) for name, child in tree.items()
+             if name != '__call__' and not name.startswith('Dropout'))
+    return (next((found for name, child in names if (found := _first_in(child, name))), None)
+            or _first_in(tree.get('__call__'), path))
+  return None if all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree)) else path

@@ -30,7 +30,9 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / 'lock').open('w')
+    lock = (workdir / 'lock').open('a')
+    write_text(workdir / 'writable', '')
+    (workdir / 'writable').unlink()
   except OSError as error:
     raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
   with lock:
@@ -67,27 +69,37 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
   """`run.json`; InputError when there is none."""
   path = workdir / 'run.json'
+  text = _read(path)
   try:
-    return json.loads(_read(path))
-  except ValueError as error:
-    raise InputError(f'{path} is damaged: {error}') from error
+    run = json.loads(text)
+    missing = {'vocabulary', 'sha256', 'name'} - set(run['corpus']) or {'sessions'} - set(run)
+    if missing:
+      raise KeyError(', '.join(missing))
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(f'{path} is damaged ({error!r}); --workdir must be a folder that train.py wrote') from error
+  return run
 
 
 def _read(path: pathlib.Path) -> str:
   try:
     return path.read_text()
-  except OSError as error:
-    raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py '
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f'cannot read {path}: {error}; --workdir must be a folder that train.py '
                      'wrote') from error
+
+
+def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
+  """InputError when the run in a workdir was trained on another text."""
+  if (workdir / 'run.json').exists():
+    known = read_run(workdir)['corpus']
+    if known['sha256'] != corpus.sha256:
+      raise InputError(f'workdir {workdir} was trained on another text (corpus {known["name"]}, sha256 '
+                       f'{known["sha256"][:12]}..., now {corpus.sha256[:12]}...); choose another --workdir')
 
 
 def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: data.Corpus, params: Any,
               mesh: jax.sharding.Mesh, step: int) -> None:
-  """Write `run.json`, or add a session to it when a run goes on.
-
-  Raises:
-    InputError: when the run was trained on another text.
-  """
+  """Write `run.json`, or add a session to it when a run goes on."""
   path = workdir / 'run.json'
   session = {
       'started_at_step': step,
@@ -103,11 +115,10 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
                'train_characters': len(corpus.train), 'validation_characters': len(corpus.validation) - 1}
   if path.exists():
     run = read_run(workdir)
-    if run['corpus']['sha256'] != corpus.sha256:
-      raise InputError(f'workdir {workdir} was trained on another text (corpus {run["corpus"]["name"]}, sha256 '
-                       f'{run["corpus"]["sha256"][:12]}..., now {corpus.sha256[:12]}...); choose another --workdir')
   else:
     run = {**parameter_counts(config, params), 'corpus': described, 'sessions': []}
+  # The latest session stands at the top as well, for readers who want one answer.
+  run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
   write_text(path, json.dumps(run, indent=2) + '\n')
 
