@@ -12,7 +12,7 @@ from trix_jax.trainer import TrainingStopped
 
 def run(main: Callable[[], None]) -> None:
   """Parse flags and call `main()`. Bad input gives one line on stderr and exit code 2."""
-  logging.set_verbosity(logging.ERROR)
+  logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises.
   app.run(lambda argv: _main(main, argv), flags_parser=_parse)
 
 
