@@ -231,6 +231,7 @@ def test_a_workdir_that_cannot_be_written_is_named(text, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):
   result = train(text, tmp_path / 'run', '--config.optimizer.learning_rate=1e30', '--config.optimizer.clip_norm=1e30',
-                 '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0')
+                 '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0',
+                 '--config.training.checkpoint_every=12')
   bad(result, 'not finite at step ', 'nothing was saved', 'learning_rate', code=1)
   assert re.search(r'at step \d+: (parameter|activation|gradient of) \w', result.stderr)
