@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 6, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
@@ -29,6 +29,7 @@ VARIANTS = ('torch dense T=4', 'torch sparse T=4', 'jax dense T=4', 'jax sparse 
 
 
 def main(_):
+  logging.set_verbosity(logging.ERROR)
   if _VARIANT.value:
     print(json.dumps(measure(_VARIANT.value)))
     return
