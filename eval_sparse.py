@@ -4,7 +4,7 @@
 
 Prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing (and
 learned, where the model has a gate), how routing uses the tiles and for which characters, and writes
-WORKDIR/eval_sparse.json (eval_sparse_NAME.json for another text).
+WORKDIR/eval_sparse.json (eval_sparse_NAME.json for another text); --plot draws it as well.
 
 With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
 reading the signatures routes as well as learning to route does.
@@ -20,7 +20,7 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, data, evaluation, gate_fitting, report, workdirs
+from trix_jax import checkpoints, cli, data, evaluation, gate_fitting, plots, report, workdirs
 from trix_jax.errors import InputError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
@@ -28,10 +28,13 @@ _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which 
 _FILE = flags.DEFINE_string('file', '', 'Evaluate on this UTF-8 text instead of the validation split.')
 _FIT_GATE = flags.DEFINE_bool('fit_gate', False, 'Fit a gate to the frozen model and evaluate it as "fitted_gate".')
 _GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1)
+_PLOT = flags.DEFINE_bool('plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.')
 
 
 def main() -> None:
-  workdir = pathlib.Path(_WORKDIR.value)
+  if _PLOT.value:
+    plots.require_matplotlib()
+  workdir = cli.folder_of(_WORKDIR)
   trained = checkpoints.load_trained(workdir, _CHECKPOINT.value)
   vocabulary = trained.vocabulary
   if _FILE.value:
@@ -39,23 +42,25 @@ def main() -> None:
     data.check_context(tokens, trained.model.config.context, 'evaluation')
   else:
     tokens = trained.corpus().validation
+  fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
   rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
-  if _FIT_GATE.value:
-    params = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value)
-    config = gate_fitting.fitted_config(trained.model.config)
+  if fitted:
+    config = evaluation.with_routing(trained.model.config, 'learned')
     rows.append({'routing': 'fitted_gate', 'backend': 'xla',
-                 **evaluation.Evaluator(config, vocabulary, tokens)(params)})
+                 **evaluation.Evaluator(config, vocabulary, tokens)(fitted)})
   print(f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
         f'{_FILE.value or "validation text"}')
   print(report.routing_table(rows, trained.model.config.ffn.routing))
   print(report.tile_use(rows, trained.model.config.ffn.routing))
   rows = [{'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
           for row in rows]
-  name = f'eval_sparse_{pathlib.Path(_FILE.value).stem}.json' if _FILE.value else 'eval_sparse.json'
+  path = workdir / (f'eval_sparse_{pathlib.Path(_FILE.value).stem}.json' if _FILE.value else 'eval_sparse.json')
   try:
-    workdirs.write_text(workdir / name, json.dumps(rows, indent=1) + '\n')
+    workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
+    if _PLOT.value:
+      plots.plot_run(workdir, report.routed(rows, trained.model.config.ffn.routing), path.with_suffix('.png'))
   except OSError as error:
-    raise InputError(f'cannot write {workdir / name}: {error.strerror}; the table above is all there is') from error
+    raise InputError(f'cannot write {path}: {error.strerror}; the table above is all there is') from error
 
 
 if __name__ == '__main__':

@@ -11,8 +11,6 @@ from trix_jax import devices
 if __name__ == '__main__':
   devices.prepare_cpu()  # Before anything touches JAX.
 
-import pathlib
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -25,7 +23,7 @@ flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  trainer.train(cli.config_of(_CONFIG), pathlib.Path(_WORKDIR.value))
+  trainer.train(cli.config_of(_CONFIG), cli.folder_of(_WORKDIR))
 
 
 if __name__ == '__main__':

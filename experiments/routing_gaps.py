@@ -5,6 +5,11 @@
 Each run is an ordinary `train.py` workdir; stopped and started again, the comparison goes on where it was. At the end
 it prints the best full-validation loss of every variant, mean and standard deviation over seeds, and the gap to
 emergent routing, paired by seed. On two cores a run takes about 12 minutes.
+
+The dense twin is tuned by itself in the same way, one seed each:
+
+  python experiments/routing_gaps.py --workdirs=runs/gaps --out=results/routing_gaps.json --seeds=1 \
+    --variants=dense,dense_lr_0.01,dense_lr_0.04,dense_wd_0.1,dense_wd_0.4
 """
 
 import json
@@ -18,44 +23,62 @@ from absl import app, flags
 from trix_jax import metrics, workdirs
 
 _WORKDIRS = flags.DEFINE_string('workdirs', None, 'Folder for the runs, one VARIANT-SEED each.', required=True)
-_OUT = flags.DEFINE_string('out', '', 'JSON file for the results.')
+_OUT = flags.DEFINE_string('out', None, 'JSON file for the results; what it holds already is not run again.',
+                            required=True)
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds 0 to this, exclusive.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', None, 'Steps of each run; by default those of the recipe.', lower_bound=1)
-_VARIANTS = flags.DEFINE_list('variants', None, 'Only these variants.')
+_VARIANTS = flags.DEFINE_list('variants', None, 'These variants; by default emergent, learned and dense.')
 
-VARIANTS = {
+# Every token computes all tiles, so there is no gate and nothing to balance.
+DENSE = ('--config.model.routing=dense', '--config.model.gate=one_hot', '--config.loss.balance_weight=0.0')
+VARIANTS: dict[str, tuple[str, ...]] = {
     'emergent': (),
     'learned': ('--config.model.routing=learned',),
-    # Every token computes all tiles, so there is no gate and nothing to balance.
-    'dense': ('--config.model.routing=dense', '--config.model.gate=one_hot', '--config.loss.balance_weight=0.0'),
+    'dense': DENSE,
+    **{f'dense_lr_{rate}': (*DENSE, f'--config.optimizer.learning_rate={rate}') for rate in (0.01, 0.04)},
+    **{f'dense_wd_{decay}': (*DENSE, f'--config.optimizer.weight_decay={decay}') for decay in (0.1, 0.4)},
 }
+COMPARED = ('emergent', 'learned', 'dense')
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def main(_):
-  names = _VARIANTS.value or list(VARIANTS)
+  names = _VARIANTS.value or list(COMPARED)
   if unknown := set(names) - set(VARIANTS):
     sys.exit(f'error: unknown variants {", ".join(sorted(unknown))}; choose from {", ".join(VARIANTS)}')
-  rows = [row for seed in range(_SEEDS.value) for name in names if (row := result(name, seed))]
-  print(table(rows, names))
-  if _OUT.value:
-    workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
+  out = pathlib.Path(_OUT.value)
+  rows = json.loads(out.read_text()) if out.exists() else []
+  for seed in range(_SEEDS.value):
+    for name in names:
+      settings = settings_of(name, seed)
+      if any(row['settings'] == settings for row in rows):
+        print(f'== {name}, seed {seed}: its result stands in {out}', flush=True)
+      elif row := result(name, seed, settings):
+        rows.append(row)
+        workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
+  wanted = [settings_of(name, seed) for seed in range(_SEEDS.value) for name in names]
+  print(table([row for row in rows if row['settings'] in wanted], names))
 
 
-def result(name: str, seed: int) -> dict | None:
+def settings_of(name: str, seed: int) -> list[str]:
+  """What the command line of a run adds to configs/sparse.py."""
+  steps = [] if _STEPS.value is None else [f'--config.training.steps={_STEPS.value}']
+  return [f'--config.seed={seed}', *VARIANTS[name], *steps]
+
+
+def result(name: str, seed: int, settings: list[str]) -> dict | None:
   """Train a variant to its end and give its row; None when it failed, which is said and does not stop the others."""
   workdir = pathlib.Path(_WORKDIRS.value).absolute() / f'{name}-{seed}'
-  steps = () if _STEPS.value is None else (f'--config.training.steps={_STEPS.value}',)
   print(f'== {name}, seed {seed}: {workdir}', flush=True)
-  done = subprocess.run([sys.executable, 'train.py', '--config=configs/sparse.py', f'--workdir={workdir}',
-                         f'--config.seed={seed}', *VARIANTS[name], *steps], cwd=ROOT, check=False)
+  done = subprocess.run([sys.executable, 'train.py', '--config=configs/sparse.py', f'--workdir={workdir}', *settings],
+                        cwd=ROOT, check=False)
   if done.returncode:
     print(f'== {name}, seed {seed}: failed with exit code {done.returncode}', flush=True)
     return None
   best = min(metrics.read_metrics(workdir, 'validation'), key=lambda row: row['loss'])
   run = workdirs.read_run(workdir)
   session = run['sessions'][0]
-  return {'variant': name, 'seed': seed, **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')},
+  return {'variant': name, 'seed': seed, 'settings': settings, **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')},
           'parameters': run['parameters'], 'commit': session['commit'], 'machine': session['machine'],
           'versions': session['versions']}
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,12 +160,13 @@ def test_a_signal_saves_first_and_resumes_exactly(text, trained, tmp_path, numbe
 
 def test_evaluating_and_generating_from_a_run(text, trained):
   workdir, _ = trained
-  result = run('eval_sparse.py', f'--workdir={workdir}', '--fit_gate', '--gate_steps=3')
+  result = run('eval_sparse.py', f'--workdir={workdir}', '--fit_gate', '--gate_steps=3', '--plot')
   assert result.returncode == 0, result.stderr
   rows = json.loads((workdir / 'eval_sparse.json').read_text())
   assert [row['routing'] for row in rows] == ['dense', 'emergent', 'random', 'first', 'fitted_gate']
   assert all({'routing', 'backend', 'loss', 'perplexity', 'tile_load'} <= set(row) for row in rows)
   assert rows[1]['loss'] == pytest.approx(metrics.read_metrics(workdir, 'validation')[-1]['loss'], rel=1e-6)
+  assert (workdir / 'eval_sparse.png').read_bytes().startswith(b'\x89PNG')
   assert 'letter' in result.stdout and 'mutual information' in result.stdout
   first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout.rsplit('(', 1)[0]
                    for _ in range(2))
@@ -184,6 +186,7 @@ def test_mistakes_on_the_command_line_get_one_line(text, trained, tmp_path):
   bad(train(text, workdir, '--config.training.steps=many'), 'config.training.steps=many')
   bad(run('train.py', '--config=configs/none.py', f'--workdir={workdir}'), 'configs/none.py')
   bad(run('train.py'), '--config')
+  bad(run('train.py', *TINY, '--workdir='), '--workdir is empty')
   bad(train(text, workdir, '--config.model.tiles=5'), 'tiles = 5 does not divide')
   bad(train(text, workdir, '--config.corpus=shakespeare', '--config.file='), "'shakespeare'", 'tinyshakespeare')
   bad(train(text, workdir, '--config.model.context=100000'), 'context = 100000 is longer')
@@ -227,6 +230,26 @@ def test_a_workdir_that_cannot_be_written_is_named(text, tmp_path):
   (tmp_path / 'file').write_text('')
   bad(train(text, tmp_path / 'file'), 'cannot write to workdir')
   bad(train(text, '/proc/run'), 'cannot write to workdir /proc/run')  # Read-only for root too.
+
+
+def test_a_workdir_that_may_only_be_read_is_left_alone(text, trained, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained[0], workdir)
+  for path in (workdir, *workdir.rglob('*')):
+    path.chmod(0o555 if path.is_dir() else 0o444)
+  # Root may write everywhere, unless it gives up that power.
+  ordinary = [] if os.geteuid() else ['setpriv', '--bounding-set=-dac_override', '--inh-caps=-dac_override']
+  if ordinary and not shutil.which('setpriv'):
+    pytest.skip('root without setpriv cannot be kept from writing')
+  def run_ordinary(program, *arguments):
+    return subprocess.run([*ordinary, *command(program, *arguments)], cwd=ROOT, env=environment(), capture_output=True,
+                          text=True, timeout=600, check=False)
+  before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+  bad(run_ordinary('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}'), 'cannot write to workdir')
+  result = run_ordinary('eval_sparse.py', f'--workdir={workdir}')
+  bad(result, 'cannot write', 'eval_sparse.json')
+  assert 'perplexity' in result.stdout
+  assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
 
 
 def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):

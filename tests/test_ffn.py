@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trix_jax import ffn, routing, signatures, ternary
+from trix_jax import configuration, ffn, routing, signatures, ternary
 
-REFERENCE = {'signature': 'sign', 'gate': 'one_hot', 'quantiser': 'threshold', 'int8_activations': False,
-             'activation': 'relu', 'shared_down_scale': True}
+_MODEL = configuration.reference_config('emergent').model
+REFERENCE = {name: _MODEL[name] for name in ('signature', 'gate', 'quantiser', 'int8_activations', 'activation',
+                                             'shared_down_scale')}
 
 
 def layer(sparse=True, N=40, d_model=24, d_ff=48, tiles=4, seed=0, **settings):

@@ -6,6 +6,7 @@ import pytest
 
 from trix_jax import (
   analysis,
+  checkpoints,
   configuration,
   data,
   devices,
@@ -72,6 +73,26 @@ def test_the_number_of_devices_does_not_change_the_step():
   for one, two in zip(*(jax.tree.leaves(jax.device_get(state.params)) for state in results), strict=True):
     # Muon divides tiny gradients by their norm, so a few roundings show.
     np.testing.assert_allclose(one, two, atol=2e-4)
+
+
+@pytest.mark.parametrize('overrides', [
+    {'model__balance_bias': True, 'loss__balance_bias_rate': 0.01}, {'training__accumulation': 2},
+    {'model__routing': 'random'}, {'model__routing': 'learned', 'optimizer__name': 'adamw'},
+    {'model__tiles': 8, 'model__top_k': 2, 'model__dropout': 0.3}])
+def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_path):
+  config = tiny(**overrides)
+  model, mesh, state = start(config)
+  step = training.make_train_step(config, model, mesh)
+  for index in range(6):
+    if index == 3:
+      checkpoints.Checkpoints(tmp_path).save('last', state, 1.0)
+    state, _ = step(state, batch(config, mesh, index), index)
+  resumed, _ = checkpoints.Checkpoints(tmp_path).restore('last', jax.eval_shape(
+      lambda: training.init_state(config, model)))
+  resumed = devices.replicate(resumed, mesh)
+  for index in range(3, 6):
+    resumed, _ = step(resumed, batch(config, mesh, index), index)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(resumed))
 
 
 def gradients(config):

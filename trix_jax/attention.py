@@ -1,56 +1,106 @@
 """Causal self-attention that skips the masked half, and rotary positions."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Query blocks and (batch, head) pairs worked on at a time, measured on a 2-core x86 CPU at length 256, head width 32
-# (benchmarks/train_speed.py): scores of 8 pairs stay in cache, and 8 blocks skip 7/16 of the products.
-QUERY_BLOCKS = 8
-PAIRS_AT_A_TIME = 8
+# Measured on a 2-core x86 CPU at length 256, head width 32 (benchmarks/train_speed.py): the scores of two windows stay
+# in cache, and four blocks skip 3/8 of the products and are still large enough to be fast.
+BLOCKS = 4
+WINDOWS_AT_A_TIME = 2
 
 
 def causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
   """softmax(q k^T / sqrt(width) + causal mask) v, [B, L, heads, width] each.
 
-  On a GPU this is `jax.nn.dot_product_attention`; elsewhere the block-wise form below, which on a CPU is about three
-  times as fast as that.
+  On a GPU this is `jax.nn.dot_product_attention`; elsewhere the block-wise form below, which on a CPU is several times
+  as fast as that.
   """
   if jax.default_backend() == 'gpu':
     return jax.nn.dot_product_attention(q_BLHD, k_BLHD, v_BLHD, is_causal=True)
   return blockwise_causal_attention(q_BLHD, k_BLHD, v_BLHD)
 
 
+@jax.custom_vjp
 def blockwise_causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
-  """Exact causal attention: each block of queries meets only the keys up to its own end.
+  """Exact causal attention in blocks, which never multiplies what the mask hides but along the diagonal.
 
-  (batch, head) pairs are mapped over a few at a time so that the scores stay in cache, and the scores are computed
-  again for the gradient instead of being stored.
+  Windows are mapped over a few at a time so that scores stay in cache. The gradient computes them again from the
+  logarithm of their normaliser (FlashAttention, arXiv 2205.14135).
   """
-  B, L, heads, width = q_BLHD.shape
-  pairs = _largest_divisor(B * heads, PAIRS_AT_A_TIME)
-  def fold(x_BLHD):
-    return x_BLHD.transpose(0, 2, 1, 3).reshape(B * heads // pairs, pairs, L, width)
-  attend = jax.checkpoint(functools.partial(_attend, blocks=_largest_divisor(L, QUERY_BLOCKS)))
-  out_CPLD = jax.lax.map(lambda qkv: attend(*qkv), (fold(q_BLHD * width**-0.5), fold(k_BLHD), fold(v_BLHD)))
-  return out_CPLD.reshape(B, heads, L, width).transpose(0, 2, 1, 3)
+  return _forward(q_BLHD, k_BLHD, v_BLHD)[0]
 
 
-def _attend(q_PLD, k_PLD, v_PLD, blocks):
-  length = q_PLD.shape[1] // blocks
-  causal = np.tril(np.ones((length, length), bool))
-  outputs = []
-  for block in range(blocks):
-    start, end = block * length, (block + 1) * length
-    score_PQK = jnp.einsum('pqd,pkd->pqk', q_PLD[:, start:end], k_PLD[:, :end])
-    visible_QK = np.concatenate([np.ones((length, start), bool), causal], axis=1)
-    score_PQK = jnp.where(visible_QK, score_PQK, -jnp.inf)
-    weight_PQK = jnp.exp(score_PQK - jax.lax.stop_gradient(score_PQK.max(axis=-1, keepdims=True)))
-    out_PQD = jnp.einsum('pqk,pkd->pqd', weight_PQK, v_PLD[:, :end])
-    outputs.append(out_PQD / weight_PQK.sum(axis=-1, keepdims=True))
-  return jnp.concatenate(outputs, axis=1)
+def _forward(q_BLHD, k_BLHD, v_BLHD):
+  out_BLHD, normaliser_BHL = _map_windows(_attend, q_BLHD, k_BLHD, v_BLHD)
+  return out_BLHD, (q_BLHD, k_BLHD, v_BLHD, out_BLHD, normaliser_BHL)
+
+
+def _backward(residuals, grad_BLHD):
+  return _map_windows(_attend_gradient, *residuals, grad_BLHD)
+
+
+blockwise_causal_attention.defvjp(_forward, _backward)
+
+
+def _map_windows(function, *arrays):
+  """`function` over the leading axis, a few at a time."""
+  B = arrays[0].shape[0]
+  few = _largest_divisor(B, WINDOWS_AT_A_TIME)
+  split = tuple(x.reshape((B // few, few) + x.shape[1:]) for x in arrays)
+  return jax.tree.map(lambda x: x.reshape((B,) + x.shape[2:]), jax.lax.map(lambda xs: function(*xs), split))
+
+
+def _attend(q_BLHD, k_BLHD, v_BLHD):
+  """Block by block of queries: output [B, L, heads, width], and log of the sum of exp(scores) [B, heads, L]."""
+  L, width = q_BLHD.shape[1], q_BLHD.shape[3]
+  q, k, v = _heads_first(q_BLHD * width**-0.5), _heads_first(k_BLHD), _heads_first(v_BLHD)
+  outputs, normalisers = [], []
+  for start, end in _spans(L):
+    score_BHQK = jnp.einsum('bhqd,bhkd->bhqk', q[:, :, start:end], k[:, :, :end])
+    score_BHQK = jnp.where(np.arange(start, end)[:, None] >= np.arange(end), score_BHQK, -jnp.inf)
+    highest_BHQ1 = score_BHQK.max(axis=-1, keepdims=True)
+    weight_BHQK = jnp.exp(score_BHQK - highest_BHQ1)
+    sum_BHQ1 = weight_BHQK.sum(axis=-1, keepdims=True)
+    outputs.append(jnp.einsum('bhqk,bhkd->bhqd', weight_BHQK, v[:, :, :end]) / sum_BHQ1)
+    normalisers.append((highest_BHQ1 + jnp.log(sum_BHQ1))[..., 0])
+  return _heads_first(jnp.concatenate(outputs, axis=2)), jnp.concatenate(normalisers, axis=2)
+
+
+def _attend_gradient(q_BLHD, k_BLHD, v_BLHD, out_BLHD, normaliser_BHL, grad_BLHD):
+  """Block by block of keys, with the queries from that block on: gradients of q, k and v."""
+  L, width = q_BLHD.shape[1], q_BLHD.shape[3]
+  q, k, v = _heads_first(q_BLHD * width**-0.5), _heads_first(k_BLHD), _heads_first(v_BLHD)
+  grad = _heads_first(grad_BLHD)
+  # sum_k weight_qk * (gradient of weight_qk), which the softmax subtracts.
+  mean_BHL = jnp.sum(out_BLHD * grad_BLHD, axis=-1).transpose(0, 2, 1)
+  spans = _spans(L)
+  grads_k, grads_v = [], []
+  grads_q: list[list[jax.Array]] = [[] for _ in spans]
+  for block, (start, end) in enumerate(spans):
+    seeing = q[:, :, start:]
+    score_BHKQ = jnp.einsum('bhkd,bhqd->bhkq', k[:, :, start:end], seeing)
+    visible_KQ = np.arange(start, end)[:, None] <= np.arange(start, L)
+    weight_BHKQ = jnp.where(visible_KQ, jnp.exp(score_BHKQ - normaliser_BHL[:, :, None, start:]), 0.0)
+    grads_v.append(jnp.einsum('bhkq,bhqd->bhkd', weight_BHKQ, grad[:, :, start:]))
+    grad_weight_BHKQ = jnp.einsum('bhkd,bhqd->bhkq', v[:, :, start:end], grad[:, :, start:])
+    grad_score_BHKQ = weight_BHKQ * (grad_weight_BHKQ - mean_BHL[:, :, None, start:])
+    grads_k.append(jnp.einsum('bhkq,bhqd->bhkd', grad_score_BHKQ, seeing))
+    grad_q = jnp.einsum('bhkq,bhkd->bhqd', grad_score_BHKQ, k[:, :, start:end])
+    for later, (first, last) in enumerate(spans[block:]):
+      grads_q[block + later].append(grad_q[:, :, first - start:last - start])
+  grad_q = jnp.concatenate([sum(parts[1:], parts[0]) for parts in grads_q], axis=2) * width**-0.5
+  return tuple(map(_heads_first, (grad_q, jnp.concatenate(grads_k, axis=2), jnp.concatenate(grads_v, axis=2))))
+
+
+def _heads_first(x):
+  """[B, L, heads, width] <-> [B, heads, L, width]."""
+  return x.transpose(0, 2, 1, 3)
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+  size = length // _largest_divisor(length, BLOCKS)
+  return [(start, start + size) for start in range(0, length, size)]
 
 
 def _largest_divisor(n: int, at_most: int) -> int:

@@ -25,15 +25,23 @@ class Checkpoints:
     self._managers: dict[str, ocp.CheckpointManager] = {}
 
   def save(self, kind: str, state: training.TrainState, validation_loss: float) -> None:
-    """Write the state; `validation_loss` is the best so far, and NaN before the first evaluation."""
+    """Write the state; `validation_loss` is the best so far, and NaN before the first evaluation.
+
+    Raises:
+      InputError: when it cannot be written; checkpoints that are there stay.
+    """
     step = int(state.step)
     manager = self._manager(kind)
     if step in manager.all_steps():
       return
-    manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(jax.device_get(_tree(state))),
-        progress=ocp.args.JsonSave({'best_loss': None if math.isnan(validation_loss) else validation_loss})))
-    manager.wait_until_finished()
+    try:
+      manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(jax.device_get(_tree(state))),
+          progress=ocp.args.JsonSave({'best_loss': None if math.isnan(validation_loss) else validation_loss})))
+      manager.wait_until_finished()
+    except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
+      raise InputError(f'cannot write checkpoint {self._folders[kind] / str(step)} ({_reason(error)}); make room and '
+                       'run the same command to go on from the checkpoint before it') from error
 
   def latest_step(self, kind: str) -> int | None:
     """Step of the newest checkpoint, or None."""
@@ -58,9 +66,8 @@ class Checkpoints:
       best_loss = restored['progress']['best_loss']
     # Orbax, TensorStore and JSON raise a dozen types between them for damaged files.
     except Exception as error:
-      reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-      raise InputError(f'checkpoint {folder} is damaged or of another model ({reason}); delete that folder to use '
-                       'the checkpoint before it, if any') from error
+      raise InputError(f'checkpoint {folder} is damaged or of another model ({_reason(error)}); delete that folder to '
+                       'use the checkpoint before it, if any') from error
     tree = restored['state']
     state = training.TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
     return state, math.nan if best_loss is None else best_loss
@@ -88,6 +95,11 @@ class Checkpoints:
                                               cleanup_tmp_directories=True))
       self._managers[kind] = ocp.CheckpointManager(self._folders[kind], options=options)
     return self._managers[kind]
+
+
+def _reason(error: Exception) -> str:
+  """One line out of an exception."""
+  return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _tree(state: training.TrainState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the command lines share: one line for a user's mistake, and quiet libraries."""
 
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,13 @@ def run(main: Callable[[], None]) -> None:
   """Parse flags and call `main()`. Bad input gives one line on stderr and exit code 2."""
   logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises.
   app.run(lambda argv: _main(main, argv), flags_parser=_parse)
+
+
+def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
+  """Value of a flag that names a folder; InputError when it is empty, which would be the current folder."""
+  if not flag.value:
+    raise InputError(f'--{flag.name} is empty; give the path of a folder')
+  return pathlib.Path(flag.value)
 
 
 def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
@@ -39,6 +47,9 @@ def _main(main, argv):
     _fail('interrupted', 130)
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
+  except OSError as error:  # A full disk, a file system that went away.
+    _fail(f'{error.strerror or error}{f": {error.filename}" if error.filename else ""}; make room or choose another '
+          '--workdir, and run the same command to go on', 1)
 
 
 def _parse(argv):

@@ -124,7 +124,8 @@ def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate
   q_GRH, step_GR1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_GRH), config.int8_activations)
   out_GRD = _rescaled(dispatch.multiply(q_GRH, tiles.down_THD, plan), step_GR1, of_block(tiles.down_scale_TD))
   out_AD = dispatch.from_slots(out_GRD, plan)
-  return jnp.sum(out_AD.reshape(tile_NK.shape + (-1,)) * gate_NK[..., None], axis=1)
+  # As a product: XLA on CPU takes four times as long for the gradient of the gate when it is a sum.
+  return jnp.einsum('nkd,nk->nd', out_AD.reshape(tile_NK.shape + (-1,)), gate_NK)
 
 
 def tile_outputs(x_ND: jax.Array, params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:

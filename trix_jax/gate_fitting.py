@@ -1,21 +1,16 @@
 """Fit a learned gate to a frozen model: the yardstick for routing that is read instead of learned."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from trix_jax import checkpoints, data, transformer
+from trix_jax import checkpoints, data, evaluation, transformer
+from trix_jax.errors import InputError
 
 BATCH = 16
 LEARNING_RATE = 1e-2
-
-
-def fitted_config(config: transformer.ModelConfig) -> transformer.ModelConfig:
-  """The model under a fitted gate: learned routing, without the balance bias that belongs to another router."""
-  return dataclasses.replace(config, ffn=dataclasses.replace(config.ffn, routing='learned', balance_bias=False))
 
 
 def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
@@ -23,8 +18,13 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
 
   The gates minimise the language-model loss of the sparse model itself, with the one-hot or probability gate that the
   model was trained with (straight-through for one_hot). Adam at 1e-2, cosine to 0, 16 windows a step.
+
+  Raises:
+    InputError: when the model already has a learned gate.
   """
-  config = fitted_config(trained.model.config)
+  if trained.model.config.ffn.routing == 'learned':
+    raise InputError('this model has learned a gate of its own, which is evaluated anyway; leave out --fit_gate')
+  config = evaluation.with_routing(trained.model.config, 'learned')
   model = transformer.TransformerLM(config, len(trained.vocabulary))
   corpus = trained.corpus()
   layers = [f'layer_{layer}' for layer in range(config.layers)]

@@ -24,11 +24,11 @@ class MetricWriter:
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
 
   def write(self, row: dict[str, Any]) -> None:
-    """One row: `step`, `split`, and numbers or nested lists of them."""
+    """One row: `step`, `split`, and numbers or nested lists of them; None where a number is not known yet."""
     self._file.write(json.dumps(row) + '\n')
     self._file.flush()
     for name, value in row.items():
-      if name in ('step', 'split'):
+      if name in ('step', 'split') or value is None:
         continue
       for index, number in np.ndenumerate(np.asarray(value)):
         tag = '/'.join([row['split'], name, *(str(i) for i in index)])

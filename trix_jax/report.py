@@ -22,7 +22,7 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
 
 def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Share of tokens of every tile, a line for each layer."""
-  row = _routed(rows, trained_routing)
+  row = routed(rows, trained_routing)
   lines = [f'tile load under {row["routing"]} routing, % of tokens:']
   for layer, load in enumerate(row['tile_load']):
     lines.append(f'  layer {layer}: ' + ' '.join(f'{100 * share:5.1f}' for share in load))
@@ -31,7 +31,7 @@ def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
 
 def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Which tiles the classes of characters go to, in % of the class, a block for each layer."""
-  row = _routed(rows, trained_routing)
+  row = routed(rows, trained_routing)
   lines = [f'tiles by class of the input character under {row["routing"]} routing, % of the class:']
   for layer, counts in enumerate(row['class_tiles']):
     information = row['class_tile_information'][layer]
@@ -42,7 +42,7 @@ def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
   return '\n'.join(lines)
 
 
-def _routed(rows, trained_routing):
+def routed(rows: list[dict[str, Any]], trained_routing: str) -> dict[str, Any]:
   """The row of the routing trained with; emergent for a model trained dense, where every tile has the same load."""
   name = 'emergent' if trained_routing == 'dense' else trained_routing
   return next(row for row in rows if row['routing'] == name)

@@ -91,6 +91,13 @@ def _mean(x_NX, weight_N):
   return weight_N @ x_NX / jnp.sum(weight_N)
 
 
+def _best_two(x_NT):
+  """The largest two entries of every row; `jax.lax.top_k` sorts whole rows on CPU."""
+  best_N1 = jnp.argmax(x_NT, axis=-1, keepdims=True)
+  rest_NT = jnp.where(jnp.arange(x_NT.shape[-1]) == best_N1, -jnp.inf, x_NT)
+  return jnp.take_along_axis(x_NT, best_N1, axis=-1)[:, 0], rest_NT.max(axis=-1)
+
+
 def balance_loss(info: RoutingInfo, load_T: jax.Array) -> jax.Array:
   """T * sum_t load_t * mean probability_t, 1 when balanced (Switch Transformer, arXiv 2101.03961, eq. 4).
 
@@ -124,9 +131,8 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
   p_NT = info.probability_NT
   N, T = p_NT.shape
   if T > 1:
-    best_N2 = jax.lax.top_k(p_NT, 2)[0]
-    selection_N2 = jax.lax.top_k(info.selection_NT, 2)[0]
-    margin_N, tie_N = best_N2[:, 0] - best_N2[:, 1], selection_N2[:, 0] == selection_N2[:, 1]
+    best_N, second_N = _best_two(p_NT)
+    margin_N, tie_N = best_N - second_N, jnp.equal(*_best_two(info.selection_NT))
   else:
     margin_N, tie_N = jnp.ones(N), jnp.zeros(N)
   entropy_N = -jnp.sum(p_NT * jnp.log(jnp.maximum(p_NT, 1e-30)), axis=-1)

@@ -112,7 +112,7 @@ class _Run:
             self._save()
       self._finish(pending)
       self._profile(stop=True)
-      if signals.received and self.step < settings.steps:
+      if signals.received:
         self._save()
         raise TrainingStopped(f'stopped by {signals.received.name} at step {self.step}, saved; run the same command '
                               'to go on', 128 + signals.received)
@@ -146,7 +146,7 @@ class _Run:
       loss = float(values['loss'])
       self.writer.write({
           'step': step, 'split': 'train', **_losses(loss), 'learning_rate': float(values['learning_rate']),
-          'grad_norm': float(values['grad_norm']), 'tokens_per_second': round(self.clock.rate(), 1),
+          'grad_norm': float(values['grad_norm']), 'tokens_per_second': round(self.clock.rate(), 1) or None,
           **{name: np.asarray(values[name], np.float64).round(6).tolist() for name in _PER_LAYER},
           # Tiles that no token of this batch reached.
           'dead_tiles': np.sum(values['tile_load'] == 0, axis=-1).tolist()})

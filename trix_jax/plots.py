@@ -1,0 +1,64 @@
+"""A run at a glance: loss, load of the tiles over training, and what each tile is for."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from trix_jax import analysis, metrics
+from trix_jax.errors import InputError
+
+
+def require_matplotlib() -> None:
+  """InputError saying how to install matplotlib, before any long work."""
+  try:
+    import matplotlib  # noqa: F401
+  except ImportError as error:
+    raise InputError("--plot needs matplotlib: pip install -e '.[plot]'") from error
+
+
+def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathlib.Path) -> None:
+  """Write one figure of a run.
+
+  Above: training and validation loss in nats, and the share of validation tokens of every tile over training, layer by
+  layer. Below: for each layer, the share of every class of characters that goes to each tile.
+
+  Args:
+    workdir: of the run, for its `metrics.jsonl`.
+    evaluation_row: a row of `evaluation.evaluate_routings`.
+    path: file to write; its suffix chooses the format.
+  """
+  require_matplotlib()
+  from matplotlib.figure import Figure
+
+  trained, validated = (metrics.read_metrics(workdir, split) for split in ('train', 'validation'))
+  layers = len(evaluation_row['class_tiles'])
+  figure = Figure(figsize=(3.2 * (layers + 1), 6), layout='constrained')
+  axes = figure.subplots(2, layers + 1)
+  _plot_loss(axes[0, 0], trained, validated)
+  axes[1, 0].axis('off')
+  axes[1, 0].text(0, 0.5, f'{workdir.name}\nrouting: {evaluation_row["routing"]}\n'
+                  f'loss {evaluation_row["loss"]:.4f}, perplexity {evaluation_row["perplexity"]:.3f}', va='center')
+  for layer in range(layers):
+    _plot_load(axes[0, layer + 1], validated, layer)
+    _plot_classes(axes[1, layer + 1], np.asarray(evaluation_row['class_tiles'][layer], float))
+  figure.savefig(path, dpi=120)
+
+
+def _plot_loss(ax, trained, validated):
+  for rows, label, style in ((trained, 'training', {'linewidth': 0.8}), (validated, 'validation', {'marker': 'o'})):
+    ax.plot([row['step'] for row in rows], [row['loss'] for row in rows], label=label, **style)
+  ax.set(xlabel='step', ylabel='loss, nats')
+  ax.legend()
+
+
+def _plot_load(ax, validated, layer):
+  load_RT = np.array([row['tile_load'][layer] for row in validated])
+  ax.stackplot([row['step'] for row in validated], load_RT.T, edgecolor='white', linewidth=0.3)
+  ax.set(xlabel='step', ylabel='share of tokens', ylim=(0, 1), title=f'layer {layer}: tile load')
+
+
+def _plot_classes(ax, counts_CT):
+  total_C1 = counts_CT.sum(axis=1, keepdims=True)
+  ax.imshow(counts_CT / np.maximum(total_C1, 1), vmin=0, vmax=1, aspect='auto', cmap='viridis')
+  ax.set(xlabel='tile', yticks=range(len(analysis.CLASSES)), yticklabels=analysis.CLASSES, title='share of each class')
