@@ -1,7 +1,8 @@
 """The reference model as plain PyTorch, in the original's style: the yardstick of benchmarks/train_speed.py.
 
-What a competent PyTorch user writes: fused attention, one matrix product for all tiles when dense, a loop over tiles
-that gathers the tokens of each when sparse.
+What a competent PyTorch user writes: fused attention, one matrix product for all tiles when dense. Sparse comes twice:
+`masked`, a loop in which every tile computes every token and a one-hot gate masks it, as the original trained, and
+`gathered`, the better loop, in which a tile computes the tokens that chose it.
 """
 
 import torch
@@ -35,9 +36,9 @@ class _Sign(torch.autograd.Function):
 
 class TiledFFN(nn.Module):
 
-  def __init__(self, d_model, d_ff, tiles, sparse):
+  def __init__(self, d_model, d_ff, tiles, compute):
     super().__init__()
-    self.tiles, self.sparse = tiles, sparse
+    self.tiles, self.compute = tiles, compute
     self.up = nn.Parameter(torch.empty(tiles, d_model, d_ff // tiles).uniform_(-0.8, 0.8))
     self.down = nn.Parameter(torch.empty(tiles, d_ff // tiles, d_model).uniform_(-0.8, 0.8))
     self.up_scale = nn.Parameter(torch.full((tiles, d_ff // tiles), (0.375 * d_model) ** -0.5))
@@ -46,7 +47,7 @@ class TiledFFN(nn.Module):
   def forward(self, x):
     shape, x = x.shape, x.reshape(-1, x.shape[-1])
     up, down = _Ternary.apply(self.up), _Ternary.apply(self.down)
-    if not self.sparse:
+    if self.compute == 'dense':
       hidden = F.relu((x @ up.transpose(0, 1).flatten(1)) * self.up_scale.flatten())
       return ((hidden @ down.flatten(0, 1)) * self.down_scale).reshape(shape), x.new_zeros(())
     signatures = _Sign.apply(up.sum(-1))
@@ -55,21 +56,25 @@ class TiledFFN(nn.Module):
     gate = 1 + best - best.detach()
     y = torch.zeros_like(x)
     for t in range(self.tiles):
-      index = (tile == t).nonzero().squeeze(-1)
-      hidden = F.relu((x[index] @ up[t]) * self.up_scale[t])
-      y = y.index_add(0, index, (hidden @ down[t]) * self.down_scale * gate[index, None])
+      if self.compute == 'masked':
+        hidden = F.relu((x @ up[t]) * self.up_scale[t])
+        y = y + (hidden @ down[t]) * self.down_scale * (gate * (tile == t))[:, None]
+      else:
+        index = (tile == t).nonzero().squeeze(-1)
+        hidden = F.relu((x[index] @ up[t]) * self.up_scale[t])
+        y = y.index_add(0, index, (hidden @ down[t]) * self.down_scale * gate[index, None])
     load = torch.bincount(tile, minlength=self.tiles) / len(tile)
     return y.reshape(shape), self.tiles * (load * probability.mean(0)).sum()
 
 
 class Block(nn.Module):
 
-  def __init__(self, d_model, heads, d_ff, tiles, sparse):
+  def __init__(self, d_model, heads, d_ff, tiles, compute):
     super().__init__()
     self.heads = heads
     self.norm_1, self.norm_2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
     self.qkv, self.out = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
-    self.ffn = TiledFFN(d_model, d_ff, tiles, sparse)
+    self.ffn = TiledFFN(d_model, d_ff, tiles, compute)
 
   def forward(self, x):
     B, L, D = x.shape
@@ -81,12 +86,13 @@ class Block(nn.Module):
 
 
 class ReferenceLM(nn.Module):
-  """Tokens [B, L] to logits [B, L, V] and the mean balance loss."""
+  """Tokens [B, L] to logits [B, L, V] and the mean balance loss; `compute` is dense, masked or gathered."""
 
-  def __init__(self, vocabulary=65, layers=4, d_model=128, heads=4, d_ff=512, tiles=4, context=256, sparse=True):
+  def __init__(self, vocabulary=65, layers=4, d_model=128, heads=4, d_ff=512, tiles=4, context=256, *,
+               compute):
     super().__init__()
     self.embedding, self.positions = nn.Embedding(vocabulary, d_model), nn.Parameter(torch.zeros(context, d_model))
-    self.blocks = nn.ModuleList(Block(d_model, heads, d_ff, tiles, sparse) for _ in range(layers))
+    self.blocks = nn.ModuleList(Block(d_model, heads, d_ff, tiles, compute) for _ in range(layers))
     self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, vocabulary)
 
   def forward(self, token):

@@ -4,8 +4,8 @@
 
 Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) at
 batch 64 x 256 on the same batch. Each runs in a process of its own, for --rounds rounds, the variants taking turns, so
-that a disturbance of the machine does not fall on one of them; the table gives medians and the ratio to PyTorch's
-sparse loop. --json writes one row a variant.
+that a disturbance of the machine does not fall on one of them; the table gives medians and the ratios to PyTorch's two
+sparse loops (see torch_reference.py). --json writes one row a variant.
 """
 
 import json
@@ -24,7 +24,8 @@ _JSON = flags.DEFINE_string('json', '', 'File for the results.')
 _VARIANT = flags.DEFINE_string('variant', '', 'Measure one variant in this process; used by the benchmark itself.')
 
 CONTEXT = 256
-VARIANTS = ('torch dense T=4', 'torch sparse T=4', 'jax dense T=4', 'jax sparse T=4', 'jax sparse T=16',
+BASELINES = ('torch masked T=4', 'torch gathered T=4')
+VARIANTS = ('torch dense T=4', *BASELINES, 'jax dense T=4', 'jax sparse T=4', 'jax sparse T=16',
             'jax sparse T=64', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
 
 
@@ -41,10 +42,10 @@ def main(_):
       print(f'round {round_ + 1}/{_ROUNDS.value}  {name:<32}{rates[name][-1]:>10,.0f} tokens/s', flush=True)
   medians = {name: statistics.median(values) for name, values in rates.items()}
   print(f'\n{"batch " + str(_BATCH.value) + " x " + str(CONTEXT):<32}{"tokens/s":>10}{"min":>10}{"max":>10}'
-        f'{"to torch sparse":>17}')
+        f'{"to masked":>12}{"to gathered":>13}')
   for name, values in rates.items():
-    ratio = f'{medians[name] / medians["torch sparse T=4"]:16.2f}x' if 'torch sparse T=4' in medians else f'{"-":>17}'
-    print(f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratio}')
+    ratios = [f'{medians[name] / medians[base]:.2f}x' if base in medians else '-' for base in BASELINES]
+    print(f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratios[0]:>12}{ratios[1]:>13}')
   if _JSON.value:
     with open(_JSON.value, 'w') as file:
       json.dump([{'variant': name, 'tokens_per_second': medians[name], 'min': min(values), 'max': max(values),
@@ -88,7 +89,7 @@ def torch_step(name: str):
   from torch_reference import ReferenceLM
 
   torch.manual_seed(0)
-  model = ReferenceLM(sparse='sparse' in name)
+  model = ReferenceLM(compute=name.split()[1])
   assert sum(p.numel() for p in model.parameters()) == 842_817
   optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.01)
   windows = torch.randint(65, (_BATCH.value, CONTEXT + 1))

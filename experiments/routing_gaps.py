@@ -78,7 +78,8 @@ def result(name: str, seed: int, settings: list[str]) -> dict | None:
   best = min(metrics.read_metrics(workdir, 'validation'), key=lambda row: row['loss'])
   run = workdirs.read_run(workdir)
   session = run['sessions'][0]
-  return {'variant': name, 'seed': seed, 'settings': settings, **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')},
+  return {'variant': name, 'seed': seed, 'settings': settings,
+          **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')},
           'parameters': run['parameters'], 'commit': session['commit'], 'machine': session['machine'],
           'versions': session['versions']}
 

@@ -83,3 +83,11 @@ def test_next_token_loss_is_the_negative_log_probability():
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(InputError, match=message):
     small(**settings)
+
+
+@pytest.mark.parametrize(('shape', 'rate', 'dropped'), [((100, 101), 0.1, 26 / 256), ((64, 65), 0.999, 255 / 256)])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(shape, rate, dropped):
+  y = np.asarray(transformer.dropout(jnp.ones(shape), rate, jax.random.key(0)))
+  assert np.mean(y == 0) == pytest.approx(dropped, abs=0.01)
+  np.testing.assert_allclose(y[y != 0], 1 / (1 - dropped), rtol=1e-6)
+  assert not np.array_equal(y, transformer.dropout(jnp.ones(shape), rate, jax.random.key(1)))

@@ -83,11 +83,20 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
   learning_rate = optimizers.learning_rate_schedule(
       config.optimizer.learning_rate, config.optimizer, config.training.steps)
-  compute = make_gradients(config, model)
+  replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
+  compute = jax.shard_map(make_gradients(config, model), mesh=mesh, in_specs=(replicated, split), out_specs=replicated,
+                          check_vma=False)
+
+  def shared_out(grad):
+    """Stacks of tiles split over the devices, so that each orthogonalises its share; Muon is a sixth of a step."""
+    if grad.ndim == 3 and grad.shape[0] % mesh.size == 0:
+      return jax.lax.with_sharding_constraint(grad, jax.sharding.NamedSharding(mesh, split))
+    return grad
 
   def step_fn(state: TrainState, windows, index):
     grads, metrics = compute(state, windows)
     grad_norm = optax.global_norm(grads)
+    grads = jax.tree.map(shared_out, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
                            updated_routing(state.routing, metrics, config.loss.balance_bias_rate))
@@ -97,9 +106,7 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
     return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm,
                        'learning_rate': learning_rate(state.step)}
 
-  replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
-  return jax.jit(jax.shard_map(step_fn, mesh=mesh, in_specs=(replicated, split, replicated),
-                               out_specs=replicated, check_vma=False), donate_argnums=0)
+  return jax.jit(step_fn, donate_argnums=0, out_shardings=jax.sharding.NamedSharding(mesh, replicated))
 
 
 def make_gradients(config, model: transformer.TransformerLM):
@@ -108,8 +115,7 @@ def make_gradients(config, model: transformer.TransformerLM):
   parts = config.training.accumulation
 
   def compute(state: TrainState, windows):
-    # RngBitGenerator: threefry's dropout masks took a tenth of a CPU step.
-    key = jax.random.fold_in(jax.random.key(config.seed, impl='rbg'), state.step)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))
     def of_part(part_windows, part):
       (_, metrics), grads = value_and_grad(state.params, state.routing, part_windows, jax.random.fold_in(key, part))
@@ -146,11 +152,21 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
   for kind, tree in (('parameter', state.params), ('routing state', state.routing)):
     if name := _first_in(tree):
       return f'{kind} {name}'
-  host = jax.device_get((state.params, state.routing, windows))
-  _, captured = model.apply({'params': host[0], 'routing': host[1]}, host[2][:, :-1], capture_intermediates=True,
-                            mutable=['intermediates'], rngs={'routing': jax.random.key(0)})
-  if name := _first_in(captured['intermediates']):
-    return f'activation {name}'
+  names: list[str] = []
+
+  @jax.jit
+  def finite_activations(params, routing_state, windows):
+    _, captured = model.apply({'params': params, 'routing': routing_state}, windows[:, :-1],
+                              capture_intermediates=True, mutable=['intermediates'],
+                              rngs={'routing': jax.random.key(0)})
+    activations = _in_order_of_time(captured['intermediates'])
+    names.extend(name for name, _ in activations)
+    return [_finite(activation) for _, activation in activations]
+
+  finite = finite_activations(*jax.device_get((state.params, state.routing, windows)))
+  for name, good in zip(names, finite, strict=True):
+    if not good:
+      return f'activation {name}'
   compute = jax.jit(jax.shard_map(make_gradients(config, model), mesh=mesh,
                                   in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
                                   out_specs=PartitionSpec(), check_vma=False))
@@ -159,12 +175,23 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
   return f'gradient of {name}' if name else 'the norm of the gradient (its square overflows float32)'
 
 
-def _first_in(tree: Any, path: str = '') -> str | None:
-  """Path of the first array that is not finite, in the order of the dicts, which for activations is that of time."""
-  if isinstance(tree, dict):
+def _first_in(tree: Any) -> str | None:
+  """Path of the first array that is not finite."""
+  return next((jax.tree_util.keystr(path, simple=True, separator='/')
+               for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if not _finite(leaf)), None)
+
+
+def _finite(tree: Any) -> jax.Array:
+  return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _in_order_of_time(captured: dict[str, Any], path: str = '') -> list[tuple[str, Any]]:
+  """Every module's output with its name; those of its parts, in the order of the dict, come before its own."""
+  result = []
+  for name, child in captured.items():
     # Dropout modules only repeat what came before them, under a name made earlier.
-    names = ((f'{path}/{name}' if path else name, child) for name, child in tree.items()
-             if name != '__call__' and not name.startswith('Dropout'))
-    return (next((found for name, child in names if (found := _first_in(child, name))), None)
-            or _first_in(tree.get('__call__'), path))
-  return None if all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree)) else path
+    if name != '__call__' and not name.startswith('Dropout'):
+      result += _in_order_of_time(child, f'{path}/{name}' if path else name)
+  if '__call__' in captured:
+    result.append((path or 'output', captured['__call__']))
+  return result
