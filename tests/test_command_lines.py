@@ -232,6 +232,16 @@ def test_a_workdir_that_cannot_be_written_is_named(text, tmp_path):
   bad(train(text, '/proc/run'), 'cannot write to workdir /proc/run')  # Read-only for root too.
 
 
+def test_a_disk_that_takes_no_more_gets_one_line(text, tmp_path):
+  result = subprocess.run(
+      ['sh', '-c', 'ulimit -f 8; exec "$@"', 'sh',  # Files of at most 4 KiB.
+       *command('train.py', *TINY, f'--config.file={text}', f'--workdir={tmp_path / "run"}')], cwd=ROOT,
+      env={**environment(), 'JAX_ENABLE_COMPILATION_CACHE': 'false'}, capture_output=True, text=True, timeout=600,
+      check=False)
+  assert result.returncode and 'make room' in result.stderr and 'Traceback' not in result.stderr
+  assert result.stderr.startswith('error: cannot write') and result.stderr.count('\n') == 1
+
+
 def test_a_workdir_that_may_only_be_read_is_left_alone(text, trained, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(trained[0], workdir)

@@ -1,5 +1,6 @@
 """What the command lines share: one line for a user's mistake, and quiet libraries."""
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -48,8 +49,9 @@ def _main(main, argv):
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
   except OSError as error:  # A full disk, a file system that went away.
-    _fail(f'{error.strerror or error}{f": {error.filename}" if error.filename else ""}; make room or choose another '
-          '--workdir, and run the same command to go on', 1)
+    print(f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; make room '
+          'or choose another --workdir, and run the same command to go on', file=sys.stderr, flush=True)
+    os._exit(1)  # Exit handlers of TensorBoard and Orbax would try to write again, and fill the screen.
 
 
 def _parse(argv):
