@@ -263,8 +263,12 @@ def test_a_workdir_that_may_only_be_read_is_left_alone(text, trained, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):
-  result = train(text, tmp_path / 'run', '--config.optimizer.learning_rate=1e30', '--config.optimizer.clip_norm=1e30',
-                 '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0',
-                 '--config.training.checkpoint_every=12')
-  bad(result, 'not finite at step ', 'nothing was saved', 'learning_rate', code=1)
-  assert re.search(r'at step \d+: (parameter|activation|gradient of) \w', result.stderr)
+  result = train(text, tmp_path / 'run', '--config.optimizer.learning_rate=1e15', '--config.optimizer.clip_norm=1e30',
+                 '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0')
+  bad(result, 'not finite at step ', 'is intact', 'learning_rate', code=1)
+  assert re.search(r'at step \d+: (activation|gradient of) \w', result.stderr)
+  assert 'NaN' not in (tmp_path / 'run' / 'metrics.jsonl').read_text()
+  # An update that overflows is caught in its own step, before it is saved.
+  result = train(text, tmp_path / 'sudden', '--config.optimizer.learning_rate=1e38', '--config.optimizer.name=adamw',
+                 '--config.optimizer.warmup_fraction=0', '--config.training.steps=1')
+  bad(result, 'not finite at step 1: a parameter after the update', 'nothing was saved', code=1)

@@ -33,9 +33,16 @@ def test_an_epoch_predicts_no_character_twice(length):
   windows = max(1, (length - context) // context)
   epoch = np.concatenate([data.training_batch(tokens, context, 1, 0, step) for step in range(windows)])
   targets = epoch[:, 1:].reshape(-1)
-  assert len(set(targets)) == len(targets) >= length - 3 * context
+  assert len(set(targets)) == len(targets) > length - 2 * context - 1
   later = np.concatenate([data.training_batch(tokens, context, 1, 0, windows + step) for step in range(windows)])
   assert length < 100 or np.any(later != epoch)
+
+
+def test_every_character_is_predicted_sooner_or_later():
+  tokens, context = np.arange(1023, dtype=np.int32), 256
+  seen = {int(token) for step in range(200) for token in
+          data.training_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)}
+  assert seen == set(range(1, 1023))
 
 
 @pytest.mark.parametrize('length', [11, 12, 20, 21, 22, 100])

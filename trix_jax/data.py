@@ -108,8 +108,9 @@ def decode(tokens, vocabulary: str) -> str:
 def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int, step: int) -> np.ndarray:
   """Windows of `context + 1` tokens for one step, [batch_size, context + 1]: a pure function of its arguments.
 
-  An epoch is a random permutation of the text's non-overlapping windows, starting at a random offset, so that every
-  character is seen equally often and windows differ between epochs.
+  An epoch is a random permutation of non-overlapping windows that start at a random offset, so that windows differ
+  between epochs and every character is predicted equally often, but for fewer than two windows' worth in all at both
+  ends of the text, which some offsets leave out.
   """
   check_context(tokens, context, 'training')
   windows = max(1, (len(tokens) - context) // context)
@@ -118,7 +119,7 @@ def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int,
   starts = np.empty(batch_size, np.int64)
   for epoch in np.unique(index // windows):
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    offset = generator.integers(0, min(slack, context - 1) + 1)
+    offset = generator.integers(0, slack + 1)
     order = generator.permutation(windows)
     here = index // windows == epoch
     starts[here] = order[index[here] % windows] * context + offset

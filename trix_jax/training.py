@@ -76,8 +76,8 @@ def make_loss(config, model: transformer.TransformerLM):
 def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh):
   """step(state, windows [B, L + 1], index) -> (state, metrics), jitted, the batch split over the mesh.
 
-  Donates the state. Where the loss or the gradient is not finite, `metrics['finite']` is False and the state comes
-  back unchanged, its step included. `index` is the step that the caller means to take; a state that is at another one
+  Donates the state. Where the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False and the
+  state comes back unchanged, its step included. `index` is the step that the caller means to take; a state that is at another one
   stays as it is, so that steps dispatched after a bad one do nothing.
   """
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
@@ -100,7 +100,7 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
                            updated_routing(state.routing, metrics, config.loss.balance_bias_rate))
-    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm)
+    finite = jnp.isfinite(jnp.stack([metrics['loss'], grad_norm, optax.global_norm(new_state.params)])).all()
     valid = finite & (state.step == index)
     new_state = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_state, state)
     return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm,
@@ -171,8 +171,11 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
                                   in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
                                   out_specs=PartitionSpec(), check_vma=False))
   grads, _ = compute(state, windows)
-  name = _first_in(grads)
-  return f'gradient of {name}' if name else 'the norm of the gradient (its square overflows float32)'
+  if name := _first_in(grads):
+    return f'gradient of {name}'
+  if not jnp.isfinite(optax.global_norm(grads)):
+    return 'the norm of the gradient (its square overflows float32)'
+  return 'a parameter after the update'
 
 
 def _first_in(tree: Any) -> str | None:
