@@ -4,7 +4,8 @@
 
 Prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing (and
 learned, where the model has a gate), how routing uses the tiles and for which characters, and writes
-WORKDIR/eval_sparse.json (eval_sparse_NAME.json for another text); --plot draws it as well.
+WORKDIR/eval_sparse.json (with the checkpoint in its name where that is not the best, and the name and hash of another
+text); --plot draws it as well.
 
 With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
 reading the signatures routes as well as learning to route does.
@@ -15,6 +16,7 @@ from trix_jax import devices
 if __name__ == '__main__':
   devices.prepare_cpu()  # Before anything touches JAX.
 
+import hashlib
 import json
 import pathlib
 
@@ -32,6 +34,8 @@ _PLOT = flags.DEFINE_bool('plot', False, 'Draw loss, tile load and tile use besi
 
 
 def main() -> None:
+  if _GATE_STEPS.present and not _FIT_GATE.value:
+    raise InputError('--gate_steps without --fit_gate has no effect; give both')
   if _PLOT.value:
     plots.require_matplotlib()
   workdir = cli.folder_of(_WORKDIR)
@@ -54,13 +58,20 @@ def main() -> None:
   print(report.tile_use(rows, trained.model.config.ffn.routing))
   rows = [{'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
           for row in rows]
-  path = workdir / (f'eval_sparse_{pathlib.Path(_FILE.value).stem}.json' if _FILE.value else 'eval_sparse.json')
+  path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
   try:
     workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
     if _PLOT.value:
       plots.plot_run(workdir, report.routed(rows, trained.model.config.ffn.routing), path.with_suffix('.png'))
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; the table above is all there is') from error
+
+
+def _suffixes(tokens) -> list[str]:
+  """What tells the result's file from those of other checkpoints and texts."""
+  checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
+  text = [pathlib.Path(_FILE.value).stem, hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
+  return checkpoint + text
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from trix_jax import devices
 if __name__ == '__main__':
   devices.prepare_cpu()  # Before anything touches JAX.
 
+import sys
 import time
 
 from absl import flags
@@ -21,7 +22,8 @@ _PROMPT = flags.DEFINE_string('prompt', None, 'Text to continue; by default a ne
 _LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write.')
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.')
 _TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.')
-_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.')
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.', lower_bound=0,
+                             upper_bound=2**32 - 1)
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     pass
   print()
   if written > 1:
-    print(f'({written} characters, {(written - 1) / (time.perf_counter() - start):.1f} a second)')
+    print(f'({written} characters, {(written - 1) / (time.perf_counter() - start):.1f} a second)', file=sys.stderr)
 
 
 if __name__ == '__main__':

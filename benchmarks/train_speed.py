@@ -4,8 +4,9 @@
 
 Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) at
 batch 64 x 256 on the same batch. Each runs in a process of its own, for --rounds rounds, the variants taking turns, so
-that a disturbance of the machine does not fall on one of them; the table gives medians and the ratios to PyTorch's two
-sparse loops (see torch_reference.py). --json writes one row a variant.
+that a disturbance of the machine does not fall on one of them. All but the "plain allocator" variants, PyTorch's too,
+have glibc keep its memory in huge pages (see trix_jax/devices.py). The table gives medians and the ratios to PyTorch's
+two sparse loops (see torch_reference.py). --json writes one row a variant.
 """
 
 import json
@@ -17,16 +18,19 @@ import time
 
 from absl import app, flags, logging
 
+from trix_jax import devices
+
+CONTEXT = 256
+BASELINES = ('torch masked T=4', 'torch gathered T=4')
+VARIANTS = ('torch dense T=4', *BASELINES, 'torch gathered T=4 plain allocator', 'jax dense T=4', 'jax sparse T=4',
+            'jax sparse T=16', 'jax sparse T=64', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
+
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 6, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 64, 'Windows of 256 characters in a step.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
-_VARIANT = flags.DEFINE_string('variant', '', 'Measure one variant in this process; used by the benchmark itself.')
-
-CONTEXT = 256
-BASELINES = ('torch masked T=4', 'torch gathered T=4')
-VARIANTS = ('torch dense T=4', *BASELINES, 'jax dense T=4', 'jax sparse T=4', 'jax sparse T=16',
-            'jax sparse T=64', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
+_VARIANT = flags.DEFINE_enum('variant', None, VARIANTS,
+                             'Measure one variant in this process; used by the benchmark itself.')
 
 
 def main(_):
@@ -34,6 +38,9 @@ def main(_):
   if _VARIANT.value:
     print(json.dumps(measure(_VARIANT.value)))
     return
+  if _JSON.value:
+    with open(_JSON.value, 'a'):  # Fails now rather than after the measurements.
+      pass
   variants = [name for name in VARIANTS if not name.startswith('torch') or has_torch()]
   rates: dict[str, list[float]] = {name: [] for name in variants}
   for round_ in range(_ROUNDS.value):
@@ -49,7 +56,8 @@ def main(_):
   if _JSON.value:
     with open(_JSON.value, 'w') as file:
       json.dump([{'variant': name, 'tokens_per_second': medians[name], 'min': min(values), 'max': max(values),
-                  'batch': _BATCH.value, 'context': CONTEXT, 'cores': os.cpu_count()}
+                  'batch': _BATCH.value, 'context': CONTEXT, 'cores': os.cpu_count(),
+                  'processor': devices.processor()}
                  for name, values in rates.items()], file, indent=1)
 
 
@@ -63,9 +71,7 @@ def has_torch() -> bool:
 
 
 def in_own_process(name: str) -> float:
-  environment = dict(os.environ)
-  if 'plain allocator' in name:
-    environment['GLIBC_TUNABLES'] = ''
+  environment = {**os.environ, 'GLIBC_TUNABLES': '' if 'plain allocator' in name else devices.ALLOCATOR}
   if 'one device' in name:
     environment['JAX_NUM_CPU_DEVICES'] = '1'
   result = subprocess.run([sys.executable, __file__, f'--variant={name}', f'--steps={_STEPS.value}',
@@ -105,7 +111,6 @@ def torch_step(name: str):
 
 
 def jax_step(name: str):
-  from trix_jax import devices
   devices.prepare_cpu()
 
   import jax

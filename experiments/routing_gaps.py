@@ -47,17 +47,30 @@ def main(_):
   if unknown := set(names) - set(VARIANTS):
     sys.exit(f'error: unknown variants {", ".join(sorted(unknown))}; choose from {", ".join(VARIANTS)}')
   out = pathlib.Path(_OUT.value)
-  rows = json.loads(out.read_text()) if out.exists() else []
-  for seed in range(_SEEDS.value):
-    for name in names:
-      settings = settings_of(name, seed)
-      if any(row['settings'] == settings for row in rows):
-        print(f'== {name}, seed {seed}: its result stands in {out}', flush=True)
-      elif row := result(name, seed, settings):
-        rows.append(row)
-        workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
-  wanted = [settings_of(name, seed) for seed in range(_SEEDS.value) for name in names]
-  print(table([row for row in rows if row['settings'] in wanted], names))
+  rows = known_rows(out)
+  wanted = [(name, seed, settings_of(name, seed)) for seed in range(_SEEDS.value) for name in names]
+  failed = False
+  for name, seed, settings in wanted:
+    if known := [row for row in rows if row['settings'] == settings]:
+      print(f'== {name}, seed {seed}: its result stands in {out}, made at commit {known[0]["commit"]}', flush=True)
+    elif row := result(name, seed, settings):
+      rows.append(row)
+      workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
+    else:
+      failed = True
+  settings_wanted = [settings for _, _, settings in wanted]
+  print(table([row for row in rows if row['settings'] in settings_wanted], names))
+  sys.exit(1 if failed else 0)
+
+
+def known_rows(out: pathlib.Path) -> list[dict]:
+  """Results of earlier calls; whatever would keep us from writing new ones is an error now and not after an hour."""
+  try:
+    rows = json.loads(out.read_text()) if out.exists() else []
+    workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
+  except (OSError, ValueError) as error:
+    sys.exit(f'error: --out={out} cannot be used: {error}')
+  return rows
 
 
 def settings_of(name: str, seed: int) -> list[str]:
@@ -68,20 +81,25 @@ def settings_of(name: str, seed: int) -> list[str]:
 
 def result(name: str, seed: int, settings: list[str]) -> dict | None:
   """Train a variant to its end and give its row; None when it failed, which is said and does not stop the others."""
-  workdir = pathlib.Path(_WORKDIRS.value).absolute() / f'{name}-{seed}'
+  folder = f'{name}-{seed}' if _STEPS.value is None else f'{name}-{seed}-{_STEPS.value}'
+  workdir = pathlib.Path(_WORKDIRS.value).absolute() / folder
   print(f'== {name}, seed {seed}: {workdir}', flush=True)
-  done = subprocess.run([sys.executable, 'train.py', '--config=configs/sparse.py', f'--workdir={workdir}', *settings],
-                        cwd=ROOT, check=False)
-  if done.returncode:
-    print(f'== {name}, seed {seed}: failed with exit code {done.returncode}', flush=True)
+  training = subprocess.Popen([sys.executable, 'train.py', '--config=configs/sparse.py', f'--workdir={workdir}',
+                               *settings], cwd=ROOT)
+  try:
+    code = training.wait()
+  except KeyboardInterrupt:
+    training.wait()  # It was interrupted as well, and saves.
+    sys.exit('stopped; run the same command to go on')
+  if code:
+    print(f'== {name}, seed {seed}: failed with exit code {code}', flush=True)
     return None
   best = min(metrics.read_metrics(workdir, 'validation'), key=lambda row: row['loss'])
   run = workdirs.read_run(workdir)
-  session = run['sessions'][0]
   return {'variant': name, 'seed': seed, 'settings': settings,
-          **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')},
-          'parameters': run['parameters'], 'commit': session['commit'], 'machine': session['machine'],
-          'versions': session['versions']}
+          **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')}, 'parameters': run['parameters'],
+          'commit': ', '.join(dict.fromkeys(session['commit'] for session in run['sessions'])),
+          'machine': run['machine'], 'versions': run['versions']}
 
 
 def table(rows: list[dict], names: list[str]) -> str:

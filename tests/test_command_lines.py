@@ -140,7 +140,7 @@ def test_kill_minus_9_after_a_checkpoint_and_resume_ends_with_the_same_bits(text
       path.name.isdigit() and int(path.name) >= 4 for path in folder.glob('*')))
   assert code == -signal.SIGKILL
   with (workdir / 'metrics.jsonl').open('a') as file:
-    file.write('{"step": 11, "split": "train", "loss": 1.0}\n{"step": 12, "spl')  # Rows the resumed run must cut.
+    file.write('{"step": 99, "split": "train", "loss": 1.0}\n{"step": 99, "spl')  # Rows the resumed run must cut.
   result = train(text, workdir)
   assert result.returncode == 0, result.stderr
   assert 'resuming from step' in result.stdout
@@ -189,7 +189,7 @@ def test_mistakes_on_the_command_line_get_one_line(text, trained, tmp_path):
   bad(run('train.py', *TINY, '--workdir='), '--workdir is empty')
   bad(train(text, workdir, '--config.model.tiles=5'), 'tiles = 5 does not divide')
   bad(train(text, workdir, '--config.corpus=shakespeare', '--config.file='), "'shakespeare'", 'tinyshakespeare')
-  bad(train(text, workdir, '--config.model.context=100000'), 'context = 100000 is longer')
+  bad(train(text, workdir, '--config.model.context=100000'), 'context = 100000 needs at least 100001')
   assert not workdir.exists()
   bad(run('generate.py', f'--workdir={trained[0]}', '--prompt=¿?'), "'¿'")
   bad(run('generate.py', f'--workdir={workdir}'), 'train.py')

@@ -54,7 +54,7 @@ def test_evaluation_predicts_every_character_once(length):
 
 
 def test_a_context_longer_than_the_text_is_refused():
-  with pytest.raises(InputError, match=r'model.context = 10 is longer than the training text of 10 characters'):
+  with pytest.raises(InputError, match=r'context = 10 needs at least 11 characters of training text, and there are 10'):
     data.training_batch(np.zeros(10, np.int32), 10, 1, 0, 0)
 
 

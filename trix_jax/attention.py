@@ -107,10 +107,10 @@ def _largest_divisor(n: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if n % d == 0)
 
 
-def rotary(x_BLHD: jax.Array, base: float = 10_000.0) -> jax.Array:
-  """Rotary position embedding over [B, L, heads, width], width even (RoFormer, arXiv 2104.09864)."""
+def rotary(x_BLHD: jax.Array) -> jax.Array:
+  """Rotary position embedding over [B, L, heads, width], width even, base 10,000 (RoFormer, arXiv 2104.09864)."""
   L, half = x_BLHD.shape[1], x_BLHD.shape[-1] // 2
-  angle_Lh = np.arange(L)[:, None] * base ** (-np.arange(half) / half)
+  angle_Lh = np.arange(L)[:, None] * 10_000.0 ** (-np.arange(half) / half)
   cos_L1h, sin_L1h = (f(angle_Lh)[:, None].astype(np.float32) for f in (np.cos, np.sin))
   first, second = x_BLHD[..., :half], x_BLHD[..., half:]
   return jnp.concatenate([first * cos_L1h - second * sin_L1h, second * cos_L1h + first * sin_L1h], axis=-1)

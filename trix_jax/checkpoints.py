@@ -48,15 +48,17 @@ class Checkpoints:
     return self._manager(kind).latest_step() if self._folders[kind].is_dir() else None
 
   def restore(self, kind: str, like: training.TrainState) -> tuple[training.TrainState, float]:
-    """The newest checkpoint and its validation loss; `like` gives structure, shapes and dtypes.
+    """The newest checkpoint and the best validation loss up to it; `like` gives structure, shapes and dtypes.
 
     Raises:
       InputError: when there is none, or it cannot be read.
     """
     step = self.latest_step(kind)
     if step is None:
-      raise InputError(f'there is no checkpoint in {self._folders[kind]}; train first, '
-                       'or point --workdir at a folder that train.py wrote')
+      other = next(other for other in KINDS if other != kind)
+      raise InputError(f'there is no checkpoint in {self._folders[kind]}; ' + (
+          f'there is one in {self._folders[other]}: --checkpoint={other}' if self.latest_step(other) is not None else
+          'train first, or point --workdir at a folder that train.py wrote'))
     folder = self._folders[kind] / str(step)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), _tree(like))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable
 
@@ -48,7 +49,10 @@ def _main(main, argv):
     _fail('interrupted', 130)
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
-  except OSError as error:  # A full disk, a file system that went away.
+  except BrokenPipeError:  # The reader of our output has gone: not a mistake, and nobody is left to tell.
+    os._exit(128 + signal.SIGPIPE)
+  except OSError as error:  # A full disk, a file system that went away; what is read has its own errors.
+    sys.stdout.flush()
     print(f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; make room '
           'or choose another --workdir, and run the same command to go on', file=sys.stderr, flush=True)
     os._exit(1)  # Exit handlers of TensorBoard and Orbax would try to write again, and fill the screen.
@@ -59,9 +63,13 @@ def _parse(argv):
     return flags.FLAGS(argv)
   except flags.Error as error:
     _fail(f'{_one_line(error)}; see {argv[0]} --help', 2)
-  # What ml_collections raises for an override of a setting that does not exist, or of a wrong type.
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    _fail(f'{_one_line(error)}; trix_jax/configuration.py names every setting', 2)
+  # A config file is a program, so loading one can raise anything; ml_collections raises these for an override of a
+  # setting that does not exist, or of a wrong type.
+  except Exception as error:
+    if isinstance(error, (AttributeError, KeyError, TypeError, ValueError)) and 'get_config' not in str(error):
+      _fail(f'{_one_line(error)}; trix_jax/configuration.py names every setting', 2)
+    _fail(f'cannot load --config: {type(error).__name__}: {_one_line(error)}; give a file like those in configs/, '
+          'which defines get_config()', 2)
 
 
 def _one_line(error: Exception) -> str:

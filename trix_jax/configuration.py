@@ -55,7 +55,7 @@ def default_config() -> ml_collections.ConfigDict:
       'training': {
           'steps': 1200,
           'batch_size': 16,  # Windows in one optimizer step.
-          'accumulation': 1,  # Parts the batch is computed in, one after the other, to save memory.
+          'accumulation': 1,  # Parts the batch is computed in to save memory; the balance loss is then of each part.
           'log_every': 20,
           'eval_every': 200,
           'checkpoint_every': 200,
@@ -87,6 +87,8 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
 def validate(config: ml_collections.ConfigDict) -> None:
   """InputError naming the first setting that cannot be."""
   transformer.model_config(config.model)
+  if not 0 <= config.seed < 2**32:
+    raise InputError(f'config.seed = {config.seed}; it must be at least 0 and less than 2**32')
   if config.corpus not in data.CORPORA:
     raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(data.CORPORA)}')
   if config.optimizer.name not in OPTIMIZERS:
@@ -110,6 +112,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise InputError(f'config.optimizer.adam_b2 = {config.optimizer.adam_b2}; it must be at least 0 and less than 1')
   if not config.optimizer.clip_norm > 0:
     raise InputError(f'config.optimizer.clip_norm = {config.optimizer.clip_norm}; it must be positive')
+  if config.model.balance_bias and config.model.routing not in ('emergent', 'learned'):
+    raise InputError(f'config.model.balance_bias moves scores, which {config.model.routing} routing does not look at; '
+                     'leave it False')
   if (config.loss.balance_bias_rate > 0) != config.model.balance_bias:
     raise InputError(f'config.loss.balance_bias_rate = {config.loss.balance_bias_rate} with config.model.balance_bias '
                      f'= {config.model.balance_bias}; set both to use loss-free balancing, or neither')
@@ -130,15 +135,25 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def from_json(text: str, source: str) -> ml_collections.ConfigDict:
   """A config written by `to_json`; InputError names `source` when it is none."""
   config = default_config()
+  problem = f'{source} is not a config of this version of trix_jax'
   try:
     values = json.loads(text)
+    unmatched = _names(values) ^ _names(config.to_dict())
+    if unmatched:
+      raise InputError(f'{problem}: settings that only one of the two has: {", ".join(sorted(unmatched))}')
     config.update(values)
     validate(config)
-    if config.to_dict() != values:
-      raise KeyError('settings are missing')
-  except (ValueError, KeyError, AttributeError, TypeError) as error:
-    raise InputError(f'{source} is not a config of this version of trix_jax: {error}') from error
+  except (json.JSONDecodeError, AttributeError, TypeError) as error:
+    raise InputError(f'{problem}: {error}') from error
   return config
+
+
+def _names(settings, prefix: str = '') -> set[str]:
+  """Full names of all settings in a dict of dicts."""
+  result: set[str] = set()
+  for name, value in settings.items():
+    result |= _names(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name}
+  return result
 
 
 def differences(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, prefix: str = '') -> list[str]:

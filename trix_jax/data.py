@@ -18,7 +18,7 @@ TRAIN_FRACTION = 0.9
 TINYSHAKESPEARE_URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
 TINYSHAKESPEARE_SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
 
-# About as much text as TinyShakespeare. These modules are pure ASCII and exist in every Python from 3.11 on.
+# Half as much text again as TinyShakespeare, from modules that every Python from 3.11 on has.
 STDLIB_MODULES = (
     'argparse', 'ast', 'base64', 'bdb', 'calendar', 'cmd', 'codecs', 'configparser', 'contextlib', 'copy', 'csv',
     'dataclasses', 'difflib', 'doctest', 'enum', 'fileinput', 'fnmatch', 'fractions', 'functools', 'getopt', 'glob',
@@ -144,8 +144,8 @@ def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np
 def check_context(tokens: np.ndarray, context: int, split: str) -> None:
   """InputError unless at least one window of `context` predictions fits into the split."""
   if len(tokens) < context + 1:
-    raise InputError(f'model.context = {context} is longer than the {split} text of {len(tokens)} characters; '
-                     'choose a shorter context or a longer text')
+    raise InputError(f'model.context = {context} needs at least {context + 1} characters of {split} text, and there '
+                     f'are {len(tokens)}; choose a shorter context or a longer text')
 
 
 def _tinyshakespeare() -> str:
@@ -158,7 +158,10 @@ def _tinyshakespeare() -> str:
     path = cache / 'trix_jax' / 'tinyshakespeare' / 'input.txt'
     if not path.is_file():
       _download(TINYSHAKESPEARE_URL, path)
-  content = path.read_bytes()
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise InputError(f'cannot read {path}: {error.strerror}') from error
   if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:
     raise InputError(f'{path} is not the TinyShakespeare text (its sha256 differs); delete it and run again')
   return content.decode('utf-8')

@@ -21,7 +21,10 @@ def with_routing(config: transformer.ModelConfig, routing_name: str) -> transfor
 
 
 class Evaluator:
-  """Evaluates parameters of one model on one split; compiled once."""
+  """Evaluates parameters of one model on one split; compiled once.
+
+  Random routing draws the same tiles each time, others on another number of devices.
+  """
 
   def __init__(self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray):
     """Args: the model, its vocabulary, and a split whose first token is only ever an input."""

@@ -99,7 +99,8 @@ def compute_dense(q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles
   """Every tile on every token, weighted by its gate: the sum over the tiles' outputs, [N, D].
 
   The hidden activations are quantised tile by tile, then rescaled before one product over all tiles, which equals the
-  sum of the tiles' own integer products up to float32 rounding.
+  sum of the tiles' own integer products up to float32 rounding (hence the highest precision: a GPU would round the
+  rescaled activations to TF32).
   """
   N, T, H = q_ND.shape[0], config.tiles, config.hidden
   up_DTH = tiles.up_TDH.transpose(1, 0, 2).reshape(config.d_model, T * H)
@@ -107,7 +108,7 @@ def compute_dense(q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles
   q_NTH, step_NT1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_NTH), config.int8_activations)
   hidden_NTH = q_NTH * (step_NT1 * gate_NT[..., None])
   down_THD = tiles.down_THD * tiles.down_scale_TD[:, None, :]
-  return hidden_NTH.reshape(N, T * H) @ down_THD.reshape(T * H, config.d_model)
+  return jnp.matmul(hidden_NTH.reshape(N, T * H), down_THD.reshape(T * H, config.d_model), precision='highest')
 
 
 def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles,

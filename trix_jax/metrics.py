@@ -1,4 +1,8 @@
-"""Metrics of a run: `metrics.jsonl` is the record, TensorBoard events are for looking at."""
+"""Metrics of a run: `metrics.jsonl` is the record, TensorBoard events are for looking at.
+
+In rows of the training split `dead_tiles` counts tiles that no token of the batch reached; in rows of the validation
+split, tiles that are silent or that no token of the whole split reached.
+"""
 
 import json
 import pathlib
@@ -6,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import tensorboardX
+
+from trix_jax.errors import InputError
 
 
 class MetricWriter:
@@ -48,6 +54,11 @@ def _step_of(line: str) -> int | None:
 
 
 def read_metrics(workdir: pathlib.Path, split: str) -> list[dict[str, Any]]:
-  """The rows of one split, oldest first."""
-  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
-  return [row for row in map(json.loads, lines) if row['split'] == split]
+  """The rows of one split, oldest first, without a last line that is not finished; InputError when there is no file."""
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  try:
+    lines = path.read_text().splitlines()
+  except OSError as error:
+    raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py wrote') from error
+  rows = [json.loads(line) for line in lines if _step_of(line) is not None]
+  return [row for row in rows if row['split'] == split]

@@ -35,7 +35,10 @@ class RoutingInfo:
 
 
 def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
-  """Dot products of int8 activations and signatures as exact integers, rounded once to float32 at most: [N, T]."""
+  """Dot products of int8 activations and signatures as exact integers, rounded once to float32 at most: [N, T].
+
+  For D up to 16,000.
+  """
   D = q_ND.shape[-1]
   if 127 * 127 * D < 2**24:
     return q_ND @ signatures_TD.T

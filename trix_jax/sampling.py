@@ -47,7 +47,7 @@ def _draw(model, params, routing_state, prompt, length, temperature, top_k, seed
       logits_V = jnp.where(logits_V >= jax.lax.top_k(logits_V, min(top_k, len(logits_V)))[0][-1], logits_V, -jnp.inf)
     if temperature == 0:
       return jnp.argmax(logits_V)
-    return jax.random.categorical(draw_key, logits_V / temperature)
+    return jax.random.categorical(draw_key, (logits_V - logits_V.max()) / temperature)
 
   tokens = list(prompt[-context:])
   for step in range(length):

@@ -8,9 +8,9 @@ from trix_jax import ternary
 KINDS = ('sign', 'votes')
 
 
-def rms(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
-  """Root mean square over `axis`, which is kept with length 1."""
-  return jnp.sqrt(jnp.mean(jnp.square(x), axis=axis, keepdims=True))
+def rms(x: jax.Array) -> jax.Array:
+  """Root mean square over the last axis, which is kept with length 1."""
+  return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True))
 
 
 def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:

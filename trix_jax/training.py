@@ -77,15 +77,14 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   """step(state, windows [B, L + 1], index) -> (state, metrics), jitted, the batch split over the mesh.
 
   Donates the state. Where the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False and the
-  state comes back unchanged, its step included. `index` is the step that the caller means to take; a state that is at another one
-  stays as it is, so that steps dispatched after a bad one do nothing.
+  state comes back unchanged, its step included. `index` is the step that the caller means to take; a state that is at
+  another one stays as it is, so that steps dispatched after a bad one do nothing.
   """
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
   learning_rate = optimizers.learning_rate_schedule(
       config.optimizer.learning_rate, config.optimizer, config.training.steps)
   replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
-  compute = jax.shard_map(make_gradients(config, model), mesh=mesh, in_specs=(replicated, split), out_specs=replicated,
-                          check_vma=False)
+  compute = make_gradients(config, model, mesh)
 
   def shared_out(grad):
     """Stacks of tiles split over the devices, so that each orthogonalises its share; Muon is a sixth of a step."""
@@ -109,8 +108,8 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   return jax.jit(step_fn, donate_argnums=0, out_shardings=jax.sharding.NamedSharding(mesh, replicated))
 
 
-def make_gradients(config, model: transformer.TransformerLM):
-  """f(state, local windows) -> (gradients, metrics), means over the batch of all devices and over its parts."""
+def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh):
+  """f(state, windows split over the mesh) -> (gradients, metrics): means over all devices, and over parts."""
   value_and_grad = jax.value_and_grad(make_loss(config, model), has_aux=True)
   parts = config.training.accumulation
 
@@ -130,7 +129,8 @@ def make_gradients(config, model: transformer.TransformerLM):
       total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
       result = jax.tree.map(lambda leaf: leaf / parts, total)
     return jax.lax.pmean(result, devices.AXIS)
-  return compute
+  return jax.shard_map(compute, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
+                       out_specs=PartitionSpec(), check_vma=False)
 
 
 def updated_routing(routing_state, metrics, rate: float):
@@ -167,10 +167,7 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'
-  compute = jax.jit(jax.shard_map(make_gradients(config, model), mesh=mesh,
-                                  in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
-                                  out_specs=PartitionSpec(), check_vma=False))
-  grads, _ = compute(state, windows)
+  grads, _ = jax.jit(make_gradients(config, model, mesh))(state, windows)
   if name := _first_in(grads):
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):

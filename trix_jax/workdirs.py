@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data, transformer
+from trix_jax import configuration, data, devices, transformer
 from trix_jax.errors import InputError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -108,7 +108,7 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
       'commit': _commit(),
       'versions': {'python': platform.python_version(), **{name: importlib.metadata.version(name)
                                                            for name in PACKAGES}},
-      'machine': {'system': platform.platform(), 'processor': _processor(), 'cores': os.cpu_count(),
+      'machine': {'system': platform.platform(), 'processor': devices.processor(), 'cores': os.cpu_count(),
                   'backend': jax.default_backend(), 'devices': mesh.size},
   }
   described = {'name': corpus.name, 'sha256': corpus.sha256, 'vocabulary': corpus.vocabulary,
@@ -150,13 +150,3 @@ def _commit() -> str | None:
                           timeout=10).stdout.strip()
   except (OSError, subprocess.SubprocessError):
     return None
-
-
-def _processor() -> str:
-  try:
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.split(':', 1)[1].strip()
-  except OSError:
-    pass
-  return platform.processor() or platform.machine()
