@@ -9,7 +9,7 @@ emergent routing, paired by seed. On two cores a run takes about 12 minutes.
 The dense twin is tuned by itself in the same way, one seed each:
 
   python experiments/routing_gaps.py --workdirs=runs/gaps --out=results/routing_gaps.json --seeds=1 \
-    --variants=dense,dense_lr_0.01,dense_lr_0.04,dense_wd_0.1,dense_wd_0.4
+    --variants=dense,dense_lr_0.01,dense_decay_0.4,dense_dropout_0.2
 """
 
 import json
@@ -35,8 +35,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     'emergent': (),
     'learned': ('--config.model.routing=learned',),
     'dense': DENSE,
-    **{f'dense_lr_{rate}': (*DENSE, f'--config.optimizer.learning_rate={rate}') for rate in (0.01, 0.04)},
-    **{f'dense_wd_{decay}': (*DENSE, f'--config.optimizer.weight_decay={decay}') for decay in (0.1, 0.4)},
+    'dense_lr_0.01': (*DENSE, '--config.optimizer.learning_rate=0.01'),
+    'dense_decay_0.4': (*DENSE, '--config.optimizer.weight_decay=0.4'),
+    'dense_dropout_0.2': (*DENSE, '--config.model.dropout=0.2'),
 }
 COMPARED = ('emergent', 'learned', 'dense')
 ROOT = pathlib.Path(__file__).parent.parent
