@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: `last` to resume from, `best` by validation loss; the newest two of each."""
 
 import dataclasses
+import errno
 import math
 import pathlib
 from typing import Any
@@ -28,7 +29,7 @@ class Checkpoints:
     """Write the state; `validation_loss` is the best so far, and NaN before the first evaluation.
 
     Raises:
-      InputError: when it cannot be written; checkpoints that are there stay.
+      OSError: when it cannot be written; checkpoints that are there stay.
     """
     step = int(state.step)
     manager = self._manager(kind)
@@ -40,8 +41,7 @@ class Checkpoints:
           progress=ocp.args.JsonSave({'best_loss': None if math.isnan(validation_loss) else validation_loss})))
       manager.wait_until_finished()
     except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
-      raise InputError(f'cannot write checkpoint {self._folders[kind] / str(step)} ({_reason(error)}); make room and '
-                       'run the same command to go on from the checkpoint before it') from error
+      raise OSError(errno.EIO, _reason(error), str(self._folders[kind] / str(step))) from error
 
   def latest_step(self, kind: str) -> int | None:
     """Step of the newest checkpoint, or None."""

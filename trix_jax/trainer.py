@@ -119,8 +119,10 @@ class _Run:
     self._conclude()
 
   def close(self) -> None:
-    self.writer.close()
-    self.checkpoints.close()
+    try:
+      self.writer.close()
+    finally:
+      self.checkpoints.close()
 
   def _batch(self, step):
     settings = self.config.training
