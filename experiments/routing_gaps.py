@@ -99,7 +99,7 @@ def result(name: str, seed: int, settings: list[str]) -> dict | None:
   run = workdirs.read_run(workdir)
   return {'variant': name, 'seed': seed, 'settings': settings,
           **{key: best[key] for key in ('step', 'loss', 'perplexity', 'dead_tiles')}, 'parameters': run['parameters'],
-          'commit': ', '.join(dict.fromkeys(session['commit'] for session in run['sessions'])),
+          'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in run['sessions'])),
           'machine': run['machine'], 'versions': run['versions']}
 
 

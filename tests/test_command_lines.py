@@ -170,7 +170,7 @@ def test_evaluating_and_generating_from_a_run(text, trained):
   assert rows[1]['loss'] == pytest.approx(metrics.read_metrics(workdir, 'validation')[-1]['loss'], rel=1e-6)
   assert (workdir / 'eval_sparse.png').read_bytes().startswith(b'\x89PNG')
   assert 'letter' in result.stdout and 'mutual information' in result.stdout
-  first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout.rsplit('(', 1)[0]
+  first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout
                    for _ in range(2))
   assert first == second and first.startswith('to be') and len(first.rstrip('\n')) >= 20
 
@@ -253,10 +253,8 @@ def test_a_workdir_that_may_only_be_read_is_left_alone(text, trained, tmp_path):
   shutil.copytree(trained[0], workdir)
   for path in (workdir, *workdir.rglob('*')):
     path.chmod(0o555 if path.is_dir() else 0o444)
-  # Root may write everywhere, unless it gives up that power.
+  # Root may write everywhere, unless it gives up that power (with setpriv, of util-linux or busybox).
   ordinary = [] if os.geteuid() else ['setpriv', '--bounding-set=-dac_override', '--inh-caps=-dac_override']
-  if ordinary and not shutil.which('setpriv'):
-    pytest.skip('root without setpriv cannot be kept from writing')
   def run_ordinary(program, *arguments):
     return subprocess.run([*ordinary, *command(program, *arguments)], cwd=ROOT, env=environment(), capture_output=True,
                           text=True, timeout=600, check=False)

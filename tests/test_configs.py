@@ -1,7 +1,7 @@
 """Every file in configs/ is a run that works, for one step as well."""
 
-import importlib.util
 import pathlib
+import runpy
 
 import jax
 import numpy as np
@@ -12,18 +12,11 @@ from trix_jax import configuration, devices, training
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
 
 
-def load(path):
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_a_config_trains_a_step_of_one(path):
-  module = load(path)
-  assert f'--config=configs/{path.name}' in module.__doc__
-  config = module.get_config()
+  module = runpy.run_path(str(path))
+  assert f'--config=configs/{path.name}' in module['__doc__']
+  config = module['get_config']()
   config.training.steps = 1
   # Small, but of the same kind.
   config.training.batch_size = 2 * config.training.accumulation

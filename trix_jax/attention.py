@@ -13,8 +13,7 @@ WINDOWS_AT_A_TIME = 2
 def causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
   """softmax(q k^T / sqrt(width) + causal mask) v, [B, L, heads, width] each.
 
-  On a GPU this is `jax.nn.dot_product_attention`; elsewhere the block-wise form below, which on a CPU is several times
-  as fast as that.
+  On a GPU this is `jax.nn.dot_product_attention`; elsewhere the block-wise form below, which on a CPU is faster.
   """
   if jax.default_backend() == 'gpu':
     return jax.nn.dot_product_attention(q_BLHD, k_BLHD, v_BLHD, is_causal=True)

@@ -22,7 +22,7 @@ class MetricWriter:
     self._path = workdir / 'metrics.jsonl'
     if self._path.exists():
       kept = ''.join(line + '\n' for line in self._path.read_text().splitlines()
-                     if (step := _step_of(line)) is not None and step <= resume_step)
+                     if (row := _row(line)) and row['step'] <= resume_step)
       partial = self._path.with_suffix('.partial')
       partial.write_text(kept)
       partial.replace(self._path)
@@ -46,10 +46,12 @@ class MetricWriter:
     self._board.close()
 
 
-def _step_of(line: str) -> int | None:
+def _row(line: str) -> dict[str, Any] | None:
+  """The row of a line; None for one that was never finished."""
   try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError, TypeError):
+    row = json.loads(line)
+    return row if 'step' in row else None
+  except (ValueError, TypeError):
     return None
 
 
@@ -60,5 +62,4 @@ def read_metrics(workdir: pathlib.Path, split: str) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines()
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py wrote') from error
-  rows = [json.loads(line) for line in lines if _step_of(line) is not None]
-  return [row for row in rows if row['split'] == split]
+  return [row for line in lines if (row := _row(line)) and row['split'] == split]

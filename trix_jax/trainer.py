@@ -138,8 +138,7 @@ class _Run:
     if not values['finite']:
       # The state did not change from the bad step on, so it is still the one before it.
       name = training.first_non_finite(self.config, self.model, self.mesh, self.state, self._batch(step - 1))
-      raise TrainingStopped(f'not finite at step {step}: {name}; {self._saved()}; try a smaller '
-                            '--config.optimizer.learning_rate in another --workdir')
+      raise self._diverged(f'not finite at step {step}: {name}')
     self.clock.tick(step)
     if step % self.config.training.log_every == 0 or step == self.config.training.steps:
       loss = float(values['loss'])
@@ -164,8 +163,7 @@ class _Run:
       row = self.evaluate(params, routing_state)
     self.validation_loss = row['loss']
     if not math.isfinite(row['loss']):
-      raise TrainingStopped(f'the validation loss at step {self.step} is not finite; {self._saved()}; try a smaller '
-                            '--config.optimizer.learning_rate in another --workdir')
+      raise self._diverged(f'the validation loss at step {self.step} is not finite')
     self.writer.write({'step': self.step, 'split': 'validation', **_losses(row['loss']),
                        **{name: row[name] for name in (*_PER_LAYER, 'dead_tiles')}})
     print(f'step {self.step}: validation loss {row["loss"]:.4f}, perplexity {row["perplexity"]:.3f}, '
@@ -175,9 +173,10 @@ class _Run:
       with self.clock.paused():
         self.checkpoints.save('best', self.state, self.best_loss)
 
-  def _saved(self) -> str:
+  def _diverged(self, what: str) -> TrainingStopped:
     step = self.checkpoints.latest_step('last')
-    return 'nothing was saved yet' if step is None else f'the checkpoint of step {step} is intact'
+    saved = 'nothing was saved yet' if step is None else f'the checkpoint of step {step} is intact'
+    return TrainingStopped(f'{what}; {saved}; try a smaller --config.optimizer.learning_rate in another --workdir')
 
   def _save(self) -> None:
     with self.clock.paused():
