@@ -36,6 +36,8 @@ _PLOT = flags.DEFINE_bool('plot', False, 'Draw loss, tile load and tile use besi
 def main() -> None:
   if _GATE_STEPS.present and not _FIT_GATE.value:
     raise InputError('--gate_steps without --fit_gate has no effect; give both')
+  if _FILE.present and not _FILE.value:
+    raise InputError('--file is empty; give the path of a text, or leave it out for the validation split')
   if _PLOT.value:
     plots.require_matplotlib()
   workdir = cli.folder_of(_WORKDIR)
@@ -43,7 +45,6 @@ def main() -> None:
   vocabulary = trained.vocabulary
   if _FILE.value:
     tokens = data.encode(data.read_text(_FILE.value), vocabulary)
-    data.check_context(tokens, trained.model.config.context, 'evaluation')
   else:
     tokens = trained.corpus().validation
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
@@ -70,7 +71,7 @@ def main() -> None:
 def _suffixes(tokens) -> list[str]:
   """What tells the result's file from those of other checkpoints and texts."""
   checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
-  text = [pathlib.Path(_FILE.value).stem, hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
+  text = [pathlib.Path(_FILE.value).stem[:50], hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
   return checkpoint + text
 
 

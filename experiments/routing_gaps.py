@@ -106,16 +106,16 @@ def result(name: str, seed: int, settings: list[str]) -> dict | None:
 def table(rows: list[dict], names: list[str]) -> str:
   """Mean and standard deviation of the loss, and of its difference to emergent routing on the same seeds."""
   losses = {name: {row['seed']: row['loss'] for row in rows if row['variant'] == name} for name in names}
-  lines = [f'{"variant":<12}{"seeds":>6}{"loss":>9}{"std":>8}{"gap to emergent":>18}{"std":>8}']
+  lines = [f'{"variant":<20}{"seeds":>6}{"loss":>9}{"std":>8}{"gap to emergent":>18}{"std":>8}']
   for name in names:
     values = list(losses[name].values())
     if not values:
-      lines.append(f'{name:<12}{0:6d}')
+      lines.append(f'{name:<20}{0:6d}')
       continue
     gaps = [loss - losses['emergent'][seed] for seed, loss in losses[name].items()
             if seed in losses.get('emergent', {})]
     gap = f'{statistics.mean(gaps):+18.4f}{spread(gaps):>8}' if gaps and name != 'emergent' else ''
-    lines.append(f'{name:<12}{len(values):6d}{statistics.mean(values):9.4f}{spread(values):>8}{gap}')
+    lines.append(f'{name:<20}{len(values):6d}{statistics.mean(values):9.4f}{spread(values):>8}{gap}')
   return '\n'.join(lines)
 
 

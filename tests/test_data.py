@@ -53,6 +53,16 @@ def test_evaluation_predicts_every_character_once(length):
   np.testing.assert_array_equal(predicted, tokens[1:])
 
 
+def test_a_byte_order_mark_is_no_character(tmp_path):
+  (tmp_path / 'text').write_bytes(b'\xef\xbb\xbfabc')
+  assert data.read_text(str(tmp_path / 'text')) == 'abc'
+
+
+def test_one_character_cannot_be_evaluated():
+  with pytest.raises(InputError, match='nothing to predict'):
+    data.evaluation_windows(np.zeros(1, np.int32), 10)
+
+
 def test_a_context_longer_than_the_text_is_refused():
   with pytest.raises(InputError, match=r'context = 10 needs at least 11 characters of training text, and there are 10'):
     data.training_batch(np.zeros(10, np.int32), 10, 1, 0, 0)

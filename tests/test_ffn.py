@@ -196,8 +196,20 @@ def test_random_routing_draws_from_its_own_stream_and_first_takes_tile_0():
   assert not np.any(call(module, params, x)[1].tile_NK)
 
 
-def test_any_leading_shape_and_a_wrong_width():
-  _, module, params, x = layer(N=24)
+@pytest.mark.parametrize('routed', ['dense', 'random', 'first'])
+def test_weights_trained_with_a_gate_keep_its_probabilities_whoever_chooses(routed):
+  config, module, params, x = layer(routing='learned')
+  learned = call(module, params, x)[1]
+  other = ffn.TriXFFN(dataclasses.replace(config, routing=routed))
+  info = call(other, params, x)[1]
+  np.testing.assert_array_equal(info.probability_NT, learned.probability_NT)
+  np.testing.assert_array_equal(info.gate_NK, np.take_along_axis(learned.probability_NT, info.tile_NK, axis=1))
+
+
+@pytest.mark.parametrize('sparse', [True, False])
+def test_any_leading_shape_no_token_at_all_and_a_wrong_width(sparse):
+  _, module, params, x = layer(sparse, N=24)
+  assert call(module, params, x[:0])[0].shape == (0, 24)
   y, _ = call(module, params, x)
   y_3d, _ = call(module, params, x.reshape(2, 12, -1))
   np.testing.assert_array_equal(y_3d.reshape(y.shape), y)
@@ -206,7 +218,8 @@ def test_any_leading_shape_and_a_wrong_width():
 
 
 @pytest.mark.parametrize(('settings', 'message'), [
-    ({'tiles': 5}, r'tiles = 5 does not divide model.d_ff = 48'), ({'top_k': 5}, 'from 1 to model.tiles = 4'),
+    ({'d_model': 0}, 'd_model = 0'), ({'tiles': 5}, r'tiles = 5 does not divide model.d_ff = 48'),
+    ({'top_k': 5}, 'from 1 to model.tiles = 4'),
     ({'routing': 'best'}, "'best'; choose one of emergent"), ({'gate': 'soft'}, "'soft'"),
     ({'signature': 'mean'}, "'mean'"), ({'quantiser': 'x'}, "'x'"), ({'activation': 'gelu'}, "'gelu'")])
 def test_impossible_settings_are_refused(settings, message):

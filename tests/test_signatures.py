@@ -64,9 +64,22 @@ def test_what_is_written_is_read(T, D, H, quantiser, seed, data):
   np.testing.assert_array_equal(codes.sum(axis=-1), 2 * majority * target)
 
 
+@pytest.mark.parametrize('weights', [
+    np.zeros((1, 4, 2)),
+    np.eye(16)[None, :, :2] * 100 + 1e-3,  # One row holds nearly all of the magnitude.
+    np.random.default_rng(125).standard_normal((3, 16, 5)) * np.exp(2 * np.arange(16) / 4)[:, None]])
+@pytest.mark.parametrize('quantiser', ternary.QUANTISERS)
+def test_signatures_are_written_into_uneven_weights(weights, quantiser):
+  target = np.random.default_rng(0).integers(-1, 2, weights.shape[:2])
+  written = signatures.write_signatures(jnp.asarray(weights, jnp.float32), jnp.asarray(7 * target), quantiser)
+  np.testing.assert_array_equal(read(written, 'sign', quantiser)[0], target)
+
+
 def test_writing_needs_room_for_the_majority():
   with pytest.raises(ValueError, match='4 hidden units, not 3'):
     signatures.write_signatures(latent(H=3), jnp.ones((3, 10)), 'absmean', majority=2)
+  with pytest.raises(ValueError, match='unknown quantiser'):
+    signatures.write_signatures(latent(), jnp.ones((3, 10)), 'sign')
 
 
 def test_diversity_by_hand():
@@ -87,3 +100,8 @@ def test_steps_on_the_similarity_loss_alone_drive_signatures_apart():
     weights = step(weights)
   assert loss(weights) < 0.3 * before
   assert signatures.diversity(read(weights, 'votes')[0]) > diversity_before + 0.05
+
+
+def test_a_signature_without_votes_has_a_finite_gradient():
+  grad = jax.grad(signatures.similarity_loss)(jnp.ones((3, 4)).at[1].set(0))
+  assert np.all(np.isfinite(grad))

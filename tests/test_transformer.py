@@ -40,8 +40,8 @@ def test_no_character_sees_its_future(form):
   leaves, structure = jax.tree.flatten(params)
   params = structure.unflatten([leaf + 0.3 * jax.random.normal(jax.random.key(index), leaf.shape)
                                 for index, leaf in enumerate(leaves)])
-  logits, _ = transformer.apply(model, params, {}, token)
-  changed, _ = transformer.apply(model, params, {}, token.at[:, 13].set((token[:, 13] + 1) % 7))
+  apply = jax.jit(lambda token: transformer.apply(model, params, {}, token)[0])
+  logits, changed = apply(token), apply(token.at[:, 13].set((token[:, 13] + 1) % 7))
   np.testing.assert_array_equal(logits[:, :13], changed[:, :13])
   assert np.all(np.any(np.asarray(logits[:, 13:] != changed[:, 13:]), axis=-1).any(axis=1))
 
@@ -61,6 +61,16 @@ def test_blockwise_attention_is_attention(B, L, heads, width):
   got = with_gradients(attention.blockwise_causal_attention)
   expected = with_gradients(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+
+
+def test_a_projection_has_the_gradient_of_a_product():
+  rng = np.random.default_rng(0)
+  sizes = (3, 5, 8), (8, 6), (3, 5, 6)
+  x, kernel, upstream = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in sizes)
+  def with_gradients(multiply):
+    return jax.value_and_grad(lambda x, kernel: jnp.sum(multiply(x, kernel) * upstream), (0, 1))(x, kernel)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+               with_gradients(transformer.project), with_gradients(jnp.matmul))
 
 
 def test_rotary_products_depend_on_the_distance_alone():

@@ -24,9 +24,10 @@ def class_of_tokens(vocabulary: str) -> np.ndarray:
 def normalised_mutual_information(counts_CT: np.ndarray) -> float:
   """2 I(class; tile) / (H(class) + H(tile)) of a contingency table: 0 when independent, 1 when one tells the other.
 
-  Plug-in estimate, which is biased upwards by about (C - 1)(T - 1) / 2N nats in I. 0 if neither varies.
+  Plug-in estimate, which is biased upwards by about (C - 1)(T - 1) / 2N nats in I. 0 if neither varies, or nothing was
+  counted.
   """
-  joint_CT = np.asarray(counts_CT, np.float64) / np.sum(counts_CT)
+  joint_CT = np.asarray(counts_CT, np.float64) / max(1, np.sum(counts_CT))
   def entropy(p):
     p = p[p > 0]
     return -np.sum(p * np.log(p))

@@ -68,8 +68,9 @@ class Checkpoints:
       best_loss = restored['progress']['best_loss']
     # Orbax, TensorStore and JSON raise a dozen types between them for damaged files.
     except Exception as error:
-      raise InputError(f'checkpoint {folder} is damaged or of another model ({_reason(error)}); delete that folder to '
-                       'use the checkpoint before it, if any') from error
+      raise InputError(f'checkpoint {folder} cannot be read as the model of config.json and run.json; restore those if '
+                       'they were changed, or else move this folder away to use the checkpoint before it, if any '
+                       f'({_reason(error)})') from error
     tree = restored['state']
     state = training.TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
     return state, math.nan if best_loss is None else best_loss

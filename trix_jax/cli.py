@@ -30,7 +30,11 @@ def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
   """Value of a config-file flag; InputError when the file cannot be loaded."""
   try:
     config = flag.value
-    config.lock()  # A file that failed to load comes back as an object that raises when it is used.
+    lock = getattr(config, 'lock', None)  # A file that failed to load comes back as an object that raises here.
+    if lock is None:
+      raise InputError(f'get_config() of --config gives a {type(config).__name__}; start it from '
+                       'configuration.default_config(), like the files in configs/')
+    lock()
     return config
   except OSError as error:
     # ml_collections chains the reason for every path it tried.
@@ -49,12 +53,14 @@ def _main(main, argv):
     _fail('interrupted', 130)
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
+  except MemoryError as error:
+    _fail(f'not enough memory: {_one_line(error)}; choose a smaller batch or model', 1)
   except BrokenPipeError:  # The reader of our output has gone: not a mistake, and nobody is left to tell.
     os._exit(128 + signal.SIGPIPE)
   except OSError as error:  # A full disk, a file system that went away; what is read has its own errors.
     sys.stdout.flush()
-    print(f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; make room '
-          'or choose another --workdir, and run the same command to go on', file=sys.stderr, flush=True)
+    print(f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; see that '
+          'there is room and that it may be written, and run the same command to go on', file=sys.stderr, flush=True)
     os._exit(1)  # Exit handlers of TensorBoard and Orbax would try to write again, and fill the screen.
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import ml_collections
 
@@ -86,9 +87,11 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
 
 def validate(config: ml_collections.ConfigDict) -> None:
   """InputError naming the first setting that cannot be."""
+  _check_names(config.to_dict())
+  for name, value in _settings(config.to_dict()).items():
+    if value is None or (isinstance(value, int) and abs(value) >= 2**31):
+      raise InputError(f'config.{name} = {value}; it must be a value, and below 2**31')
   transformer.model_config(config.model)
-  if not 0 <= config.seed < 2**32:
-    raise InputError(f'config.seed = {config.seed}; it must be at least 0 and less than 2**32')
   if config.corpus not in data.CORPORA:
     raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(data.CORPORA)}')
   if config.optimizer.name not in OPTIMIZERS:
@@ -138,21 +141,28 @@ def from_json(text: str, source: str) -> ml_collections.ConfigDict:
   problem = f'{source} is not a config of this version of trix_jax'
   try:
     values = json.loads(text)
-    unmatched = _names(values) ^ _names(config.to_dict())
-    if unmatched:
-      raise InputError(f'{problem}: settings that only one of the two has: {", ".join(sorted(unmatched))}')
+    _check_names(values)
     config.update(values)
     validate(config)
-  except (json.JSONDecodeError, AttributeError, TypeError) as error:
+  except (InputError, json.JSONDecodeError, AttributeError, TypeError) as error:
     raise InputError(f'{problem}: {error}') from error
   return config
 
 
-def _names(settings, prefix: str = '') -> set[str]:
-  """Full names of all settings in a dict of dicts."""
-  result: set[str] = set()
+def _check_names(settings: dict) -> None:
+  given, known = set(_settings(settings)), set(_settings(default_config().to_dict()))
+  if missing := known - given:
+    raise InputError(f'the config lacks {", ".join(sorted(missing))}; start it from configuration.default_config()')
+  if unknown := given - known:
+    raise InputError(f'the config has unknown settings {", ".join(sorted(unknown))}; trix_jax/configuration.py names '
+                     'every setting')
+
+
+def _settings(settings: dict, prefix: str = '') -> dict[str, Any]:
+  """All settings of a dict of dicts by their full names."""
+  result: dict[str, Any] = {}
   for name, value in settings.items():
-    result |= _names(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name}
+    result |= _settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
   return result
 
 

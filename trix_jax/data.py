@@ -71,14 +71,14 @@ def load_corpus(name: str, file: str = '') -> Corpus:
   cut = int(len(tokens) * TRAIN_FRACTION)
   if cut < 2 or cut == len(tokens):
     raise InputError(f'corpus {file or name} holds {len(tokens)} characters; too few to split into training and '
-                     'validation text')
+                     'validation text; give a longer one')
   return Corpus(name, vocabulary, tokens[:cut], tokens[cut - 1:], hashlib.sha256(text.encode()).hexdigest())
 
 
 def read_text(file: str) -> str:
   """A whole UTF-8 file; InputError when it is missing, empty or not UTF-8."""
   try:
-    text = pathlib.Path(file).read_bytes().decode('utf-8')
+    text = pathlib.Path(file).read_bytes().decode('utf-8-sig')  # A byte order mark is not text.
   except OSError as error:
     raise InputError(f'cannot read {file}: {error.strerror}; give the path of a UTF-8 text file') from error
   except UnicodeDecodeError as error:
@@ -132,7 +132,8 @@ def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np
   Returns:
     windows [W, context + 1] int32, and the number of true targets in each, [W]; the last window is padded with 0.
   """
-  check_context(tokens, context, 'validation')
+  if len(tokens) < 2:
+    raise InputError(f'{len(tokens)} character(s) leave nothing to predict; give a longer text')
   targets = len(tokens) - 1
   count = -(-targets // context)
   padded = np.zeros(count * context + 1, tokens.dtype)

@@ -46,7 +46,7 @@ def plan_dispatch(tile_A: jax.Array, tiles: int, block: int | None = None) -> Di
   """Sort assignments by tile into whole blocks.
 
   Args:
-    tile_A: [A] int32 tile of each assignment, 0 <= tile < tiles.
+    tile_A: [A] int32 tile of each assignment, A >= 1, 0 <= tile < tiles.
     tiles: T.
     block: rows in a block; by default `block_size`.
   """

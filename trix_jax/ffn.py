@@ -50,6 +50,8 @@ class FFNConfig:
                           ('quantiser', ternary.QUANTISERS), ('activation', tuple(ACTIVATIONS))):
       if getattr(self, name) not in allowed:
         raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
+    if self.d_model < 1:
+      raise InputError(f'model.d_model = {self.d_model}; it must be at least 1')
     if self.tiles < 1 or self.d_ff < 1 or self.d_ff % self.tiles:
       raise InputError(f'model.tiles = {self.tiles} does not divide model.d_ff = {self.d_ff}; '
                        'choose a positive number of tiles that does')
@@ -117,6 +119,8 @@ def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate
 
   Bit-exact int8 accumulators; cost 4 * N * K * D * H floating-point operations plus padding, whatever T.
   """
+  if tile_NK.shape[0] == 0:
+    return jnp.zeros_like(q_ND)
   plan = dispatch.plan_dispatch(tile_NK.reshape(-1), config.tiles)
   def of_block(scale_TX):
     return dispatch.tiles_of_blocks(scale_TX, plan.tile_G)[:, None]
@@ -167,7 +171,7 @@ class TriXFFN(nn.Module):
     tiles = quantise_tiles(self._parameters(), config)
     q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
 
-    if config.routing == 'learned':
+    if self._scored_by_gate():
       dot_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
       score_NT, scale_T = dot_NT, jnp.ones(T)
       probability_NT = jax.nn.softmax(score_NT)
@@ -205,6 +209,11 @@ class TriXFFN(nn.Module):
         'up_scale': self.param('up_scale', nn.initializers.constant(up_scale), (T, H)),
         'down_scale': self.param('down_scale', nn.initializers.constant(down_scale), down_scale_shape),
     }
+
+  def _scored_by_gate(self) -> bool:
+    """Parameters that were trained with a gate keep their probabilities from it, whoever chooses the tiles."""
+    return self.config.routing == 'learned' or (
+        self.config.routing != 'emergent' and self.has_variable('params', 'gate'))
 
   def _choose(self, selection_NT: jax.Array) -> jax.Array:
     """Tiles of every token by the configured routing, [N, K]."""

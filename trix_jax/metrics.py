@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
+from trix_jax import workdirs
 from trix_jax.errors import InputError
 
 
@@ -21,11 +22,9 @@ class MetricWriter:
     """Rows after `resume_step` are cut, and so is a last line that was never finished."""
     self._path = workdir / 'metrics.jsonl'
     if self._path.exists():
-      kept = ''.join(line + '\n' for line in self._path.read_text().splitlines()
+      kept = ''.join(line + '\n' for line in self._path.read_text(errors='replace').splitlines()
                      if (row := _row(line)) and row['step'] <= resume_step)
-      partial = self._path.with_suffix('.partial')
-      partial.write_text(kept)
-      partial.replace(self._path)
+      workdirs.write_text(self._path, kept)
     self._file = self._path.open('a')
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
 
@@ -47,11 +46,11 @@ class MetricWriter:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-  """The row of a line; None for one that was never finished."""
+  """The row of a line; None for one that was never finished, or is no row."""
   try:
     row = json.loads(line)
-    return row if 'step' in row else None
-  except (ValueError, TypeError):
+    return row if isinstance(row['step'], int) and isinstance(row['split'], str) and 'loss' in row else None
+  except (ValueError, TypeError, KeyError):
     return None
 
 
@@ -59,7 +58,7 @@ def read_metrics(workdir: pathlib.Path, split: str) -> list[dict[str, Any]]:
   """The rows of one split, oldest first, without a last line that is not finished; InputError when there is no file."""
   path = pathlib.Path(workdir) / 'metrics.jsonl'
   try:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors='replace').splitlines()
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py wrote') from error
   return [row for line in lines if (row := _row(line)) and row['split'] == split]

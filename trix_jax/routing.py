@@ -116,7 +116,10 @@ def updated_balance_bias(bias_T: jax.Array, load_T: jax.Array, score_std: jax.Ar
 
   `rate` is in units of the scores' standard deviation, because integer scores have no natural unit.
   """
-  return bias_T + rate * score_std * jnp.sign(load_T.mean() - load_T)
+  surplus_T = load_T.shape[0] * load_T - 1
+  # 1 / T of N tokens is not always what float32 makes of it.
+  direction_T = jnp.where(jnp.abs(surplus_T) > 1e-6, -jnp.sign(surplus_T), 0.0)
+  return bias_T + rate * score_std * direction_T
 
 
 def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str, jax.Array]:

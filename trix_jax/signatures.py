@@ -53,7 +53,7 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
 
   Args:
     latent_TDH: random latent weights; H >= 2 * majority. For odd H the middle weight becomes 0.
-    target_TD: entries in {-1, 0, 1}.
+    target_TD: entries of which the signs are written, {-1, 0, 1}.
     quantiser: see `ternary.ternarise`.
     majority: how many pairs vote for each entry.
   """
@@ -61,14 +61,18 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
   if majority < 1 or H < 2 * majority:
     raise ValueError(f'writing signatures with majority {majority} takes tiles of at least {max(2, 2 * majority)} '
                      f'hidden units, not {H}')
+  first_TDP = latent_TDH[..., : H // 2]
   if quantiser == 'threshold':
     floor_T11 = jnp.full((latent_TDH.shape[0], 1, 1), 1.5 * ternary.THRESHOLD)
+  elif quantiser == 'absmean':
+    # Weights lifted to 1.25 m, where m is the mean |w| of the mirrored weights, raise that mean to 2.25 m at most, more
+    # than half of which still rounds to a vote.
+    mean_T11 = jnp.mean(jnp.abs(first_TDP), axis=(-2, -1), keepdims=True) * (2 * (H // 2) / H)
+    floor_T11 = jnp.where(mean_T11 > 0, 1.25 * mean_T11, 1.0)
   else:
-    # Lifting weights raises mean |w| to at most twice itself, so |w| >= mean |w| still rounds to a vote.
-    floor_T11 = jnp.mean(jnp.abs(latent_TDH), axis=(-2, -1), keepdims=True)
-  first_TDP = latent_TDH[..., : H // 2]
+    raise ValueError(f'unknown quantiser {quantiser!r}; choose one of {", ".join(ternary.QUANTISERS)}')
   rank_TDP = jnp.argsort(jnp.argsort(-jnp.abs(first_TDP), axis=-1), axis=-1)
-  target_TD1 = target_TD[..., None].astype(latent_TDH.dtype)
+  target_TD1 = jnp.sign(target_TD)[..., None].astype(latent_TDH.dtype)
   turned_TDP = (rank_TDP < majority) & (target_TD1 != 0)
   vote_TDP = target_TD1 * jnp.maximum(jnp.abs(first_TDP), floor_T11)
   middle_TDM = jnp.zeros(latent_TDH.shape[:-1] + (H % 2,), latent_TDH.dtype)
@@ -97,7 +101,8 @@ def similarity_loss(signatures_TD: jax.Array) -> jax.Array:
   T = signatures_TD.shape[0]
   if T == 1:
     return jnp.zeros(())
-  norm_T1 = jnp.sqrt(jnp.sum(jnp.square(signatures_TD), axis=-1, keepdims=True))
-  unit_TD = signatures_TD / jnp.where(norm_T1 > 0, norm_T1, 1.0)
+  square_T1 = jnp.sum(jnp.square(signatures_TD), axis=-1, keepdims=True)
+  # Before the root, whose gradient at 0 is infinite.
+  unit_TD = signatures_TD / jnp.sqrt(jnp.where(square_T1 > 0, square_T1, 1.0))
   cosine_TT = unit_TD @ unit_TD.T
   return jnp.sum(jnp.square(cosine_TT) * (1 - jnp.eye(T))) / (T * (T - 1))

@@ -23,6 +23,7 @@ from trix_jax import (
   training,
   workdirs,
 )
+from trix_jax.errors import InputError
 
 # A trace starts this many steps into a session, after compilation, and covers that many.
 PROFILE_AFTER, PROFILE_STEPS = 10, 5
@@ -47,6 +48,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     TrainingStopped: on a signal, or when the loss is no longer finite.
   """
   configuration.validate(config)
+  if config.file:  # So that evaluation finds it from anywhere.
+    config = config.copy_and_resolve_references()
+    config.file = str(pathlib.Path(config.file).resolve())
   corpus = data.load_corpus(config.corpus, config.file)
   for split in ('train', 'validation'):
     data.check_context(getattr(corpus, split), config.model.context, split)
@@ -72,6 +76,8 @@ class _Run:
     if self.checkpoints.latest_step('last') is not None:
       state, self.best_loss = self.checkpoints.restore('last', state)
       print(f'resuming from step {int(state.step)} of {config.training.steps} in {workdir}', flush=True)
+    else:
+      self._refuse_to_start_over()
     self.step = int(state.step)
     if not self.checkpoints.forget_after(self.step):
       self.best_loss = math.nan
@@ -82,6 +88,15 @@ class _Run:
     self.validation_loss = math.nan
     self.tracing = False
     self.clock = _Clock(config.training.batch_size * config.model.context)
+
+  def _refuse_to_start_over(self) -> None:
+    """InputError when there is no checkpoint although steps were done for which there was one."""
+    rows = [row for split in ('train', 'validation') for row in metrics.read_metrics(self.workdir, split)
+            ] if (self.workdir / 'metrics.jsonl').exists() else []
+    reached = max([row['step'] for row in rows] + [self.checkpoints.latest_step('best') or 0])
+    if reached > self.config.training.checkpoint_every:
+      raise InputError(f'workdir {self.workdir} holds a run that reached step {reached}, but no checkpoint to go on '
+                       'from; bring back its checkpoints/last, or choose another --workdir to start over')
 
   def to_the_end(self) -> None:
     """Train the steps that are left, then evaluate every routing and write a sample."""
@@ -154,8 +169,9 @@ class _Run:
     steps = self.config.training.steps
     left = self.clock.left(steps - step)
     validation = '-' if math.isnan(self.validation_loss) else f'{self.validation_loss:.4f}'
-    print(f'step {step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  validation {validation}  '
-          f'{self.clock.rate():,.0f} tokens/s  {left} left', flush=True)
+    rate = f'{self.clock.rate():,.0f}' if self.clock.rate() else '-'
+    print(f'step {step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  validation {validation}  {rate} tokens/s  '
+          f'{left} left', flush=True)
 
   def _validate(self) -> None:
     with self.clock.paused():
@@ -195,11 +211,11 @@ class _Run:
             'Perfetto', flush=True)
 
   def _conclude(self) -> None:
-    """The table and the sample, from the best checkpoint."""
-    state, best_loss = self.checkpoints.restore('best', jax.device_get(self.state))
+    """The table and the sample, from the best checkpoint, or the last where somebody removed that."""
+    kind = 'last' if self.checkpoints.latest_step('best') is None else 'best'
+    state, _ = self.checkpoints.restore(kind, jax.device_get(self.state))
     config, vocabulary = self.model.config, self.corpus.vocabulary
-    print(f'\nbest checkpoint: step {int(state.step)}, validation loss {best_loss:.4f} under the routing it was '
-          'trained with. The same weights under others:')
+    print(f'\n{kind} checkpoint, of step {int(state.step)}, under the routing it was trained with and under others:')
     rows = evaluation.evaluate_routings(config, vocabulary, self.corpus.validation, state.params, state.routing)
     print(report.routing_table(rows, config.ffn.routing))
     print(report.tile_load(rows, config.ffn.routing), flush=True)
@@ -279,6 +295,6 @@ class _Signals:
 
   def _handle(self, number, _):
     self.received = signal.Signals(number)
-    signal.signal(number, self._previous[number])
+    self.__exit__()
     print(f'{self.received.name}: finishing the step and saving; once more to stop without saving', file=sys.stderr,
           flush=True)

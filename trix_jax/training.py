@@ -172,7 +172,11 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):
     return 'the norm of the gradient (its square overflows float32)'
-  return 'a parameter after the update'
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+  updates, _ = jax.jit(optimizer.update)(grads, state.opt_state, state.params)
+  if name := _first_in(optax.apply_updates(state.params, updates)):
+    return f'parameter {name} after the update'
+  return 'the norm of the parameters after the update (its square overflows float32)'
 
 
 def _first_in(tree: Any) -> str | None:

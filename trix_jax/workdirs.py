@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -75,6 +76,8 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     missing = {'vocabulary', 'sha256', 'name'} - set(run['corpus']) or {'sessions'} - set(run)
     if missing:
       raise KeyError(', '.join(missing))
+    if not isinstance(run['sessions'], list) or not isinstance(run['corpus']['vocabulary'], str):
+      raise TypeError('sessions must be a list and vocabulary a text')
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(f'{path} is damaged ({error!r}); --workdir must be a folder that train.py wrote') from error
   return run
@@ -104,7 +107,7 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
   session = {
       'started_at_step': step,
       'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-      'command': ' '.join(sys.argv),
+      'command': shlex.join(sys.argv),
       'commit': _commit(),
       'versions': {'python': platform.python_version(), **{name: importlib.metadata.version(name)
                                                            for name in PACKAGES}},
