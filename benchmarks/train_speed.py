@@ -22,8 +22,10 @@ from trix_jax import devices
 
 CONTEXT = 256
 BASELINES = ('torch masked T=4', 'torch gathered T=4')
-VARIANTS = ('torch dense T=4', *BASELINES, 'torch gathered T=4 plain allocator', 'jax dense T=4', 'jax sparse T=4',
-            'jax sparse T=16', 'jax sparse T=64', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
+VARIANTS = tuple(f'{framework} {compute} T={tiles}'
+                 for framework, computes in (('torch', ('dense', 'masked', 'gathered')), ('jax', ('dense', 'sparse')))
+                 for compute in computes for tiles in (4, 16, 64)) + (
+    'torch gathered T=4 plain allocator', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
 
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 6, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
@@ -90,12 +92,16 @@ def measure(name: str) -> float:
   return _BATCH.value * CONTEXT / statistics.median(seconds)
 
 
+def tiles_of(name: str) -> int:
+  return int(name.split('T=')[1].split()[0])
+
+
 def torch_step(name: str):
   import torch
   from torch_reference import ReferenceLM
 
   torch.manual_seed(0)
-  model = ReferenceLM(compute=name.split()[1])
+  model = ReferenceLM(compute=name.split()[1], tiles=tiles_of(name))
   assert sum(p.numel() for p in model.parameters()) == 842_817
   optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.01)
   windows = torch.randint(65, (_BATCH.value, CONTEXT + 1))
@@ -119,7 +125,7 @@ def jax_step(name: str):
   from trix_jax import configuration, training, transformer
 
   config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
-  config.model.update({'dropout': 0.0, 'tiles': int(name.split('T=')[1].split()[0])})
+  config.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
   config.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
   model = training.make_model(config, 'x' * 65)
   mesh = devices.data_mesh(_BATCH.value)

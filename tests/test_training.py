@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,14 +154,10 @@ def test_the_first_activation_that_overflows_is_named_and_later_steps_do_nothing
 
 
 def test_the_parameter_that_an_update_overflows_is_named():
-  config = tiny(optimizer__name='adamw', optimizer__learning_rate=1e38, optimizer__warmup_fraction=0.0)
+  config = tiny(optimizer__name='adamw', optimizer__learning_rate=3e38, optimizer__warmup_fraction=0.0)
   model, mesh, state = start(config)
-  params = jax.tree.map(np.array, state.params)
-  params['layer_1']['ffn']['up_scale'][:] = 3e38
-  params['layer_1']['ffn']['down_scale'][:] = 0
-  state = devices.replicate(state.replace(params=params), mesh)
   name = training.first_non_finite(config, model, mesh, state, batch(config, mesh))
-  assert name.startswith('parameter ') and name.endswith(' after the update') and '/' in name
+  assert re.fullmatch(r'parameter [a-z_0-9/]+/[a-z_]+ after the update', name)
 
 
 def test_weight_decay_reaches_every_parameter_until_it_ends():
