@@ -61,6 +61,14 @@ def test_int8_is_bit_exact_in_the_documented_order_of_roundings():
   assert np.abs(np.asarray(q)).max() == 127
 
 
+def test_int8_takes_that_order_where_another_would_round_otherwise():
+  a = np.abs(normal(500, 1)) + np.float32(0.1)
+  x = np.concatenate([(np.arange(127, dtype=np.float32) + np.float32(0.5)) * (a / np.float32(127)), a], axis=1)
+  expected = np.rint(x * (np.float32(127) / a))
+  assert np.mean(expected != np.rint(x * np.float32(127) / a)) > 0.05  # Values next to ties tell the orders apart.
+  np.testing.assert_array_equal(jax.jit(ternary.quantise_int8)(x)[0], expected)
+
+
 def test_int8_rounds_half_to_even_and_keeps_zero_rows():
   q, step = ternary.quantise_int8(jnp.array([[127.0, 0.5, 1.5, -2.5], [0.0, 0.0, 0.0, 0.0]]))
   np.testing.assert_array_equal(q, [[127, 0, 2, -2], [0, 0, 0, 0]])
