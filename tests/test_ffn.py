@@ -165,6 +165,14 @@ def test_a_tile_whose_weights_are_all_below_the_threshold_is_reported_silent():
   np.testing.assert_array_equal(ffn.silent_tiles(params, config), [False, False, True, False])
 
 
+def test_probabilities_are_the_softmax_of_scores_that_do_not_saturate():
+  _, module, params, x = layer()
+  info = call(module, params, x)[1]
+  step = np.abs(x).max(axis=-1, keepdims=True) / 127
+  likelihood = np.exp(info.score_NT * step / np.sqrt(24))
+  np.testing.assert_allclose(info.probability_NT, likelihood / likelihood.sum(axis=-1, keepdims=True), rtol=1e-5)
+
+
 def test_routing_gradient_reaches_the_up_projection_through_the_signature():
   _, module, params, x = layer(gate='one_hot')
   def probability_of_tile_0(params):
