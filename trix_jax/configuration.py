@@ -87,8 +87,9 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
 
 def validate(config: ml_collections.ConfigDict) -> None:
   """InputError naming the first setting that cannot be."""
-  _check_names(config.to_dict())
-  for name, value in _settings(config.to_dict()).items():
+  settings = _settings(config.to_dict())
+  _check_names(settings)
+  for name, value in settings.items():
     if value is None or (isinstance(value, int) and abs(value) >= 2**31):
       raise InputError(f'config.{name} = {value}; it must be a value, and below 2**31')
   transformer.model_config(config.model)
@@ -141,7 +142,7 @@ def from_json(text: str, source: str) -> ml_collections.ConfigDict:
   problem = f'{source} is not a config of this version of trix_jax'
   try:
     values = json.loads(text)
-    _check_names(values)
+    _check_names(_settings(values))
     config.update(values)
     validate(config)
   except (InputError, json.JSONDecodeError, AttributeError, TypeError) as error:
@@ -149,8 +150,8 @@ def from_json(text: str, source: str) -> ml_collections.ConfigDict:
   return config
 
 
-def _check_names(settings: dict) -> None:
-  given, known = set(_settings(settings)), set(_settings(default_config().to_dict()))
+def _check_names(settings: dict[str, Any]) -> None:
+  given, known = set(settings), set(_settings(default_config().to_dict()))
   if missing := known - given:
     raise InputError(f'the config lacks {", ".join(sorted(missing))}; start it from configuration.default_config()')
   if unknown := given - known:

@@ -54,11 +54,11 @@ def _row(line: str) -> dict[str, Any] | None:
     return None
 
 
-def read_metrics(workdir: pathlib.Path, split: str) -> list[dict[str, Any]]:
-  """The rows of one split, oldest first, without a last line that is not finished; InputError when there is no file."""
+def read_metrics(workdir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:
+  """The rows of one split or of both, oldest first, without an unfinished last line; InputError without a file."""
   path = pathlib.Path(workdir) / 'metrics.jsonl'
   try:
     lines = path.read_text(errors='replace').splitlines()
   except OSError as error:
     raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py wrote') from error
-  return [row for line in lines if (row := _row(line)) and row['split'] == split]
+  return [row for line in lines if (row := _row(line)) and split in (None, row['split'])]

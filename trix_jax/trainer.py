@@ -91,8 +91,7 @@ class _Run:
 
   def _refuse_to_start_over(self) -> None:
     """InputError when there is no checkpoint although steps were done for which there was one."""
-    rows = [row for split in ('train', 'validation') for row in metrics.read_metrics(self.workdir, split)
-            ] if (self.workdir / 'metrics.jsonl').exists() else []
+    rows = metrics.read_metrics(self.workdir) if (self.workdir / 'metrics.jsonl').exists() else []
     reached = max([row['step'] for row in rows] + [self.checkpoints.latest_step('best') or 0])
     if reached > self.config.training.checkpoint_every:
       raise InputError(f'workdir {self.workdir} holds a run that reached step {reached}, but no checkpoint to go on '
@@ -290,11 +289,14 @@ class _Signals:
     return self
 
   def __exit__(self, *_):
+    self._restore()
+
+  def _restore(self):
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
   def _handle(self, number, _):
     self.received = signal.Signals(number)
-    self.__exit__()
+    self._restore()
     print(f'{self.received.name}: finishing the step and saving; once more to stop without saving', file=sys.stderr,
           flush=True)

@@ -68,7 +68,7 @@ def project(x_BLD: jax.Array, kernel_DE: jax.Array) -> jax.Array:
 
 
 def _project_forward(x_BLD, kernel_DE):
-  return x_BLD @ kernel_DE, (x_BLD, kernel_DE)
+  return project(x_BLD, kernel_DE), (x_BLD, kernel_DE)
 
 
 def _project_backward(residuals, grad_BLE):
