@@ -2,8 +2,10 @@
 
   python train.py --config=configs/reference_emergent.py --workdir=runs/reference_emergent
 
-1,028 million characters, about half a day on two cores: not yet run to its end, so there is no result to state. A
-shorter run, such as --config.training.steps=1000, scales the schedules with it.
+1,028 million characters, about seven hours on two cores: not run to its end. With --config.training.steps=150, which
+scales the schedules (9.8 million characters, as many as configs/sparse.py sees; four and a half minutes on two cores
+of an AMD EPYC, Zen 5), one seed: validation loss 2.6799, perplexity 14.58. That is 1 % of the recipe, warm-up and
+little more.
 """
 
 from trix_jax import configuration
