@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import xla_kernels
+from xla_kernels import packing
+
+
+def random_codes(shape, seed=0):
+  return np.random.default_rng(seed).integers(-1, 2, shape).astype(np.int8)
+
+
+@given(st.lists(st.integers(1, 3), max_size=2), st.integers(1, 140), st.integers(1, 70), st.integers(0, 9))
+def test_unpacking_gives_the_codes_back(lead, rows, columns, seed):
+  codes = random_codes((*lead, rows, columns), seed)
+  packed = xla_kernels.pack(codes)
+  assert packed.shape == codes.shape
+  assert packed.data.shape == (*lead, packing.packed_bytes(rows, columns))
+  np.testing.assert_array_equal(xla_kernels.unpack(packed), codes)
+
+
+def test_bytes_of_a_narrow_block():
+  # Rows 0, 4, 8, 12 are the planes of lane 0; byte 0 is their column 0: (1 + 1) + 4 (0 + 1) + 16 (-1 + 1) + 64 * -1.
+  codes = np.zeros((16, 16), np.int8)
+  codes[[0, 4, 8, 12], 0] = 1, 0, -1, -1
+  codes[13, 6] = 1  # Plane 3, lane 1, group 1, column 2 of it.
+  data = np.asarray(xla_kernels.pack(codes).data).astype(np.int8)
+  want = np.full(64, 1 + 4 + 16, np.int8)
+  want[0] = 2 + 4 + 0 - 64
+  want[16 + 4 + 2] += 64
+  np.testing.assert_array_equal(data, want)
+
+
+def test_bytes_of_a_wide_block():
+  codes = np.zeros((64, 16), np.int8)
+  codes[35, 9] = 1  # Plane 2, lane 3, group 2, column 1 of it.
+  data = np.asarray(xla_kernels.pack(codes).data).astype(np.int8)
+  want = np.full(256, 1 + 4 + 16, np.int8)
+  want[2 * 64 + 3 * 4 + 1] += 16
+  np.testing.assert_array_equal(data, want)
+
+
+def test_two_bits_a_weight_without_padding_of_small_tiles():
+  assert packing.packed_bytes(4096, 4096) == 4096 * 4096 // 4
+  assert packing.packed_bytes(16, 128) == 16 * 128 // 4
+  assert packing.packed_bytes(17, 128) == 32 * 128 // 4
+
+
+def test_packs_under_jit_and_vmap():
+  codes = random_codes((3, 20, 30))
+  want = xla_kernels.pack(codes)
+  for got in (jax.jit(xla_kernels.pack)(codes), jax.vmap(xla_kernels.pack)(jnp.asarray(codes))):
+    assert (got.rows, got.columns) == (20, 30)
+    np.testing.assert_array_equal(got.data, want.data)
+
+
+@pytest.mark.parametrize('codes, error', [
+    (np.full((2, 2), 2, np.int8), ValueError), (np.full((2, 2), -2, np.int8), ValueError),
+    (np.zeros((2, 2), np.float32), TypeError), (np.zeros(4, np.int8), ValueError),
+    (np.zeros((0, 4), np.int8), ValueError), (np.zeros((4, 0), np.int8), ValueError),
+    (np.zeros((1, packing.MAX_COLUMNS + 1), np.int8), ValueError)])
+def test_refuses_what_cannot_be_packed(codes, error):
+  with pytest.raises(error, match='pack takes'):
+    xla_kernels.pack(codes)
+
+
+def test_refuses_data_that_do_not_fit_their_size():
+  packed = xla_kernels.pack(random_codes((16, 16)))
+  with pytest.raises(ValueError, match='uint8'):
+    xla_kernels.unpack(xla_kernels.PackedTernary(packed.data[:-1], 16, 16))
+  with pytest.raises(ValueError, match='uint8'):
+    xla_kernels.unpack(xla_kernels.PackedTernary(packed.data.astype(jnp.int32), 16, 16))

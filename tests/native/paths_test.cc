@@ -1,0 +1,170 @@
+// Every path that this CPU can run against plain integer arithmetic, without Python: for the sanitizers and for
+// emulated CPUs. Prints one line a path; exits with 1 at the first difference.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "operations.h"
+#include "path.h"
+
+namespace {
+
+using namespace trix;
+
+// A buffer that ends exactly where its last element does, at a chosen misalignment, so that a read outside is seen.
+template <typename T>
+class Exact {
+ public:
+  Exact(int64_t count, int64_t misalignment)
+      : memory_(std::make_unique<uint8_t[]>(static_cast<size_t>(count) * sizeof(T) + static_cast<size_t>(misalignment))),
+        data_(reinterpret_cast<T*>(memory_.get() + misalignment)) {}
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  std::unique_ptr<uint8_t[]> memory_;
+  T* data_;
+};
+
+// Written from the description of the layout, one element at a time.
+void Pack(const std::vector<int8_t>& codes, int64_t m, int64_t k, uint8_t* packed) {
+  const int64_t rows = PaddedRows(m), columns = PaddedColumns(k), wide = rows / kWideRows * kWideRows;
+  for (int64_t i = 0; i < PackedBytes(m, k); ++i) packed[i] = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      const int code = r < m && c < k ? codes[static_cast<size_t>(r * k + c)] : 0;
+      const int64_t block = r < wide ? kWideRows : kNarrowRows;
+      const int64_t first = r < wide ? r / kWideRows * kWideRows : wide + (r - wide) / kNarrowRows * kNarrowRows;
+      const int64_t plane = (r - first) / (block / 4), lane = (r - first) % (block / 4);
+      const int stored = plane == 3 ? code & 3 : code + 1;
+      packed[first / 4 * columns + c / 4 * block + 4 * lane + c % 4] |= static_cast<uint8_t>(stored << (2 * plane));
+    }
+  }
+}
+
+enum class Fill { kRandom, kExtreme };
+
+bool Check(const char* what, const char* path, int64_t m, int64_t k, int64_t n, int64_t where, int64_t got,
+           int64_t want) {
+  if (got == want) return true;
+  std::printf("%s: %s of %ld x %ld and %ld tokens: element %ld is %ld, not %ld\n", path, what, static_cast<long>(m),
+              static_cast<long>(k), static_cast<long>(n), static_cast<long>(where), static_cast<long>(got),
+              static_cast<long>(want));
+  return false;
+}
+
+bool Accumulators(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, int64_t misalignment,
+                  std::mt19937& random) {
+  std::vector<int8_t> codes(static_cast<size_t>(m * k));
+  Exact<int8_t> q(n * k, misalignment);
+  const auto draw = [&](int low, int high) { return static_cast<int8_t>(low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1))); };
+  const int8_t sign = random() % 2 ? 1 : -1;
+  for (auto& code : codes) code = fill == Fill::kRandom ? draw(-1, 1) : sign;
+  for (int64_t i = 0; i < n * k; ++i) q[i] = fill == Fill::kRandom ? draw(-127, 127) : (random() % 8 ? 127 : -127);
+  Exact<uint8_t> packed(PackedBytes(m, k), misalignment);
+  Pack(codes, m, k, packed.data());
+  Exact<int32_t> acc(n * m, 0);
+  Accumulate(Pool(), q.data(), n, k, packed.data(), m, acc.data());
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t r = 0; r < m; ++r) {
+      int64_t want = 0;
+      for (int64_t c = 0; c < k; ++c) want += int64_t{codes[static_cast<size_t>(r * k + c)]} * q[t * k + c];
+      if (!Check("accumulator", path, m, k, n, t * m + r, acc[t * m + r], want)) return false;
+    }
+  }
+  return true;
+}
+
+bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
+  Exact<int8_t> tally(tiles * d, 1);
+  std::vector<float> x(static_cast<size_t>(d)), scale(static_cast<size_t>(tiles), 1.0f),
+      offset(static_cast<size_t>(tiles), 0.0f), score(static_cast<size_t>(tiles));
+  std::vector<int32_t> tile(static_cast<size_t>(tiles));
+  for (int64_t i = 0; i < tiles * d; ++i) tally[i] = static_cast<int8_t>(random() % 255 - 127);
+  for (auto& value : x) value = static_cast<float>(static_cast<int>(random() % 255) - 127);
+  x[0] = 127.0f;  // So that the quantised activations are the activations.
+  Route(Pool(), x.data(), 1, {nullptr, tally.data(), tiles, d, scale.data(), offset.data()}, tiles, tile.data(),
+        score.data());
+  for (int64_t i = 0; i < tiles; ++i) {
+    int64_t want = 0;
+    const int64_t t = tile[static_cast<size_t>(i)];
+    for (int64_t c = 0; c < d; ++c) want += int64_t{tally[t * d + c]} * static_cast<int64_t>(x[static_cast<size_t>(c)]);
+    // Exact in float32 below 2^24, which random signs stay under here.
+    if (!Check("score", path, tiles, d, 1, i, static_cast<int64_t>(score[static_cast<size_t>(i)]), want)) return false;
+    if (i > 0 && score[static_cast<size_t>(i)] > score[static_cast<size_t>(i - 1)]) {
+      return Check("order", path, tiles, d, 1, i, 1, 0);
+    }
+  }
+  return true;
+}
+
+// One function on every path, bit for bit: odd sizes, one tile with all tokens, empty tiles, several tiles a token.
+std::vector<float> Ffn(int64_t n, int64_t d, int64_t h, int64_t tiles, int64_t top_k) {
+  std::mt19937 random(7);
+  const auto uniform = [&] { return static_cast<float>(random()) / 4294967296.0f - 0.5f; };
+  std::vector<int8_t> codes(static_cast<size_t>(h * d));
+  Exact<uint8_t> up(tiles * PackedBytes(h, d), 1), down(tiles * PackedBytes(d, h), 1);
+  for (int64_t t = 0; t < tiles; ++t) {
+    for (auto& code : codes) code = static_cast<int8_t>(static_cast<int>(random() % 3) - 1);
+    Pack(codes, h, d, up.data() + t * PackedBytes(h, d));
+    Pack(codes, d, h, down.data() + t * PackedBytes(d, h));
+  }
+  Exact<float> x(n * d, 4), up_scale(tiles * h, 4), down_scale(tiles * d, 4), gate(n * top_k, 4);
+  Exact<int32_t> tile(n * top_k, 4);
+  for (int64_t i = 0; i < n * d; ++i) x[i] = uniform();
+  for (int64_t i = 0; i < tiles * h; ++i) up_scale[i] = uniform();
+  for (int64_t i = 0; i < tiles * d; ++i) down_scale[i] = uniform();
+  for (int64_t i = 0; i < n * top_k; ++i) gate[i] = uniform();
+  for (int64_t i = 0; i < n * top_k; ++i) tile[i] = static_cast<int32_t>(i % 3 ? 0 : random() % static_cast<unsigned>(tiles));
+  std::vector<float> y(static_cast<size_t>(n * d));
+  RoutedTileFfn(Pool(), x.data(), n, {tiles, d, h, up.data(), up_scale.data(), down.data(), down_scale.data(), true},
+                tile.data(), gate.data(), top_k, y.data());
+  return y;
+}
+
+bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
+         const std::vector<std::vector<int64_t>>& ffn_shapes) {
+  std::mt19937 random(1);
+  for (int64_t m : {1, 15, 16, 17, 63, 64, 65, 112, 130}) {
+    for (int64_t k : {1, 4, 15, 16, 17, 48, 100, 260, 530}) {
+      for (int64_t n : {0, 1, 2, 3, 5, 6, 7, 8, 9, 33, 70}) {
+        if (!Accumulators(path, m, k, n, Fill::kRandom, (m + k + n) % 5, random)) return false;
+      }
+      if (!Accumulators(path, m, k, 6, Fill::kExtreme, 1, random)) return false;
+    }
+  }
+  if (!Accumulators(path, 65, kMaxColumns, 3, Fill::kExtreme, 0, random)) return false;
+  for (int64_t tiles : {1, 3, 64}) {
+    for (int64_t d : {1, 16, 63, 65, 200}) {
+      if (!Tallies(path, tiles, d, random)) return false;
+    }
+  }
+  for (size_t i = 0; i < ffn_shapes.size(); ++i) {
+    const auto& shape = ffn_shapes[i];
+    const std::vector<float> y = Ffn(shape[0], shape[1], shape[2], shape[3], shape[4]);
+    for (size_t j = 0; j < y.size(); ++j) {
+      if (y[j] != portable_ffn[i][j]) return Check("feed-forward layer", path, 0, 0, shape[0], static_cast<int64_t>(j), 1, 0);
+    }
+  }
+  std::printf("%s: the same integers\n", path);
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<std::vector<int64_t>> shapes = {{0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
+  std::vector<std::vector<float>> portable;
+  ForcePath("portable");
+  for (const auto& s : shapes) portable.push_back(Ffn(s[0], s[1], s[2], s[3], s[4]));
+  for (int i = 0; i < kPathCount; ++i) {
+    if (!ForcePath(kPaths[i]->name)) {
+      std::printf("%s: this CPU lacks it\n", kPaths[i]->name);
+      continue;
+    }
+    if (!Run(kPaths[i]->name, portable, shapes)) return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,58 @@
+"""The kernels without Python: compiled with sanitizers, and looked at as machine code."""
+
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCE = ROOT / 'xla_kernels' / 'csrc'
+# The intrinsics of GCC 12 warn about themselves.
+QUIET = ('-Wno-uninitialized', '-Wno-maybe-uninitialized')
+ISA_FLAGS = {
+    'x86_64': {'avx2.cc': ['-mavx2'], 'avx512_vnni.cc': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512vnni',
+                                                         *QUIET]},
+    'aarch64': {'neon.cc': [], 'neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
+                'neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm']},
+}.get(platform.machine(), {})
+PLAIN = ('portable.cc', 'cpu.cc', 'paths.cc', 'matmul.cc', 'routing.cc', 'tile_ffn.cc')
+
+pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')
+
+
+def compile_object(name, folder, *flags):
+  output = folder / f'{name}.o'
+  subprocess.run(['g++', '-std=c++20', '-ffp-contract=off', '-Wall', '-Wextra', f'-I{SOURCE}', *flags, '-c',
+                  str(SOURCE / name), '-o', str(output)], check=True, timeout=300)
+  return output
+
+
+def test_no_undefined_behaviour_and_no_access_outside(tmp_path):
+  sanitizers = ['-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all']
+  objects = [compile_object(name, tmp_path, *sanitizers, *ISA_FLAGS.get(name, [])) for name in (*PLAIN, *ISA_FLAGS)]
+  program = tmp_path / 'paths_test'
+  subprocess.run(['g++', '-std=c++20', *sanitizers, f'-I{SOURCE}', str(ROOT / 'tests/native/paths_test.cc'),
+                  *map(str, objects), '-o', str(program)], check=True, timeout=300)
+  result = subprocess.run([str(program)], capture_output=True, text=True, timeout=300)
+  assert result.returncode == 0, result.stdout + result.stderr[-3000:]
+  assert 'portable: the same integers' in result.stdout
+
+
+@pytest.mark.skipif(platform.machine() != 'x86_64' or shutil.which('objdump') is None, reason='needs x86 and objdump')
+def test_accumulators_stay_in_registers(tmp_path):
+  """GCC spills them around the intrinsic of vpdpbusd, which costs half the speed."""
+  name = 'avx512_vnni.cc'
+  compiled = compile_object(name, tmp_path, '-O3', *ISA_FLAGS[name])
+  listing = subprocess.run(['objdump', '-d', '--no-show-raw-insn', str(compiled)], capture_output=True, text=True,
+                           check=True).stdout
+  # Address and text of every instruction; a loop is what a jump backwards spans.
+  code = [(int(at, 16), text) for at, text in re.findall(r'^\s*([0-9a-f]+):\s+(.*)$', listing, re.MULTILINE)]
+  jumps = [(int(match[1], 16), at) for at, text in code if (match := re.match(r'j\w+\s+([0-9a-f]+) ', text))]
+  loops = [[text for at, text in code if start <= at <= end] for start, end in jumps if start < end]
+  products = [loop for loop in loops if sum('vpdpbusd' in text for text in loop) >= 4 and len(loop) < 100]
+  assert len(products) >= 12  # Wide and narrow blocks times one to six tokens.
+  for loop in products:
+    assert not [text for text in loop if re.match(r'vmov\w+\s+%zmm\d+,.*\(%r[sb]p', text)], '\n'.join(loop)

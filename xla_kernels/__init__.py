@@ -1,0 +1,18 @@
+"""Packed ternary operations for `jax.jit`: 2-bit weights, int8 activations, exact integer accumulators.
+
+  packed = xla_kernels.pack(codes_MK)                       # codes in {-1, 0, 1}, four to a byte
+  y_NM = xla_kernels.ternary_matmul(x_NK, packed, scales_M)
+
+On CPU the operations are XLA custom calls into C++ kernels; which one runs is decided by the CPU (`available_paths`),
+or by the environment variable TRIX_KERNEL. On GPU and TPU, and where no kernel was built, the same functions in plain
+jnp run (`reference`). All give the same integers. They are for inference and have no gradient.
+
+Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles, H hidden units of a tile.
+"""
+
+from xla_kernels.native import active_path, available_paths
+from xla_kernels.operations import accumulate, route, routed_tile_ffn, ternary_matmul
+from xla_kernels.packing import MAX_COLUMNS, PackedTernary, pack, unpack
+
+__all__ = ['MAX_COLUMNS', 'PackedTernary', 'accumulate', 'active_path', 'available_paths', 'pack', 'route',
+           'routed_tile_ffn', 'ternary_matmul', 'unpack']

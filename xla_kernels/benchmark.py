@@ -1,0 +1,222 @@
+"""How fast the packed operations are, beside float32 and beside what this machine could do at most.
+
+  python -m xla_kernels.benchmark
+  python -m xla_kernels.benchmark --json=results/kernels.json
+
+Every product y = x @ w of n tokens with m x k weights is timed with one copy of the weights ("hot") and with as many as
+fill 256 MB, one after the other ("rotated"). Packed products are timed inside the custom call, quantisation of the
+activations included; JAX and NumPy in float32 as they are called from Python, which takes JAX about 5 microseconds and
+NumPy one. Each number of threads is measured in processes of their own that are bound to so many cores.
+
+The roofline is measured too: integer operations from registers, and reading memory, by as many threads. A product takes
+at least the longer of (operations / peak) and (bytes of packed weights / bandwidth at that size); the fraction is that
+time by the measured one. GOP/s count a multiplication and an addition as two.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+SHAPES = ((512, 128), (512, 256), (1024, 1024), (4096, 4096), (14336, 4096))
+TOKENS = (1, 8, 64, 512)
+ROTATED_BYTES = 256 << 20
+MICROSECONDS = 1e5  # Spent on each number, about.
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog='python -m xla_kernels.benchmark', description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--json', metavar='FILE', help='write one row a measurement')
+  parser.add_argument('--threads', default='1,2', help='comma-separated; 1,2 by default')
+  parser.add_argument('--measure', type=int, metavar='THREADS', help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if arguments.measure:
+    for row in measure(arguments.measure):
+      print(json.dumps(row), flush=True)
+    return
+  try:
+    counts = [int(part) for part in arguments.threads.split(',')]
+  except ValueError:
+    parser.error(f'--threads={arguments.threads}: give numbers, as in --threads=1,2')
+  cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
+  if not all(1 <= count <= len(cores) for count in counts):
+    parser.error(f'--threads={arguments.threads}: this process may use {len(cores)} core(s)')
+  if arguments.json:
+    with open(arguments.json, 'a'):  # Fails now rather than after the measurements.
+      pass
+  rows = []
+  for threads in counts:
+    for row in in_own_process(threads, cores[:threads]):
+      rows.append(row)
+      print(text_of(row), flush=True)
+  if arguments.json:
+    with open(arguments.json, 'w') as file:
+      json.dump([row for row in rows if 'path' in row], file, indent=1)
+
+
+def in_own_process(threads: int, cores: list[int]) -> Iterator[dict]:
+  """Rows of `measure` in a process bound to some cores, so that every library has as many threads."""
+  environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'OPENBLAS_NUM_THREADS': str(threads)}
+  def bind():
+    if hasattr(os, 'sched_setaffinity'):
+      os.sched_setaffinity(0, cores)
+  command = [sys.executable, '-m', 'xla_kernels.benchmark', f'--measure={threads}']
+  with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=bind) as process:
+    assert process.stdout is not None
+    for line in process.stdout:
+      yield json.loads(line)
+  if process.returncode:
+    raise SystemExit(process.returncode)
+
+
+def text_of(row: dict) -> str:
+  """A line of the report."""
+  if 'path' not in row:
+    return row['note']
+  packed = row['packed_bytes'] / row['microseconds'] / 1e3
+  bandwidth = f'{packed:7.1f} GB/s' if row['path'] not in ('jax_float32', 'numpy_float32') else ' ' * 12
+  return (f'{row["m"]:>6} x {row["k"]:<5} n {row["n"]:<4}{row["threads"]} thread(s) {row["residency"]:<8}'
+          f'{row["path"]:<14}{row["microseconds"]:>11.2f} us {row["gops"]:>8.1f} GOP/s {bandwidth} '
+          f'{100 * row["roofline_fraction"]:>6.1f} % of roofline')
+
+
+def measure(threads: int) -> Iterator[dict]:
+  """All rows for this process, which the caller has bound to `threads` cores."""
+  import jax  # Not before the process is bound to its cores.
+  import jax.numpy as jnp
+  import numpy as np
+
+  import xla_kernels
+  from xla_kernels import native, packing
+
+  if not native.enabled():
+    raise SystemExit('there are no native kernels to measure here; see BUILD.md')
+  path = xla_kernels.active_path()
+  rng = np.random.default_rng(0)
+  peak = measured_peak()
+  bandwidth = {size: measured_bandwidth(size) for size in
+               sorted({packing.packed_bytes(m, k) for m, k in SHAPES} | {ROTATED_BYTES})}
+  yield {'note': f'{threads} thread(s), path {path}: {peak:,.0f} GOP/s from registers; reading ' + ', '.join(
+      f'{size / 2**20:g} MiB at {rate:.0f} GB/s' for size, rate in bandwidth.items())}
+
+  for m, k in SHAPES:
+    packed = xla_kernels.pack(rng.integers(-1, 2, (m, k)).astype(np.int8))
+    size, scales = packed.data.size, jnp.ones(m)
+    weights = [rng.normal(size=(k, m)).astype(np.float32)]
+    for residency in ('hot', 'rotated'):
+      copies = max(2, ROTATED_BYTES // size) if residency == 'rotated' else 1
+      many = jnp.tile(packed.data, (copies, 1))
+      float_copies = max(2, ROTATED_BYTES // (4 * m * k)) if residency == 'rotated' else 1
+      weights = weights[:1] + [weights[0].copy() for _ in range(float_copies - 1)]
+      on_device = [jnp.asarray(w) for w in weights]
+      for n in TOKENS:
+        x = rng.normal(size=(n, k)).astype(np.float32)
+        work = 2e-3 * m * k * n  # Thousands of operations: divided by microseconds, GOP/s.
+        least = max(work / peak, size / 1e3 / bandwidth[ROTATED_BYTES if residency == 'rotated' else size])
+        times = {
+            path: timed_matmul(jnp.asarray(x), many, scales, least),
+            'jax_float32': timed_calls(jax.jit(jnp.matmul), jnp.asarray(x), on_device),
+            'numpy_float32': timed_calls(np.matmul, x, weights)}
+        for name, microseconds in times.items():
+          yield {'path': name, 'm': m, 'k': k, 'n': n, 'threads': threads, 'residency': residency,
+                 'microseconds': round(microseconds, 4), 'gops': round(work / microseconds, 2),
+                 'roofline_fraction': round(least / microseconds, 4), 'packed_bytes': size}
+  yield from measure_ffn(threads)
+
+
+def measure_ffn(threads: int) -> Iterator[dict]:
+  """One token through one tile of d_model 128 and d_ff 512: the kernel, a step of a scan, a jitted call."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  import xla_kernels
+
+  rng = np.random.default_rng(0)
+  up, down = (xla_kernels.pack(rng.integers(-1, 2, shape).astype(np.int8)) for shape in ((1, 512, 128), (1, 128, 512)))
+  x, tile, gate = jnp.ones((1, 128)), jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
+  scales = jnp.full((1, 512), 0.01), jnp.full((1, 128), 0.01)
+  kernel = timed('trix_timed_tile_ffn', x, x, up.data, scales[0], down.data, scales[1], tile, gate, batch=100)
+  call = jax.jit(lambda x: xla_kernels.routed_tile_ffn(x, up, scales[0], down, scales[1], tile, gate))
+  steps = 10_000
+  looped = jax.jit(lambda x: jax.lax.scan(lambda x, _: (call(x), None), x, length=steps)[0])
+  up_f, down_f = jnp.ones((128, 512)), jnp.full((512, 128), 1e-5)
+  call_f = jax.jit(lambda x: jax.nn.relu(x @ up_f) @ down_f)
+  looped_f = jax.jit(lambda x: jax.lax.scan(lambda x, _: (call_f(x), None), x, length=steps)[0])
+  yield {'note': f'{threads} thread(s), feed-forward layer 128/512, one token, microseconds: kernel {kernel:.2f}, '
+                 f'scan step {timed_calls(looped, x) / steps:.2f}, jitted call {timed_calls(call, x):.2f}; '
+                 f'JAX float32: scan step {timed_calls(looped_f, x) / steps:.2f}, '
+                 f'jitted call {timed_calls(call_f, x):.2f}'}
+
+
+def timed(target: str, like, *arguments, samples: int = 51, **attributes) -> float:
+  """Median of the microseconds that a timing custom call reports."""
+  import jax
+  import numpy as np
+
+  results = jax.ShapeDtypeStruct(like.shape, like.dtype), jax.ShapeDtypeStruct((samples,), np.float32)
+  call = jax.jit(lambda *arguments: jax.ffi.ffi_call(target, results)(*arguments, **attributes))
+  return float(np.median(call(*arguments)[1]))
+
+
+def timed_matmul(x, packed_copies, scales, least: float) -> float:
+  """Microseconds of one packed product; `least` is what it takes at best."""
+  import jax
+
+  batch = max(1, round(20 / least))
+  samples = int(min(max(MICROSECONDS / (batch * least), 5), 501))
+  like = jax.ShapeDtypeStruct((x.shape[0], scales.shape[0]), x.dtype)
+  return timed('trix_timed_matmul', like, x, packed_copies, scales, samples=samples, batch=batch)
+
+
+def timed_calls(function: Callable, x, weights=()) -> float:
+  """Median microseconds of function(x, w), over batches of calls, w one of the weights after the other."""
+  import jax
+  import numpy as np
+
+  def run(calls, first):
+    start = time.perf_counter()
+    for i in range(first, first + calls):
+      result = function(x, weights[i % len(weights)]) if weights else function(x)
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) * 1e6 / calls
+
+  run(3, 0)
+  batch = int(max(1, 2000 / run(1, 0)))
+  samples: list[float] = []
+  first, end = 0, time.perf_counter() + MICROSECONDS / 1e6
+  while len(samples) < 3 or (time.perf_counter() < end and len(samples) < 101):
+    samples.append(run(batch, first))
+    first += batch
+  return float(np.median(samples))
+
+
+def measured_peak() -> float:
+  """GOP/s of the active path's dot products from registers, all threads together; the best of many."""
+  import jax
+  import numpy as np
+
+  rounds = 20_000
+  results = jax.ShapeDtypeStruct((1,), np.float32), jax.ShapeDtypeStruct((200,), np.float32)
+  macs, times = jax.jit(lambda: jax.ffi.ffi_call('trix_timed_peak', results)(rounds=rounds))()
+  return float(2e-3 * macs[0] * rounds / np.min(times))
+
+
+def measured_bandwidth(size: int) -> float:
+  """GB/s of reading a buffer of so many bytes again and again, every thread a part of its own; the best of many."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  batch = max(1, (4 << 20) // size)
+  results = jax.ShapeDtypeStruct((1,), np.uint8), jax.ShapeDtypeStruct((20,), np.float32)
+  call = jax.jit(lambda memory: jax.ffi.ffi_call('trix_timed_read', results)(memory, batch=batch))
+  return float(size / 1e3 / np.min(call(jnp.ones(size, jnp.uint8))[1]))
+
+
+if __name__ == '__main__':
+  main()

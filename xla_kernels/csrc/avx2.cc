@@ -1,0 +1,138 @@
+// AVX2, for x86 without VNNI. `vpmaddubsw` sums pairs of products in 16 bits and saturates, which the prefix of all four
+// planes (170 * 127 * 2) would reach; so each byte is split into two nibbles of two planes (10 * 127 * 2 = 2540 at
+// most), of which twelve fit before they have to be widened.
+#include <immintrin.h>
+
+#include "cpu.h"
+#include "elementwise.h"
+
+namespace trix {
+namespace {
+
+constexpr int64_t kColumnsBetweenWidening = 48;  // Twelve groups of four.
+
+// acc16[0..3]: plane 0, planes 0-1, plane 2, planes 2-3.
+inline void DotNibbles(__m256i* acc16, __m256i packed, __m256i x) {
+  const __m256i w = _mm256_add_epi8(packed, _mm256_set1_epi8(64));
+  const __m256i low = _mm256_and_si256(w, _mm256_set1_epi8(15));
+  const __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 4), _mm256_set1_epi8(15));
+  const __m256i three = _mm256_set1_epi8(3);
+  acc16[0] = _mm256_add_epi16(acc16[0], _mm256_maddubs_epi16(_mm256_and_si256(low, three), x));
+  acc16[1] = _mm256_add_epi16(acc16[1], _mm256_maddubs_epi16(low, x));
+  acc16[2] = _mm256_add_epi16(acc16[2], _mm256_maddubs_epi16(_mm256_and_si256(high, three), x));
+  acc16[3] = _mm256_add_epi16(acc16[3], _mm256_maddubs_epi16(high, x));
+}
+
+inline void Widen(__m256i* acc32, __m256i* acc16) {
+  for (int p = 0; p < 4; ++p) {
+    acc32[p] = _mm256_add_epi32(acc32[p], _mm256_madd_epi16(acc16[p], _mm256_set1_epi16(1)));
+    acc16[p] = _mm256_setzero_si256();
+  }
+}
+
+// Sums of planes 0..3 out of the four accumulators, less the zero point.
+template <typename Store>
+inline void Unprefix(const __m256i* acc32, int32_t sum, Store store) {
+  const __m256i zero_point = _mm256_set1_epi32(sum);
+  for (int p = 0; p < 4; p += 2) {
+    const __m256i upper = _mm256_srai_epi32(_mm256_sub_epi32(acc32[p + 1], acc32[p]), 2);
+    store(p, _mm256_sub_epi32(acc32[p], zero_point));
+    store(p + 1, _mm256_sub_epi32(upper, zero_point));
+  }
+}
+
+inline void DotHalf(const uint8_t* half, int64_t columns, const int8_t* x, int32_t sum, int32_t* rows) {
+  __m256i acc32[4] = {};
+  for (int64_t k = 0; k < columns;) {
+    const int64_t end = k + kColumnsBetweenWidening < columns ? k + kColumnsBetweenWidening : columns;
+    __m256i acc16[4] = {};
+    for (; k < end; k += 4) {
+      int32_t four;
+      std::memcpy(&four, x + k, 4);
+      DotNibbles(acc16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(half + k * 16)), _mm256_set1_epi32(four));
+    }
+    Widen(acc32, acc16);
+  }
+  Unprefix(acc32, sum, [rows](int p, __m256i plane) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + 16 * p), plane);
+  });
+}
+
+void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+             int32_t* acc) {
+  for (int half = 0; half < 2; ++half) {
+    for (int t = 0; t < tokens; ++t) {
+      DotHalf(block + 32 * half, columns, q + t * stride, sums[t], acc + t * kWideRows + 8 * half);
+    }
+  }
+}
+
+// A vector holds two groups of columns of the four lanes.
+void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+               int tokens, int32_t* acc) {
+  const __m256i halves = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    __m256i acc32[4] = {};
+    for (int64_t k = 0; k < columns;) {
+      const int64_t end = k + kColumnsBetweenWidening < columns ? k + kColumnsBetweenWidening : columns;
+      __m256i acc16[4] = {};
+      for (; k < end; k += 8) {
+        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + k));
+        DotNibbles(acc16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + k * 4)),
+                   _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(eight), halves));
+      }
+      Widen(acc32, acc16);
+    }
+    for (auto& half : acc32) half = _mm256_add_epi32(half, _mm256_permute2x128_si256(half, half, 1));
+    Unprefix(acc32, sums[t], [rows = acc + t * kWideRows](int p, __m256i plane) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(rows + 4 * p), _mm256_castsi256_si128(plane));
+    });
+  }
+}
+
+inline __m256i Widened(const int8_t* sixteen) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sixteen)));
+}
+
+void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
+  const int64_t whole = length / 16 * 16;
+  for (int64_t v = 0; v < count; ++v) {
+    const int8_t* vector = vectors + v * length;
+    __m256i total = _mm256_setzero_si256();
+    for (int64_t k = 0; k < whole; k += 16) {
+      total = _mm256_add_epi32(total, _mm256_madd_epi16(Widened(vector + k), Widened(q + k)));
+    }
+    if (whole < length) {
+      int8_t rest[16] = {};
+      std::memcpy(rest, vector + whole, static_cast<size_t>(length - whole));
+      total = _mm256_add_epi32(total, _mm256_madd_epi16(Widened(rest), Widened(q + whole)));
+    }
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+    acc[v] = _mm_cvtsi128_si32(four);
+  }
+}
+
+// What it takes to multiply and to widen, without splitting nibbles.
+int64_t Peak(int64_t rounds) {
+  constexpr int kSums = 8;
+  __m256i sums[kSums] = {};
+  const __m256i one = _mm256_set1_epi8(1);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 8
+    for (auto& sum : sums) {
+      asm("" : "+x"(sum));  // So that the compiler does not multiply once and for all.
+      sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(one, sum));
+    }
+  }
+  for (auto& sum : sums) asm volatile("" ::"x"(sum));
+  return rounds * kSums * 32;
+}
+
+}  // namespace
+
+extern const Path kAvx2 = {"avx2", CpuHasAvx2, 8, DotWide, DotNarrow, DotInt8, &kElementwise, Peak};
+
+}  // namespace trix

@@ -1,0 +1,101 @@
+// Element-wise loops, included by one file per instruction set and vectorised by the compiler for it. Everything is in
+// an anonymous namespace: a function compiled for AVX-512 must never be the one copy that the linker keeps.
+#pragma once
+
+#include <cstring>
+
+#include "path.h"
+
+namespace trix {
+namespace {
+
+constexpr float kTiny = 0x1p-100f;
+constexpr float kInverseInt8Max = 1.0f / 127.0f;
+// Adding 1.5 * 2^23 rounds magnitudes below 2^22 to the nearest integer, halves to even, and leaves it in the low bits.
+constexpr float kRounder = 12582912.0f;
+constexpr int32_t kRounderBits = 0x4b400000;
+
+inline uint32_t Bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+void Quantise(const float* __restrict x, int64_t columns, int64_t padded, int8_t* __restrict q, float* step,
+              int32_t* sum) {
+  // The magnitudes of floats are ordered as their bits are, with infinity and then NaN above all numbers.
+  int32_t largest = 0;
+  for (int64_t k = 0; k < columns; ++k) {
+    const int32_t magnitude = static_cast<int32_t>(Bits(x[k]) & 0x7fffffffu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  if (columns != padded) std::memset(q + columns, 0, static_cast<size_t>(padded - columns));
+  float a;
+  std::memcpy(&a, &largest, sizeof(a));
+  const bool finite = largest < 0x7f800000;
+  if (!finite || a < kTiny) {
+    std::memset(q, 0, static_cast<size_t>(columns));
+    *step = finite ? 0.0f : __builtin_nanf("");
+    *sum = 0;
+    return;
+  }
+  const float factor = 127.0f / a;
+  int32_t total = 0;
+  for (int64_t k = 0; k < columns; ++k) {
+    const int32_t value = static_cast<int32_t>(Bits(x[k] * factor + kRounder)) - kRounderBits;
+    q[k] = static_cast<int8_t>(value);
+    total += value;
+  }
+  *step = a * kInverseInt8Max;
+  *sum = total;
+}
+
+inline float Rescaled(int32_t acc, float step, float scale) { return (static_cast<float>(acc) * step) * scale; }
+
+inline float Relu(float value) { return value < 0.0f ? 0.0f : value; }  // NaN stays NaN.
+
+// The loops stand apart from the functions so that a constant count, that of most blocks, unrolls them.
+[[gnu::always_inline]] inline void RescaleLoop(const int32_t* __restrict acc, float step,
+                                               const float* __restrict scale, float gate, int64_t count,
+                                               float* __restrict y) {
+  for (int64_t i = 0; i < count; ++i) y[i] = Rescaled(acc[i], step, scale[i]) * gate;
+}
+
+template <bool kSquared>
+[[gnu::always_inline]] inline void RescaleReluLoop(const int32_t* __restrict acc, float step,
+                                                   const float* __restrict scale, int64_t count,
+                                                   float* __restrict y) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = Relu(Rescaled(acc[i], step, scale[i]));
+    y[i] = kSquared ? value * value : value;
+  }
+}
+
+void Rescale(const int32_t* acc, float step, const float* scale, float gate, int64_t count, float* y) {
+  if (count == kWideRows) return RescaleLoop(acc, step, scale, gate, kWideRows, y);
+  RescaleLoop(acc, step, scale, gate, count, y);
+}
+
+void RescaleRelu(const int32_t* acc, float step, const float* scale, bool squared, int64_t count, float* y) {
+  if (squared) {
+    if (count == kWideRows) return RescaleReluLoop<true>(acc, step, scale, kWideRows, y);
+    return RescaleReluLoop<true>(acc, step, scale, count, y);
+  }
+  RescaleReluLoop<false>(acc, step, scale, count, y);
+}
+
+uint64_t Read(const uint64_t* words, int64_t count) {
+  constexpr int kSums = 64;  // Enough independent ones for the vectors of any instruction set.
+  uint64_t sums[kSums] = {};
+  for (int64_t i = 0; i + kSums <= count; i += kSums) {
+    for (int j = 0; j < kSums; ++j) sums[j] |= words[i + j];
+  }
+  uint64_t all = 0;
+  for (uint64_t sum : sums) all |= sum;
+  return all;
+}
+
+constexpr Elementwise kElementwise = {Quantise, Rescale, RescaleRelu, Read};
+
+}  // namespace
+}  // namespace trix

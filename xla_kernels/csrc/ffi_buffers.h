@@ -1,0 +1,80 @@
+// What handlers need of XLA's buffers and threads.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace trix {
+namespace {
+
+namespace ffi = xla::ffi;
+using F32 = ffi::Buffer<ffi::F32>;
+using S32 = ffi::Buffer<ffi::S32>;
+using S8 = ffi::Buffer<ffi::S8>;
+using U8 = ffi::Buffer<ffi::U8>;
+
+Pool MakePool(ffi::ThreadPool threads) {
+  return {threads.num_threads(), [threads](std::function<void()> task) mutable { threads.Schedule(std::move(task)); }};
+}
+
+ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("xla_kernels: " + what); }
+
+template <typename Buffer>
+int64_t Rank(const Buffer& buffer) {
+  return static_cast<int64_t>(buffer.dimensions().size());
+}
+
+// Length of an axis counted from the last one, 0.
+template <typename Buffer>
+int64_t FromLast(const Buffer& buffer, int64_t axis) {
+  return buffer.dimensions()[static_cast<size_t>(Rank(buffer) - 1 - axis)];
+}
+
+// The batch axes of a result, and where each operand's slice of a batch entry begins.
+class Batch {
+ public:
+  template <typename Buffer>
+  Batch(const Buffer& result, int64_t core_rank) {
+    for (int64_t i = 0; i < Rank(result) - core_rank; ++i) {
+      lengths_.push_back(result.dimensions()[static_cast<size_t>(i)]);
+      count_ *= lengths_.back();
+    }
+  }
+
+  int64_t count() const { return count_; }
+
+  // False where the leading axes of the operand are not those of the result, or 1.
+  template <typename Buffer>
+  bool Fits(const Buffer& operand, int64_t core_rank) const {
+    if (Rank(operand) != static_cast<int64_t>(lengths_.size()) + core_rank) return false;
+    for (size_t i = 0; i < lengths_.size(); ++i) {
+      const int64_t length = operand.dimensions()[i];
+      if (length != lengths_[i] && length != 1) return false;
+    }
+    return true;
+  }
+
+  // Data of the operand for a batch entry; its core has the last `core_rank` axes.
+  template <typename Buffer>
+  auto* Slice(Buffer& operand, int64_t core_rank, int64_t entry) const {
+    const auto dims = operand.dimensions();
+    int64_t offset = 0, stride = 1;
+    for (size_t i = dims.size(); i-- > dims.size() - static_cast<size_t>(core_rank);) stride *= dims[i];
+    for (size_t i = lengths_.size(); i-- > 0;) {
+      if (dims[i] != 1) offset += entry % lengths_[i] * stride;
+      stride *= dims[i];
+      entry /= lengths_[i];
+    }
+    return operand.typed_data() + offset;
+  }
+
+ private:
+  std::vector<int64_t> lengths_;
+  int64_t count_ = 1;
+};
+
+}  // namespace
+}  // namespace trix

@@ -1,0 +1,18 @@
+// XLA FFI handlers (typed custom calls) of the operations in `operations.h`, on CPU.
+//
+// Every buffer may have leading batch axes, as `jax.ffi` calls them under vmap with `expand_dims`: in each, an operand
+// has the length of the result or 1. The handlers check what shapes and indices they rely on and report an error.
+#pragma once
+
+#include "xla/ffi/api/ffi.h"
+
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixAccumulate);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixTernaryMatmul);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixRoutePacked);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixRouteTally);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixRoutedTileFfn);
+// For the benchmark.
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixTimedMatmul);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixTimedTileFfn);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixTimedPeak);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(TrixTimedRead);

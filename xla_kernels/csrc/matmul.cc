@@ -1,0 +1,77 @@
+// Packed matrix products over many rows: chunks of tokens, split among threads by blocks of output rows and by tokens.
+#include "operations.h"
+#include "panels.h"
+
+namespace trix {
+namespace {
+
+// Quantised tokens that are multiplied before more are quantised: what stays in the second-level cache.
+constexpr int64_t kChunkBytes = 1 << 18;
+// Multiply-accumulates below which waking another thread costs more than it saves, and of one task.
+constexpr int64_t kParallelMacs = int64_t{1} << 23, kTaskMacs = int64_t{1} << 21;
+
+// Fills `rows` and multiplies: prepare(chunk's first token, row in the chunk), sink(token, first row, count, acc).
+template <typename Prepare, typename Sink>
+void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int64_t m, const Prepare& prepare,
+              const Sink& sink) {
+  if (n == 0 || m == 0) return;
+  const Path& path = ActivePath();
+  const int64_t panels = std::max<int64_t>(1, kChunkBytes / Rows::Stride(k) / path.panel);
+  const int64_t chunk = std::min(n, panels * path.panel);
+  Carver sizes(nullptr);
+  Rows::Carve(sizes, chunk, k);
+  thread_local Scratch scratch;
+  Carver carver(scratch.Bytes(sizes.used()));
+  const Rows rows = Rows::Carve(carver, chunk, k);
+  static const Pool serial;
+  const Pool& workers = n * m * k < kParallelMacs ? serial : pool;
+  const int64_t blocks = BlockCount(m);
+  for (int64_t first = 0; first < n; first += chunk) {
+    const int64_t tokens = std::min(chunk, n - first);
+    const int64_t quantise_tasks = tokens * k < kTaskMacs / 32 ? 1 : workers.threads * 2;
+    ParallelFor(workers, quantise_tasks, [&](int64_t task) {
+      for (int64_t t = tokens * task / quantise_tasks; t < tokens * (task + 1) / quantise_tasks; ++t) {
+        prepare(path, rows, first + t, t);
+      }
+    });
+    const int64_t tasks = std::clamp<int64_t>(tokens * m * k / kTaskMacs, 1, blocks);
+    ParallelFor(workers, tasks, [&](int64_t task) {
+      DotBlocks(path, packed, m, k, blocks * task / tasks, blocks * (task + 1) / tasks, rows, tokens,
+                [&](int64_t t, int64_t row, int64_t count, const int32_t* acc) {
+                  sink(path, rows, first + t, t, row, count, acc);
+                });
+    });
+  }
+}
+
+}  // namespace
+
+void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
+                int32_t* acc) {
+  Multiply(
+      pool, n, k, packed, m,
+      [&](const Path&, const Rows& rows, int64_t token, int64_t t) {
+        int8_t* row = rows.q + t * rows.stride;
+        std::memcpy(row, q + token * k, static_cast<size_t>(k));
+        std::memset(row + k, 0, static_cast<size_t>(PaddedColumns(k) - k));
+        int32_t sum = 0;
+        for (int64_t i = 0; i < k; ++i) sum += row[i];
+        rows.sum[t] = sum;
+      },
+      [&](const Path&, const Rows&, int64_t token, int64_t, int64_t row, int64_t count, const int32_t* from) {
+        std::memcpy(acc + token * m + row, from, static_cast<size_t>(count) * sizeof(int32_t));
+      });
+}
+
+void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
+                   const float* scales, float* y) {
+  Multiply(
+      pool, n, k, packed, m,
+      [&](const Path& path, const Rows& rows, int64_t token, int64_t t) { rows.Quantise(path, t, x + token * k, k); },
+      [&](const Path& path, const Rows& rows, int64_t token, int64_t t, int64_t row, int64_t count,
+          const int32_t* acc) {
+        path.elementwise->rescale(acc, rows.step[t], scales + row, 1.0f, count, y + token * m + row);
+      });
+}
+
+}  // namespace trix

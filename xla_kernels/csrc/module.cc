@@ -1,0 +1,37 @@
+// The Python module `xla_kernels._native`: handlers as capsules for JAX to register, and the choice of path.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "ffi_handlers.h"
+#include "path.h"
+
+namespace nb = nanobind;
+
+NB_MODULE(_native, module) {
+  module.def("handlers", [] {
+    nb::dict handlers;
+    const auto add = [&](const char* name, auto* handler) {
+      handlers[name] = nb::capsule(reinterpret_cast<void*>(handler));
+    };
+    add("trix_accumulate", TrixAccumulate);
+    add("trix_ternary_matmul", TrixTernaryMatmul);
+    add("trix_route_packed", TrixRoutePacked);
+    add("trix_route_tally", TrixRouteTally);
+    add("trix_routed_tile_ffn", TrixRoutedTileFfn);
+    add("trix_timed_matmul", TrixTimedMatmul);
+    add("trix_timed_tile_ffn", TrixTimedTileFfn);
+    add("trix_timed_peak", TrixTimedPeak);
+    add("trix_timed_read", TrixTimedRead);
+    return handlers;
+  });
+  module.def("paths", [] {
+    std::vector<std::string> names;
+    for (int i = 0; i < trix::kPathCount; ++i) {
+      if (trix::kPaths[i]->supported()) names.emplace_back(trix::kPaths[i]->name);
+    }
+    return names;
+  });
+  module.def("active_path", [] { return trix::ActivePath().name; });
+  module.def("force_path", [](const std::string& name) { return trix::ForcePath(name.c_str()); });
+}

@@ -1,0 +1,103 @@
+// Baseline NEON, without dot product instructions: products are summed in 16 bits and widened in time.
+#include "neon_common.h"
+#include "portable.h"
+
+namespace trix {
+namespace {
+
+// Prefixes of the lower and of the upper two planes are at most 10 and 4 * 1 + 2 in magnitude, so 25 products of them
+// with 127 fit into 16 bits; a step of 16 columns brings four.
+constexpr int64_t kColumnsBetweenWidening = 96;
+
+// acc[p] += products of the eight lower bytes with x, and of the eight upper bytes.
+inline void MultiplyAdd(int16x8_t* low, int16x8_t* high, int8x16_t w, int8x16_t x) {
+  *low = vmlal_s8(*low, vget_low_s8(w), vget_low_s8(x));
+  *high = vmlal_high_s8(*high, w, x);
+}
+
+// Four lanes times one token. Groups of columns are `step` bytes apart.
+inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const int8_t* x, int32_t sum, int lanes,
+                     int32_t* out) {
+  int32x4_t low32[4] = {}, high32[4] = {};
+  for (int64_t k = 0; k < columns;) {
+    const int64_t end = k + kColumnsBetweenWidening < columns ? k + kColumnsBetweenWidening : columns;
+    int16x8_t low[4] = {}, high[4] = {};
+    for (; k < end; k += 4, packed += step) {
+      int32_t four;
+      std::memcpy(&four, x + k, 4);
+      const int8x16_t activations = vreinterpretq_s8_s32(vdupq_n_s32(four));
+      const int8x16_t all = vreinterpretq_s8_u8(vld1q_u8(packed));
+      // Arithmetic shift: the top plane is signed. Planes 2 and 3 are c_2 + 4 w_3; plane 2 alone is its low two bits.
+      const int8x16_t upper = vshrq_n_s8(all, 4);
+      MultiplyAdd(&low[0], &high[0], vandq_s8(all, vdupq_n_s8(3)), activations);
+      MultiplyAdd(&low[1], &high[1], vandq_s8(all, vdupq_n_s8(15)), activations);
+      MultiplyAdd(&low[2], &high[2], vandq_s8(upper, vdupq_n_s8(3)), activations);
+      MultiplyAdd(&low[3], &high[3], upper, activations);
+    }
+    for (int p = 0; p < 4; ++p) {
+      low32[p] = vpadalq_s16(low32[p], low[p]);
+      high32[p] = vpadalq_s16(high32[p], high[p]);
+    }
+  }
+  int32x4_t prefix[4];
+  for (int p = 0; p < 4; ++p) prefix[p] = vpaddq_s32(low32[p], high32[p]);
+  const int32x4_t zero_point = vdupq_n_s32(sum);
+  vst1q_s32(out, vsubq_s32(prefix[0], zero_point));
+  vst1q_s32(out + lanes, vsubq_s32(vshrq_n_s32(vsubq_s32(prefix[1], prefix[0]), 2), zero_point));
+  vst1q_s32(out + 2 * lanes, vsubq_s32(prefix[2], zero_point));
+  vst1q_s32(out + 3 * lanes, vshrq_n_s32(vsubq_s32(prefix[3], prefix[2]), 2));
+}
+
+void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+             int32_t* acc) {
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    for (int t = 0; t < tokens; ++t) {
+      DotLanes(block + 16 * quarter, kWideRows, columns, q + t * stride, sums[t], kWideRows / 4,
+               acc + t * kWideRows + 4 * quarter);
+    }
+  }
+}
+
+void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+               int tokens, int32_t* acc) {
+  for (int t = 0; t < tokens; ++t) {
+    DotLanes(block, kNarrowRows, columns, q + t * stride, sums[t], kNarrowRows / 4, acc + t * kWideRows);
+  }
+}
+
+void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
+  const int64_t whole = length / 16 * 16;
+  for (int64_t v = 0; v < count; ++v) {
+    const int8_t* vector = vectors + v * length;
+    int32x4_t total = vdupq_n_s32(0);
+    for (int64_t k = 0; k < whole; k += 16) {
+      const int8x16_t w = vld1q_s8(vector + k), x = vld1q_s8(q + k);
+      total = vpadalq_s16(total, vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+      total = vpadalq_s16(total, vmull_high_s8(w, x));
+    }
+    acc[v] = vaddvq_s32(total);
+    for (int64_t k = whole; k < length; ++k) acc[v] += int32_t{vector[k]} * q[k];
+  }
+}
+
+int64_t Peak(int64_t rounds) {
+  constexpr int kSums = 16;
+  int16x8_t sums[kSums] = {};
+  const int8x8_t one = vdup_n_s8(1);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+    for (auto& sum : sums) {
+      asm("" : "+w"(sum));  // So that the compiler does not multiply once and for all.
+      sum = vmlal_s8(sum, one, one);
+    }
+  }
+  for (auto& sum : sums) asm volatile("" ::"w"(sum));
+  return rounds * kSums * 8;
+}
+
+}  // namespace
+
+extern const Path kNeon = {"neon",    [] { return true; }, 8,   DotWide, DotNarrow, DotInt8,
+                           &kBaselineElementwise, Peak};
+
+}  // namespace trix

@@ -1,0 +1,140 @@
+// Products by the signed dot product instruction, `sdot`: one advances four columns of four lanes. Included by the paths
+// of the CPUs that have it.
+#pragma once
+
+#include "neon_common.h"
+
+namespace trix {
+namespace {
+
+// Products are written by hand, because GCC 12 rearranges the intrinsics until it has to spill accumulators.
+
+// One vector of four lanes times one group of columns of one token.
+template <int kColumnGroup>
+[[gnu::always_inline]] inline void DotVector(int32x4_t (&acc)[4], const uint8_t* packed, int8x16_t x) {
+  int8x16_t all, w3, w15, w63;
+  asm volatile(
+      "ldr %q[all], %[packed]\n\t"
+      "and %[w3].16b, %[all].16b, %[three].16b\n\t"
+      "and %[w15].16b, %[all].16b, %[fifteen].16b\n\t"
+      "and %[w63].16b, %[all].16b, %[sixty_three].16b\n\t"
+      "sdot %[acc0].4s, %[w3].16b, %[x].4b[%[group]]\n\t"
+      "sdot %[acc1].4s, %[w15].16b, %[x].4b[%[group]]\n\t"
+      "sdot %[acc2].4s, %[w63].16b, %[x].4b[%[group]]\n\t"
+      "sdot %[acc3].4s, %[all].16b, %[x].4b[%[group]]"
+      : [acc0] "+w"(acc[0]), [acc1] "+w"(acc[1]), [acc2] "+w"(acc[2]), [acc3] "+w"(acc[3]), [all] "=&w"(all),
+        [w3] "=&w"(w3), [w15] "=&w"(w15), [w63] "=&w"(w63)
+      : [packed] "m"(*reinterpret_cast<const uint8_t(*)[16]>(packed)), [x] "w"(x), [three] "w"(vdupq_n_s8(3)),
+        [fifteen] "w"(vdupq_n_s8(15)), [sixty_three] "w"(vdupq_n_s8(63)), [group] "i"(kColumnGroup));
+}
+
+template <int kColumnGroup>
+[[gnu::always_inline]] inline void Dot(int32x4_t& acc, int8x16_t w, int8x16_t x) {
+  asm volatile("sdot %[acc].4s, %[w].16b, %[x].4b[%[group]]"
+               : [acc] "+w"(acc)
+               : [w] "w"(w), [x] "w"(x), [group] "i"(kColumnGroup));
+}
+
+// Adds the products of one group of columns: kVectors vectors of four lanes, kTokens tokens.
+template <int kColumnGroup, int kVectors, int kTokens>
+[[gnu::always_inline]] inline void DotGroup(int32x4_t (&acc)[kVectors][kTokens][4], const uint8_t* packed,
+                                            const int8x16_t (&x)[kTokens]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (kTokens == 1) {
+      DotVector<kColumnGroup>(acc[v][0], packed + 16 * v, x[0]);
+    } else {
+      const Prefixes w = Mask(packed + 16 * v);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; ++p) Dot<kColumnGroup>(acc[v][t][p], w.w[p], x[t]);
+      }
+    }
+  }
+}
+
+// kVectors vectors of four lanes times kTokens tokens. Groups of columns are `step` bytes apart.
+template <int kVectors, int kTokens>
+inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const int8_t* q, int64_t stride,
+                     const int32_t* sums, int lanes, int32_t* out) {
+  int32x4_t acc[kVectors][kTokens][4] = {};
+  for (int64_t k = 0; k < columns; k += 16, packed += 4 * step) {
+    int8x16_t x[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) x[t] = vld1q_s8(q + t * stride + k);
+    DotGroup<0>(acc, packed, x);
+    DotGroup<1>(acc, packed + step, x);
+    DotGroup<2>(acc, packed + 2 * step, x);
+    DotGroup<3>(acc, packed + 3 * step, x);
+  }
+  // Unrolled, because an array that is indexed by a variable does not live in registers.
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) StorePlanes(acc[v][t], sums[t], lanes, out + t * kWideRows + 4 * v);
+  }
+}
+
+// Tokens that one pass takes: twenty accumulators, five activations and the weights fill the 32 registers.
+constexpr int kDotPanel = 5;
+
+inline void DotLanesOf(int tokens, const uint8_t* packed, int64_t step, int64_t columns, const int8_t* q,
+                       int64_t stride, const int32_t* sums, int lanes, int32_t* out) {
+  switch (tokens) {
+    case 1: return DotLanes<1, 1>(packed, step, columns, q, stride, sums, lanes, out);
+    case 2: return DotLanes<1, 2>(packed, step, columns, q, stride, sums, lanes, out);
+    case 3: return DotLanes<1, 3>(packed, step, columns, q, stride, sums, lanes, out);
+    case 4: return DotLanes<1, 4>(packed, step, columns, q, stride, sums, lanes, out);
+    default: return DotLanes<1, 5>(packed, step, columns, q, stride, sums, lanes, out);
+  }
+}
+
+inline void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                    int tokens, int32_t* acc) {
+  constexpr int kLanes = kWideRows / 4;
+  if (tokens == 1) return DotLanes<4, 1>(block, kWideRows, columns, q, stride, sums, kLanes, acc);
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    DotLanesOf(tokens, block + 16 * quarter, kWideRows, columns, q, stride, sums, kLanes, acc + 4 * quarter);
+  }
+}
+
+inline void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                      int tokens, int32_t* acc) {
+  DotLanesOf(tokens, block, kNarrowRows, columns, q, stride, sums, kNarrowRows / 4, acc);
+}
+
+void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
+  const int64_t whole = length / 16 * 16;
+  for (int64_t v = 0; v < count; ++v) {
+    const int8_t* vector = vectors + v * length;
+    int32x4_t total = vdupq_n_s32(0);
+    for (int64_t k = 0; k < whole; k += 16) total = vdotq_s32(total, vld1q_s8(vector + k), vld1q_s8(q + k));
+    if (whole < length) {
+      int8_t rest[16] = {};
+      std::memcpy(rest, vector + whole, static_cast<size_t>(length - whole));
+      total = vdotq_s32(total, vld1q_s8(rest), vld1q_s8(q + whole));
+    }
+    acc[v] = vaddvq_s32(total);
+  }
+}
+
+// `multiply` on sixteen independent accumulators.
+template <typename Multiply>
+inline int64_t PeakOf(int64_t rounds, int64_t macs, Multiply multiply) {
+  constexpr int kSums = 16;
+  int32x4_t sums[kSums] = {};
+  const int8x16_t one = vdupq_n_s8(1);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+    for (auto& sum : sums) {
+      asm("" : "+w"(sum));  // So that the compiler does not multiply once and for all.
+      sum = multiply(sum, one);
+    }
+  }
+  for (auto& sum : sums) asm volatile("" ::"w"(sum));
+  return rounds * kSums * macs;
+}
+
+}  // namespace
+}  // namespace trix

@@ -1,0 +1,18 @@
+// NEON with the dot product instructions (ARMv8.2 and later: Cortex-A76, Neoverse N1, Apple M1).
+#include "cpu.h"
+#include "neon_dot.h"
+#include "portable.h"
+
+namespace trix {
+namespace {
+
+int64_t Peak(int64_t rounds) {
+  return PeakOf(rounds, 16, [](int32x4_t sum, int8x16_t one) { return vdotq_s32(sum, one, one); });
+}
+
+}  // namespace
+
+extern const Path kNeonDotprod = {"neon_dotprod", CpuHasDotprod, kDotPanel,             DotWide,
+                                  DotNarrow,      DotInt8,       &kBaselineElementwise, Peak};
+
+}  // namespace trix

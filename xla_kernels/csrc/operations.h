@@ -1,0 +1,48 @@
+// The operations, on plain row-major arrays. They choose no instruction set and know nothing of XLA.
+#pragma once
+
+#include <cstdint>
+
+#include "layout.h"
+#include "parallel.h"
+
+namespace trix {
+
+// acc[n, m] = sum_k q[n, k] * w[m, k]
+void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
+                int32_t* acc);
+
+// y[n, m] = (acc[n, m] * step[n]) * scales[m], acc and step of the rows of x quantised to int8.
+void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
+                   const float* scales, float* y);
+
+struct Signatures {
+  const uint8_t* packed;  // Ternary, or null
+  const int8_t* tally;    // [tiles, d], or null
+  int64_t tiles, d;
+  const float* scale;   // [tiles]
+  const float* offset;  // [tiles], the balance bias in units of dot products
+};
+
+// The best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest index among equals; and their
+// dot * scale. A row that is not finite gets tiles 0, 1, ... and scores NaN.
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k, int32_t* tile,
+           float* score);
+
+struct Tiles {
+  int64_t tiles, d, h;
+  const uint8_t* up;         // [tiles, PackedBytes(h, d)]
+  const float* up_scale;     // [tiles, h]
+  const uint8_t* down;       // [tiles, PackedBytes(d, h)]
+  const float* down_scale;   // [tiles, d]
+  bool squared;              // relu(x)^2 instead of relu(x)
+};
+
+// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]). Every tile index must be in range: see `FirstBadTile`.
+void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& tiles, const int32_t* tile,
+                   const float* gate, int64_t top_k, float* y);
+
+// Position of the first index outside [0, tiles), or -1.
+int64_t FirstBadTile(const int32_t* tile, int64_t count, int64_t tiles);
+
+}  // namespace trix

@@ -1,0 +1,67 @@
+// What the operations share: quantised rows, and one packed matrix times a panel of them.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "layout.h"
+#include "path.h"
+#include "scratch.h"
+
+namespace trix {
+
+// Rows of int8 activations with their steps and sums.
+struct Rows {
+  int8_t* q;
+  int64_t stride;
+  float* step;
+  int32_t* sum;
+
+  // A stride that is a multiple of a page would put all rows into the same cache sets.
+  static int64_t Stride(int64_t columns) {
+    const int64_t padded = PaddedColumns(columns);
+    return padded % 1024 == 0 ? padded + 64 : padded;
+  }
+
+  static Rows Carve(Carver& carver, int64_t count, int64_t columns) {
+    const int64_t stride = Stride(columns);
+    return {carver.Take<int8_t>(count * stride), stride, carver.Take<float>(count), carver.Take<int32_t>(count)};
+  }
+
+  void Quantise(const Path& path, int64_t row, const float* x, int64_t columns) const {
+    path.elementwise->quantise(x, columns, PaddedColumns(columns), q + row * stride, step + row, sum + row);
+  }
+
+  Rows From(int64_t row) const { return {q + row * stride, stride, step + row, sum + row}; }
+};
+
+// Tokens of the next panel: as even as possible, so that none is left with one or two.
+inline int PanelSize(int64_t left, int panel) {
+  const int64_t panels = (left + panel - 1) / panel;
+  return static_cast<int>((left + panels - 1) / panels);
+}
+
+constexpr int64_t BlockCount(int64_t rows) { return PaddedRows(rows) / 64 + PaddedRows(rows) % 64 / 16; }
+
+// Calls sink(token, first row, row count, accumulators) for some blocks of a packed matrix and some tokens.
+template <typename Sink>
+inline void DotBlocks(const Path& path, const uint8_t* packed, int64_t m, int64_t columns, int64_t first_block,
+                      int64_t last_block, const Rows& rows, int64_t tokens, const Sink& sink) {
+  alignas(64) int32_t acc[kMaxPanel * kWideRows];
+  const int64_t padded = PaddedColumns(columns), wide = PaddedRows(m) / kWideRows;
+  for (int64_t block = first_block; block < last_block; ++block) {
+    const bool is_wide = block < wide;
+    const int64_t row = is_wide ? block * kWideRows : wide * kWideRows + (block - wide) * kNarrowRows;
+    const int64_t count = std::min<int64_t>(m - row, is_wide ? kWideRows : kNarrowRows);
+    for (int64_t t = 0; t < tokens;) {
+      const int panel = PanelSize(tokens - t, path.panel);
+      const Rows from = rows.From(t);
+      (is_wide ? path.dot_wide : path.dot_narrow)(packed + row / 4 * padded, padded, from.q, from.stride, from.sum,
+                                                  panel, acc);
+      for (int i = 0; i < panel; ++i) sink(t + i, row, count, acc + i * kWideRows);
+      t += panel;
+    }
+  }
+}
+
+}  // namespace trix

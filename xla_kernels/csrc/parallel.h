@@ -1,0 +1,49 @@
+// A parallel loop on a thread pool that belongs to somebody else (XLA's).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+namespace trix {
+
+struct Pool {
+  int64_t threads = 1;  // The caller's among them.
+  std::function<void(std::function<void()>)> schedule;
+};
+
+// Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too and waits only for
+// tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free.
+template <typename Task>
+void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
+  if (pool.threads < 2 || count < 2) {
+    for (int64_t i = 0; i < count; ++i) task(i);
+    return;
+  }
+  struct State {
+    std::atomic<int64_t> next{0}, finished{0};
+    std::mutex mutex;
+    std::condition_variable done;
+  };
+  auto state = std::make_shared<State>();  // A helper may wake after the caller has left.
+  const Task* shared = &task;              // Used only by whoever holds an unfinished task, so the caller is still here.
+  const auto work = [state, shared, count] {
+    for (int64_t i; (i = state->next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      (*shared)(i);
+      if (state->finished.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+        const std::lock_guard<std::mutex> lock(state->mutex);
+        state->done.notify_one();
+      }
+    }
+  };
+  const int64_t helpers = (count < pool.threads ? count : pool.threads) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.schedule(work);
+  work();
+  std::unique_lock<std::mutex> lock(state->mutex);
+  state->done.wait(lock, [&] { return state->finished.load(std::memory_order_acquire) == count; });
+}
+
+}  // namespace trix

@@ -1,0 +1,59 @@
+// What one instruction set brings. Each has a file of its own, compiled for that instruction set; `paths.cc` chooses.
+#pragma once
+
+#include <cstdint>
+
+#include "layout.h"
+
+namespace trix {
+
+// Tokens that one call of `dot` takes at most, on any path.
+constexpr int kMaxPanel = 32;
+
+// Loops over single rows of floats. Compiled once per instruction set from `elementwise.h`, with the same bits.
+struct Elementwise {
+  // int8 by the largest magnitude: q = rint(x * (127 / a)), step = a * float(1/127), and sum = sum of q. `q` is padded
+  // with zeros to `padded` columns. a < 2^-100 counts as zero. A row with a NaN or an infinity gets q = 0, step = NaN.
+  void (*quantise)(const float* x, int64_t columns, int64_t padded, int8_t* q, float* step, int32_t* sum);
+  // y = ((acc * step) * scale) * gate
+  void (*rescale)(const int32_t* acc, float step, const float* scale, float gate, int64_t count, float* y);
+  // y = relu((acc * step) * scale), or its square
+  void (*rescale_relu)(const int32_t* acc, float step, const float* scale, bool squared, int64_t count, float* y);
+  // For the benchmark: reads memory as fast as it comes.
+  uint64_t (*read)(const uint64_t* words, int64_t count);
+};
+
+struct Path {
+  const char* name;
+  // Whether this CPU, and its operating system, can run it.
+  bool (*supported)();
+  // Tokens that `dot` takes best at once.
+  int panel;
+  // Exact dot products of one block with some tokens.
+  //   block    kWideRows or kNarrowRows rows, `columns` columns (a multiple of kColumnMultiple)
+  //   q        int8 activations in [-127, 127], token t at q + t * stride
+  //   sums     sum of each token's activations
+  //   acc      row r of token t goes to acc[t * kWideRows + r]
+  void (*dot_wide)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                   int tokens, int32_t* acc);
+  void (*dot_narrow)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                     int tokens, int32_t* acc);
+  // Exact dot products of one token with int8 vectors, vector v at vectors + v * length: acc[v]. `length` needs no
+  // padding in `vectors`; `q` is readable to a multiple of kColumnMultiple.
+  void (*dot_int8)(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t sum, int32_t* acc);
+  const Elementwise* elementwise;
+  // For the benchmark: as many dot products as the instruction set can do from registers. Returns how many
+  // multiply-accumulates `rounds` rounds were.
+  int64_t (*peak)(int64_t rounds);
+};
+
+// Best first; ends with `portable`. Only those that this build has for the architecture.
+extern const Path* const kPaths[];
+extern const int kPathCount;
+
+// The path in use: the best supported one, or the one forced. Never null.
+const Path& ActivePath();
+// Forces a path by name; false where there is none of that name or the CPU cannot run it. Null: back to the best.
+bool ForcePath(const char* name);
+
+}  // namespace trix

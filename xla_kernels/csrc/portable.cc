@@ -1,0 +1,55 @@
+// Plain C++, for any CPU. Also the element-wise loops of every path whose instruction set is the baseline.
+#include "portable.h"
+
+#include "elementwise.h"
+
+namespace trix {
+
+const Elementwise kBaselineElementwise = kElementwise;
+
+namespace {
+
+template <int kRows>
+void Dot(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+         int32_t* acc) {
+  constexpr int kLanes = kRows / 4;
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    int32_t* out = acc + t * kWideRows;
+    for (int r = 0; r < kRows; ++r) out[r] = -sums[t];
+    for (int64_t k = 0; k < columns; ++k) {
+      const uint8_t* lane = block + (k / 4) * kRows + k % 4;
+      const int32_t activation = x[k];
+      for (int l = 0; l < kLanes; ++l) {
+        const int32_t byte = lane[4 * l] + 64;  // The top plane unsigned, like the others.
+        for (int p = 0; p < 4; ++p) out[p * kLanes + l] += (byte >> (2 * p) & 3) * activation;
+      }
+    }
+  }
+}
+
+void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
+  for (int64_t v = 0; v < count; ++v) {
+    int32_t total = 0;
+    for (int64_t k = 0; k < length; ++k) total += int32_t{vectors[v * length + k]} * q[k];
+    acc[v] = total;
+  }
+}
+
+int64_t Peak(int64_t rounds) {
+  constexpr int kSums = 64;
+  int32_t sums[kSums] = {}, factors[kSums];
+  for (int i = 0; i < kSums; ++i) factors[i] = i;
+  for (int64_t r = 0; r < rounds; ++r) {
+    for (int i = 0; i < kSums; ++i) sums[i] += factors[i] * static_cast<int8_t>(r);
+  }
+  for (int sum : sums) asm volatile("" ::"r"(sum));
+  return rounds * kSums;
+}
+
+}  // namespace
+
+extern const Path kPortable = {"portable",        [] { return true; }, 8,   Dot<kWideRows>,
+                               Dot<kNarrowRows>, DotInt8,             &kBaselineElementwise, Peak};
+
+}  // namespace trix

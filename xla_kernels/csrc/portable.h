@@ -1,0 +1,9 @@
+#pragma once
+
+#include "path.h"
+
+namespace trix {
+
+extern const Elementwise kBaselineElementwise;
+
+}  // namespace trix

@@ -1,0 +1,81 @@
+// Routing by signatures: exact integer scores, the best tiles of every token.
+#include <cmath>
+
+#include "operations.h"
+#include "panels.h"
+
+namespace trix {
+namespace {
+
+constexpr int64_t kTaskMacs = int64_t{1} << 21;
+
+// Tiles in order of selection, best first; a later tile must be better, not equal, to come before an earlier one.
+void SelectBest(const int32_t* dot, const Signatures& signatures, int64_t top_k, float* best, int32_t* tile,
+                float* score) {
+  int64_t chosen = 0;
+  for (int64_t t = 0; t < signatures.tiles; ++t) {
+    const float product = static_cast<float>(dot[t]);
+    const float selection = (product + signatures.offset[t]) * signatures.scale[t];
+    if (chosen == top_k && !(selection > best[top_k - 1])) continue;
+    int64_t place = chosen < top_k ? chosen++ : top_k - 1;
+    for (; place > 0 && selection > best[place - 1]; --place) {
+      best[place] = best[place - 1];
+      tile[place] = tile[place - 1];
+      score[place] = score[place - 1];
+    }
+    best[place] = selection;
+    tile[place] = static_cast<int32_t>(t);
+    score[place] = product * signatures.scale[t];
+  }
+}
+
+}  // namespace
+
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k, int32_t* tile,
+           float* score) {
+  const Path& path = ActivePath();
+  const int64_t d = signatures.d, tiles = signatures.tiles;
+  const int64_t tasks = std::clamp<int64_t>(n * d * tiles / kTaskMacs, 1, std::max<int64_t>(n, 1));
+  ParallelFor(pool, tasks, [&](int64_t task) {
+    const auto carve = [&](Carver carver, Rows* rows, int32_t** dot, float** best) {
+      *rows = Rows::Carve(carver, path.panel, d);
+      *dot = carver.Take<int32_t>(path.panel * tiles);
+      *best = carver.Take<float>(top_k);
+      return carver.used();
+    };
+    Rows rows;
+    int32_t* dot;
+    float* best;
+    thread_local Scratch scratch;
+    carve(Carver(scratch.Bytes(carve(Carver(nullptr), &rows, &dot, &best))), &rows, &dot, &best);
+    const int64_t last = n * (task + 1) / tasks;
+    for (int64_t first = n * task / tasks; first < last;) {
+      const int panel = PanelSize(last - first, path.panel);
+      for (int t = 0; t < panel; ++t) rows.Quantise(path, t, x + (first + t) * d, d);
+      if (signatures.packed != nullptr) {
+        DotBlocks(path, signatures.packed, tiles, d, 0, BlockCount(tiles), rows, panel,
+                  [&](int64_t t, int64_t row, int64_t count, const int32_t* acc) {
+                    std::memcpy(dot + t * tiles + row, acc, static_cast<size_t>(count) * sizeof(int32_t));
+                  });
+      } else {
+        for (int t = 0; t < panel; ++t) {
+          path.dot_int8(signatures.tally, tiles, d, rows.q + t * rows.stride, rows.sum[t], dot + t * tiles);
+        }
+      }
+      for (int t = 0; t < panel; ++t) {
+        int32_t* chosen = tile + (first + t) * top_k;
+        float* scores = score + (first + t) * top_k;
+        SelectBest(dot + t * tiles, signatures, top_k, best, chosen, scores);
+        if (std::isnan(rows.step[t])) {
+          for (int64_t i = 0; i < top_k; ++i) {
+            chosen[i] = static_cast<int32_t>(i);
+            scores[i] = std::nanf("");
+          }
+        }
+      }
+      first += panel;
+    }
+  });
+}
+
+}  // namespace trix

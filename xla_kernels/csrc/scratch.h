@@ -1,0 +1,52 @@
+// Working memory of one thread, kept between calls: allocating megabytes anew costs more page faults than arithmetic.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace trix {
+
+class Scratch {
+ public:
+  // At least `bytes`, aligned to a cache line and not initialised; whatever `Bytes` gave before is lost.
+  uint8_t* Bytes(size_t bytes) {
+    if (bytes > size_) {
+      memory_.reset();
+      memory_.reset(static_cast<uint8_t*>(::operator new(bytes, std::align_val_t{kLine})));
+      size_ = bytes;
+    }
+    return memory_.get();
+  }
+
+  static constexpr size_t kLine = 64;
+
+ private:
+  struct Free {
+    void operator()(uint8_t* memory) const { ::operator delete(memory, std::align_val_t{kLine}); }
+  };
+  std::unique_ptr<uint8_t, Free> memory_;
+  size_t size_ = 0;
+};
+
+// Hands out aligned pieces of a block, or, without one, only adds up how large it has to be.
+class Carver {
+ public:
+  explicit Carver(uint8_t* base) : base_(base) {}
+
+  template <typename T>
+  T* Take(int64_t count) {
+    T* piece = reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<size_t>(count) * sizeof(T) + Scratch::kLine - 1) / Scratch::kLine * Scratch::kLine;
+    return piece;
+  }
+
+  size_t used() const { return used_; }
+
+ private:
+  uint8_t* base_;
+  size_t used_ = 0;
+};
+
+}  // namespace trix

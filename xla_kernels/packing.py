@@ -1,0 +1,122 @@
+"""Ternary matrices packed to two bits a weight, in the one layout that every path reads.
+
+A byte holds one column of four rows, the *planes* p = 0..3. The lower three planes are stored as w + 1 in {0, 1, 2},
+the top one signed, so that the byte, as an int8, is (w_0 + 1) + 4 (w_1 + 1) + 16 (w_2 + 1) + 64 w_3. Four consecutive
+bytes hold four consecutive columns of the same rows, a *lane*. A *wide block* of 64 rows has 16 lanes for each group of
+four columns, a *narrow block* of 16 rows has 4; row r of a block of R rows is plane r // (R / 4), lane r % (R / 4). A
+matrix is as many wide blocks as fit, then up to three narrow ones; rows and columns are padded to multiples of 16 with
+w = 0.
+
+`csrc/layout.h` says why this shape is fast. The same bytes serve every instruction set and every byte order.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WIDE_ROWS, NARROW_ROWS, COLUMN_MULTIPLE = 64, 16, 16
+
+# 170 * 128 * MAX_COLUMNS < 2**31: the accumulators of all planes together stay inside int32.
+MAX_COLUMNS = (2**31 - 1) // (170 * 128)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['data'], meta_fields=['rows', 'columns'])
+@dataclasses.dataclass(frozen=True)
+class PackedTernary:
+  """One or more ternary matrices of the same size, packed; a pytree.
+
+  Attributes:
+    data: uint8 [..., packed_bytes(rows, columns)]; leading axes are those of the codes, such as tiles.
+    rows: M, outputs.
+    columns: K, inputs.
+  """
+
+  data: jax.Array
+  rows: int
+  columns: int
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Shape of the codes, [..., M, K]."""
+    return (*self.data.shape[:-1], self.rows, self.columns)
+
+
+def packed_bytes(rows: int, columns: int) -> int:
+  """Bytes of one packed matrix: a quarter of its padded size."""
+  return _round_up(rows, NARROW_ROWS) // 4 * _round_up(columns, COLUMN_MULTIPLE)
+
+
+def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
+  """Pack ternary codes.
+
+  Args:
+    codes: integers [..., M, K] in {-1, 0, 1}, 1 <= K <= MAX_COLUMNS. Under `jit` values cannot be checked; there,
+      values outside count as the nearest of the three.
+
+  Raises:
+    TypeError: when `codes` are not integers.
+    ValueError: for a matrix without rows or columns or with too many columns, or for values that are not ternary.
+  """
+  if not jnp.issubdtype(codes.dtype, jnp.integer):
+    raise TypeError(f'pack takes integer codes, not {codes.dtype}')
+  if codes.ndim < 2 or not codes.shape[-2] or not 1 <= codes.shape[-1] <= MAX_COLUMNS:
+    raise ValueError(f'pack takes codes of shape [..., M, K] with M >= 1 and 1 <= K <= {MAX_COLUMNS}, '
+                     f'not {tuple(codes.shape)}')
+  if not isinstance(codes, jax.core.Tracer) and codes.size:
+    low, high = int(codes.min()), int(codes.max())
+    if low < -1 or high > 1:
+      raise ValueError(f'pack takes codes in {{-1, 0, 1}}; these go from {low} to {high}')
+  rows, columns = codes.shape[-2:]
+  return PackedTernary(_pack(jnp.asarray(codes)), rows, columns)
+
+
+@jax.jit
+def _pack(codes):
+  *lead, rows, columns = codes.shape
+  padding = [(0, 0)] * len(lead) + [(0, -rows % NARROW_ROWS), (0, -columns % COLUMN_MULTIPLE)]
+  codes = jnp.pad(jnp.clip(codes, -1, 1).astype(jnp.int8), padding)
+  wide_rows = codes.shape[-2] // WIDE_ROWS * WIDE_ROWS
+  parts = []
+  for part, block in ((codes[..., :wide_rows, :], WIDE_ROWS), (codes[..., wide_rows:, :], NARROW_ROWS)):
+    # [..., blocks, planes, lanes, groups, 4] -> [..., blocks, groups, lanes, 4, planes]
+    planes = part.reshape(*lead, -1, 4, block // 4, part.shape[-1] // 4, 4)
+    planes = jnp.moveaxis(jnp.swapaxes(planes, -2, -3), -4, -1).astype(jnp.int32)
+    value = jnp.sum(planes * np.array([1, 4, 16, 64]), axis=-1) + (1 + 4 + 16)
+    parts.append((value & 255).astype(jnp.uint8).reshape(*lead, -1))
+  return jnp.concatenate(parts, axis=-1)
+
+
+@jax.jit
+def unpack(packed: PackedTernary) -> jax.Array:
+  """The codes of a packed matrix: int8 [..., M, K]."""
+  check_packed('unpack', packed)
+  *lead, rows, columns = packed.shape
+  padded_rows, padded_columns = _round_up(rows, NARROW_ROWS), _round_up(columns, COLUMN_MULTIPLE)
+  wide_rows = padded_rows // WIDE_ROWS * WIDE_ROWS
+  split = wide_rows // 4 * padded_columns
+  parts = []
+  for part, block in ((packed.data[..., :split], WIDE_ROWS), (packed.data[..., split:], NARROW_ROWS)):
+    # The inverse of `_pack`; the top plane is made unsigned first.
+    lanes = part.astype(jnp.int32) + 64 & 255
+    lanes = lanes.reshape(*lead, -1, padded_columns // 4, block // 4, 4)
+    planes = (lanes[..., None] >> np.array([0, 2, 4, 6]) & 3) - 1
+    codes = jnp.swapaxes(jnp.moveaxis(planes, -1, -4), -2, -3)
+    parts.append(codes.reshape(*lead, -1, padded_columns))
+  return jnp.concatenate(parts, axis=-2)[..., :rows, :columns].astype(jnp.int8)
+
+
+def check_packed(operation: str, packed: PackedTernary) -> None:
+  """TypeError or ValueError where the array does not fit the size it claims."""
+  if not isinstance(packed, PackedTernary):
+    raise TypeError(f'{operation} takes weights from xla_kernels.pack, not {type(packed).__name__}')
+  bytes_ = packed_bytes(packed.rows, packed.columns)
+  if packed.data.dtype != jnp.uint8 or packed.data.ndim < 1 or packed.data.shape[-1] != bytes_:
+    raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns} are uint8 [..., {bytes_}], '
+                     f'not {packed.data.dtype} {tuple(packed.data.shape)}')
+
+
+def _round_up(value, multiple):
+  return -(-value // multiple) * multiple

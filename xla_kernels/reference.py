@@ -1,0 +1,97 @@
+"""The operations in plain jnp: what every kernel must equal, and what runs where there is none.
+
+Integers are held in float32 where that is exact, because XLA multiplies those fast on every backend.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xla_kernels import packing
+
+INT8_MAX = 127.0
+TINY = 2.0**-100
+INVERSE_INT8_MAX = np.float32(1.0) / np.float32(127.0)
+
+
+def quantise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), step = a * float32(1 / 127).
+
+  A row with a < 2**-100 counts as zero (q = 0, step 0). A row that holds a NaN or an infinity gets q = 0 and step NaN,
+  so that everything computed from it is NaN.
+
+  Args:
+    x: float32 [..., K].
+
+  Returns:
+    q int8 [..., K] in [-127, 127], and step float32 [..., 1].
+  """
+  a = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+  finite = jnp.isfinite(a)
+  usable = finite & (a >= TINY)
+  factor = INT8_MAX / jnp.where(usable, a, 1.0)
+  q = jnp.where(usable, jnp.round(jnp.where(usable, x, 0.0) * factor), 0.0)
+  step = jnp.where(usable, a * INVERSE_INT8_MAX, jnp.where(finite, 0.0, jnp.nan))
+  return q.astype(jnp.int8), step
+
+
+def accumulate(q: jax.Array, packed: packing.PackedTernary) -> jax.Array:
+  """int32 [N, M], exact: 128 * MAX_COLUMNS < 2**24."""
+  return _product(q, packing.unpack(packed)).astype(jnp.int32)
+
+
+def ternary_matmul(x: jax.Array, packed: packing.PackedTernary, scales: jax.Array) -> jax.Array:
+  """float32 [N, M]."""
+  q, step = quantise(x)
+  return (_product(q, packing.unpack(packed)) * step) * scales
+
+
+def route(x: jax.Array, signatures: packing.PackedTernary | jax.Array, scale_T: jax.Array, offset_T: jax.Array,
+          top_k: int) -> tuple[jax.Array, jax.Array]:
+  """Tiles int32 [N, top_k] and scores float32 [N, top_k]."""
+  q, step = quantise(x)
+  if isinstance(signatures, packing.PackedTernary):
+    dot_NT = _product(q, packing.unpack(signatures))
+  else:
+    dot_NT = jax.lax.dot_general(q, signatures, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+    dot_NT = dot_NT.astype(jnp.float32)
+  finite_N1 = ~jnp.isnan(step)
+  selection_NT = jnp.where(finite_N1, (dot_NT + offset_T) * scale_T, 0.0)
+  tile_NK = jax.lax.top_k(selection_NT, top_k)[1].astype(jnp.int32)
+  score_NT = jnp.where(finite_N1, dot_NT * scale_T, jnp.nan)
+  return tile_NK, jnp.take_along_axis(score_NT, tile_NK, axis=-1)
+
+
+def routed_tile_ffn(x: jax.Array, up: packing.PackedTernary, up_scale_TH: jax.Array, down: packing.PackedTernary,
+                    down_scale_TD: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, squared: bool) -> jax.Array:
+  """float32 [N, D]; NaN for tokens with a tile out of range."""
+  T = up_scale_TH.shape[0]
+  top_k = tile_NK.shape[1]
+  tile_A = tile_NK.reshape(-1)
+  valid_A = (tile_A >= 0) & (tile_A < T)
+  tile_A = jnp.where(valid_A, tile_A, 0)
+  # Sorted by tile, every product is a ragged one.
+  order_A = jnp.argsort(tile_A, stable=True)
+  sorted_A = tile_A[order_A]
+  count_T = jnp.sum(tile_A[:, None] == jnp.arange(T), axis=0, dtype=jnp.int32)
+
+  def rescaled(q_AX, step_A1, weights, scale_TY):
+    codes_TXY = packing.unpack(weights).astype(jnp.float32).swapaxes(-1, -2)
+    acc_AY = _ragged_product(q_AX.astype(jnp.float32), codes_TXY, count_T)
+    return (acc_AY * step_A1) * scale_TY[sorted_A]
+
+  q_ND, step_N1 = quantise(x)
+  hidden_AH = jax.nn.relu(rescaled(q_ND[order_A // top_k], step_N1[order_A // top_k], up, up_scale_TH))
+  q_AH, step_A1 = quantise(hidden_AH * hidden_AH if squared else hidden_AH)
+  y_AD = rescaled(q_AH, step_A1, down, down_scale_TD)[jnp.argsort(order_A)]
+  y_AD = jnp.where(valid_A[:, None], y_AD * gate_NK.reshape(-1, 1), jnp.nan)
+  return y_AD.reshape(x.shape[0], top_k, x.shape[1]).sum(axis=1)
+
+
+@jax.custom_batching.sequential_vmap  # Batching ragged products is not implemented in JAX for every axis.
+def _ragged_product(q_AX, codes_TXY, count_T):
+  return jax.lax.ragged_dot(q_AX, codes_TXY, count_T, precision='highest')
+
+
+def _product(q_NK, codes_MK):
+  return jnp.matmul(q_NK.astype(jnp.float32), codes_MK.astype(jnp.float32).T, precision='highest')
