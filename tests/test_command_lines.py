@@ -125,10 +125,10 @@ def wait_for(condition, process):
   raise AssertionError('waited too long')
 
 
-def interrupted(text, workdir, number, when):
+def interrupted(text, workdir, number, when, *arguments):
   """Start a training and send it a signal once `when()`; returns the finished process and what it said."""
-  process = subprocess.Popen(command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}'), cwd=ROOT,
-                             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  process = subprocess.Popen(command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments),
+                             cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   wait_for(when, process)
   process.send_signal(number)
   output = process.communicate(timeout=600)
@@ -153,10 +153,14 @@ def test_kill_minus_9_after_a_checkpoint_and_resume_ends_with_the_same_bits(text
 def test_a_signal_saves_first_and_resumes_exactly(text, trained, tmp_path, number):
   workdir = tmp_path / 'stopped'
   path = workdir / 'metrics.jsonl'
-  code, output = interrupted(text, workdir, number, lambda: path.exists() and path.stat().st_size > 0)
+  seldom = '--config.training.checkpoint_every=1000'  # So that what is saved was saved for the signal.
+  code, output = interrupted(text, workdir, number, lambda: path.exists() and path.stat().st_size > 0, seldom)
   assert code == 128 + number
-  assert f'stopped by {number.name} at step' in output and 'run the same command to go on' in output
-  assert train(text, workdir).returncode == 0
+  stopped = re.search(rf'stopped by {number.name} at step (\d+), saved; run the same command to go on', output)
+  assert stopped, output
+  resumed = train(text, workdir, seldom)
+  assert resumed.returncode == 0, resumed.stderr
+  assert f'resuming from step {stopped[1]} of' in resumed.stdout
   assert_same_run(workdir, trained[0])
 
 

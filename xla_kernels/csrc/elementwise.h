@@ -21,6 +21,20 @@ inline uint32_t Bits(float value) {
   return bits;
 }
 
+struct Scaling {
+  bool usable;  // Otherwise all activations are 0.
+  float factor, step;
+};
+
+// How to quantise a row, from the bits of its largest magnitude.
+inline Scaling ScalingOf(int32_t largest) {
+  float a;
+  std::memcpy(&a, &largest, sizeof(a));
+  if (largest >= 0x7f800000) return {false, 0.0f, __builtin_nanf("")};
+  if (a < kTiny) return {false, 0.0f, 0.0f};
+  return {true, 127.0f / a, a * kInverseInt8Max};
+}
+
 void Quantise(const float* __restrict x, int64_t columns, int64_t padded, int8_t* __restrict q, float* step,
               int32_t* sum) {
   // The magnitudes of floats are ordered as their bits are, with infinity and then NaN above all numbers.
@@ -29,25 +43,19 @@ void Quantise(const float* __restrict x, int64_t columns, int64_t padded, int8_t
     const int32_t magnitude = static_cast<int32_t>(Bits(x[k]) & 0x7fffffffu);
     largest = magnitude > largest ? magnitude : largest;
   }
-  if (columns != padded) std::memset(q + columns, 0, static_cast<size_t>(padded - columns));
-  float a;
-  std::memcpy(&a, &largest, sizeof(a));
-  const bool finite = largest < 0x7f800000;
-  if (!finite || a < kTiny) {
-    std::memset(q, 0, static_cast<size_t>(columns));
-    *step = finite ? 0.0f : __builtin_nanf("");
-    *sum = 0;
-    return;
-  }
-  const float factor = 127.0f / a;
+  const Scaling scaling = ScalingOf(largest);
+  *step = scaling.step;
   int32_t total = 0;
-  for (int64_t k = 0; k < columns; ++k) {
-    const int32_t value = static_cast<int32_t>(Bits(x[k] * factor + kRounder)) - kRounderBits;
-    q[k] = static_cast<int8_t>(value);
-    total += value;
+  if (scaling.usable) {
+    for (int64_t k = 0; k < columns; ++k) {
+      const int32_t value = static_cast<int32_t>(Bits(x[k] * scaling.factor + kRounder)) - kRounderBits;
+      q[k] = static_cast<int8_t>(value);
+      total += value;
+    }
   }
-  *step = a * kInverseInt8Max;
   *sum = total;
+  const int64_t written = scaling.usable ? columns : 0;
+  if (written != padded) std::memset(q + written, 0, static_cast<size_t>(padded - written));
 }
 
 inline float Rescaled(int32_t acc, float step, float scale) { return (static_cast<float>(acc) * step) * scale; }
