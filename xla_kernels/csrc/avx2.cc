@@ -119,15 +119,16 @@ void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t*
 int64_t Peak(int64_t rounds) {
   constexpr int kSums = 8;
   __m256i sums[kSums] = {};
-  const __m256i one = _mm256_set1_epi8(1);
+  __m256i one = _mm256_set1_epi8(1);
   for (int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 8
-    for (auto& sum : sums) {
-      asm("" : "+x"(sum));  // So that the compiler does not multiply once and for all.
-      sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(one, sum));
+    for (int i = 0; i < kSums; ++i) {
+      asm("" : "+x"(one));  // So that the compiler does not multiply once and for all.
+      sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(one, one));
     }
   }
-  for (auto& sum : sums) asm volatile("" ::"x"(sum));
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; ++i) asm volatile("" ::"x"(sums[i]));
   return rounds * kSums * 32;
 }
 

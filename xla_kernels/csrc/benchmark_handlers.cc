@@ -27,7 +27,7 @@ ffi::Error TimedMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 sca
                               ffi::Result<F32> y, ffi::Result<F32> microseconds) {
   const int64_t n = FromLast(x, 1), k = FromLast(x, 0), m = FromLast(scales, 0), copies = FromLast(packed, 1);
   if (FromLast(packed, 0) != PackedBytes(m, k)) return Invalid("timed_matmul: sizes differ");
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   Time(microseconds, batch, [&](int64_t i) {
     TernaryMatmul(pool, x.typed_data(), n, k, packed.typed_data() + i % copies * PackedBytes(m, k), m,
                   scales.typed_data(), y->typed_data());
@@ -44,7 +44,7 @@ ffi::Error TimedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_sca
   }
   const Tiles tiles{count, d, h, up.typed_data(), up_scale.typed_data(), down.typed_data(), down_scale.typed_data(),
                     true};
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   Time(microseconds, batch, [&](int64_t) {
     RoutedTileFfn(pool, x.typed_data(), n, tiles, tile.typed_data(), gate.typed_data(), FromLast(tile, 0),
                   y->typed_data());
@@ -56,25 +56,25 @@ ffi::Error TimedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_sca
 // has.
 ffi::Error TimedPeakHandler(ffi::ThreadPool threads, int64_t rounds, ffi::Result<F32> macs,
                             ffi::Result<F32> microseconds) {
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   const Path& path = ActivePath();
-  macs->typed_data()[0] = static_cast<float>(path.peak(1) * pool.threads);
-  Time(microseconds, 1, [&](int64_t) { ParallelFor(pool, pool.threads, [&](int64_t) { path.peak(rounds); }); });
+  macs->typed_data()[0] = static_cast<float>(path.peak(1) * pool.threads());
+  Time(microseconds, 1, [&](int64_t) { ParallelFor(pool, pool.threads(), [&](int64_t) { path.peak(rounds); }); });
   return ffi::Error::Success();
 }
 
 // Every thread reads a part of its own of `memory`, `batch` times.
 ffi::Error TimedReadHandler(ffi::ThreadPool threads, U8 memory, int64_t batch, ffi::Result<U8> sink,
                             ffi::Result<F32> microseconds) {
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   const Path& path = ActivePath();
   const auto* words = reinterpret_cast<const uint64_t*>(memory.typed_data());
-  const auto part = static_cast<int64_t>(memory.element_count()) / 8 / pool.threads;
-  std::vector<uint64_t> results(static_cast<size_t>(pool.threads));
+  const auto part = static_cast<int64_t>(memory.element_count()) / 8 / pool.threads();
+  std::vector<uint64_t> results(static_cast<size_t>(pool.threads()));
   const auto samples = static_cast<int64_t>(microseconds->element_count());
   for (int64_t i = 0; i < samples; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    ParallelFor(pool, pool.threads, [&](int64_t thread) {
+    ParallelFor(pool, pool.threads(), [&](int64_t thread) {
       for (int64_t j = 0; j < batch; ++j) {
         results[static_cast<size_t>(thread)] |= path.elementwise->read(words + thread * part, part);
       }

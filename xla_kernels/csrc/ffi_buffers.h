@@ -16,9 +16,15 @@ using S32 = ffi::Buffer<ffi::S32>;
 using S8 = ffi::Buffer<ffi::S8>;
 using U8 = ffi::Buffer<ffi::U8>;
 
-Pool MakePool(ffi::ThreadPool threads) {
-  return {threads.num_threads(), [threads](std::function<void()> task) mutable { threads.Schedule(std::move(task)); }};
-}
+class XlaPool : public Pool {
+ public:
+  explicit XlaPool(ffi::ThreadPool threads) : threads_(threads) {}
+  int64_t threads() const override { return threads_.num_threads(); }
+  void Schedule(std::function<void()> task) const override { threads_.Schedule(std::move(task)); }
+
+ private:
+  mutable ffi::ThreadPool threads_;
+};
 
 ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("xla_kernels: " + what); }
 

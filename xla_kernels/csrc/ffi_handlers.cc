@@ -26,7 +26,7 @@ ffi::Error AccumulateHandler(ffi::ThreadPool threads, S8 q, U8 packed, ffi::Resu
   const int64_t n = FromLast(q, 1), k = FromLast(q, 0), m = FromLast(*acc, 0);
   TRIX_CHECK(FromLast(*acc, 1) == n, "accumulate: rows of q and of the result differ");
   if (ffi::Error error = CheckPacked(FromLast(packed, 0), m, k); error.failure()) return error;
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   for (int64_t b = 0; b < batch.count(); ++b) {
     Accumulate(pool, batch.Slice(q, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(*acc, 2, b));
   }
@@ -39,7 +39,7 @@ ffi::Error TernaryMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 s
   const int64_t n = FromLast(x, 1), k = FromLast(x, 0), m = FromLast(scales, 0);
   TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == m, "ternary_matmul: the result must be n x m");
   if (ffi::Error error = CheckPacked(FromLast(packed, 0), m, k); error.failure()) return error;
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   for (int64_t b = 0; b < batch.count(); ++b) {
     TernaryMatmul(pool, batch.Slice(x, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(scales, 1, b),
                   batch.Slice(*y, 2, b));
@@ -59,7 +59,7 @@ ffi::Error RouteWith(ffi::ThreadPool threads, F32 x, F32 scale, F32 offset, ffi:
              "route: the results must be n x top_k");
   TRIX_CHECK(top_k >= 1 && top_k <= tiles, "route: top_k must be from 1 to the number of tiles");
   TRIX_CHECK(d >= 1 && d <= kMaxColumns, "route: too many columns");
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   for (int64_t b = 0; b < batch.count(); ++b) {
     Signatures signatures{nullptr, nullptr, tiles, d, batch.Slice(scale, 1, b), batch.Slice(offset, 1, b)};
     of_entry(b, &signatures);
@@ -105,7 +105,7 @@ ffi::Error RoutedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_sc
              "routed_tile_ffn: tile and gate must be n x k");
   if (ffi::Error error = CheckPacked(FromLast(up, 0), h, d); error.failure()) return error;
   if (ffi::Error error = CheckPacked(FromLast(down, 0), d, h); error.failure()) return error;
-  const Pool pool = MakePool(threads);
+  const XlaPool pool(threads);
   for (int64_t b = 0; b < batch.count(); ++b) {
     const int32_t* tiles_of = batch.Slice(tile, 2, b);
     if (const int64_t bad = FirstBadTile(tiles_of, n * top_k, count); bad >= 0) {

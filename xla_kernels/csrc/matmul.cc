@@ -28,7 +28,7 @@ void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int
   const int64_t blocks = BlockCount(m);
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t tokens = std::min(chunk, n - first);
-    const int64_t quantise_tasks = tokens * k < kTaskMacs / 32 ? 1 : workers.threads * 2;
+    const int64_t quantise_tasks = tokens * k < kTaskMacs / 32 ? 1 : workers.threads() * 2;
     ParallelFor(workers, quantise_tasks, [&](int64_t task) {
       for (int64_t t = tokens * task / quantise_tasks; t < tokens * (task + 1) / quantise_tasks; ++t) {
         prepare(path, rows, first + t, t);

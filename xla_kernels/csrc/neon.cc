@@ -83,15 +83,14 @@ void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t*
 int64_t Peak(int64_t rounds) {
   constexpr int kSums = 16;
   int16x8_t sums[kSums] = {};
-  const int8x8_t one = vdup_n_s8(1);
+  int8x8_t one = vdup_n_s8(1);
   for (int64_t r = 0; r < rounds; ++r) {
+    asm("" : "+w"(one));  // So that the compiler does not multiply once and for all.
 #pragma GCC unroll 16
-    for (auto& sum : sums) {
-      asm("" : "+w"(sum));  // So that the compiler does not multiply once and for all.
-      sum = vmlal_s8(sum, one, one);
-    }
+    for (int i = 0; i < kSums; ++i) sums[i] = vmlal_s8(sums[i], one, one);
   }
-  for (auto& sum : sums) asm volatile("" ::"w"(sum));
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; ++i) asm volatile("" ::"w"(sums[i]));
   return rounds * kSums * 8;
 }
 

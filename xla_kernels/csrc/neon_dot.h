@@ -124,15 +124,14 @@ template <typename Multiply>
 inline int64_t PeakOf(int64_t rounds, int64_t macs, Multiply multiply) {
   constexpr int kSums = 16;
   int32x4_t sums[kSums] = {};
-  const int8x16_t one = vdupq_n_s8(1);
+  int8x16_t one = vdupq_n_s8(1);
   for (int64_t r = 0; r < rounds; ++r) {
+    asm("" : "+w"(one));  // So that the compiler does not multiply once and for all.
 #pragma GCC unroll 16
-    for (auto& sum : sums) {
-      asm("" : "+w"(sum));  // So that the compiler does not multiply once and for all.
-      sum = multiply(sum, one);
-    }
+    for (int i = 0; i < kSums; ++i) sums[i] = multiply(sums[i], one);
   }
-  for (auto& sum : sums) asm volatile("" ::"w"(sum));
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; ++i) asm volatile("" ::"w"(sums[i]));
   return rounds * kSums * macs;
 }
 

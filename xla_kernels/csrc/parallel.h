@@ -10,16 +10,20 @@
 
 namespace trix {
 
-struct Pool {
-  int64_t threads = 1;  // The caller's among them.
-  std::function<void(std::function<void()>)> schedule;
+// No threads but the caller's, unless a derived class has some.
+class Pool {
+ public:
+  virtual ~Pool() = default;
+  virtual int64_t threads() const { return 1; }  // The caller's among them.
+  virtual void Schedule(std::function<void()> task) const { task(); }
 };
 
 // Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too and waits only for
 // tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free.
 template <typename Task>
 void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
-  if (pool.threads < 2 || count < 2) {
+  const int64_t threads = count < 2 ? 1 : pool.threads();
+  if (threads < 2) {
     for (int64_t i = 0; i < count; ++i) task(i);
     return;
   }
@@ -39,8 +43,8 @@ void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
       }
     }
   };
-  const int64_t helpers = (count < pool.threads ? count : pool.threads) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.schedule(work);
+  const int64_t helpers = (count < threads ? count : threads) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(work);
   work();
   std::unique_lock<std::mutex> lock(state->mutex);
   state->done.wait(lock, [&] { return state->finished.load(std::memory_order_acquire) == count; });
