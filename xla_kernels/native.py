@@ -1,20 +1,32 @@
 """The compiled kernels: registered with XLA where they were built, and the choice among them."""
 
+import importlib
 import logging
 import os
+from typing import Any
 
 import jax
 
 REFERENCE = 'reference'
 VARIABLE = 'TRIX_KERNEL'
 
-try:
-  from xla_kernels import _native  # type: ignore[attr-defined]
-except ImportError as error:
-  _native = None
-  logging.getLogger('xla_kernels').warning(
-      'the native kernels cannot be loaded (%s); everything runs on the slower jnp reference. Reinstall with a C++ '
-      'compiler and the headers of Python to have them', error)
+
+def _load() -> Any:
+  """The extension module, its handlers registered with XLA; None, with one warning, where that is not possible."""
+  try:
+    module = importlib.import_module('xla_kernels._native')
+    for name, handler in module.handlers().items():
+      jax.ffi.register_ffi_target(name, handler, platform='cpu')
+    return module
+  # XLA refuses handlers that were built for a version of its interface that it does not know.
+  except (ImportError, jax.errors.JaxRuntimeError) as error:
+    logging.getLogger('xla_kernels').warning(
+        'no native kernels (%s): everything runs on the slower jnp reference. To have them, install again with a C++ '
+        'compiler, the headers of Python and this version of JAX; see BUILD.md', error)
+    return None
+
+
+_native = _load()
 
 
 def available_paths() -> tuple[str, ...]:
@@ -44,15 +56,8 @@ def force(path: str) -> None:
     _native.force_path(path)
 
 
-def _register() -> None:
-  if _native is not None:
-    for name, handler in _native.handlers().items():
-      jax.ffi.register_ffi_target(name, handler, platform='cpu')
-  if VARIABLE in os.environ:
-    try:
-      force(os.environ[VARIABLE])
-    except ValueError as error:
-      raise ValueError(f'{VARIABLE}: {error}') from None
-
-
-_register()
+if VARIABLE in os.environ:
+  try:
+    force(os.environ[VARIABLE])
+  except ValueError as error:
+    raise ValueError(f'{VARIABLE}: {error}') from None

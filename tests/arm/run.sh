@@ -2,6 +2,7 @@
 # The kernel tests on emulated ARM CPUs: first in C++ alone, then through a real jaxlib for aarch64.
 #
 #   tests/arm/run.sh [FOLDER]     FOLDER keeps downloads and builds for the next time
+#   SELECT=test tests/arm/run.sh  every kernel test, half an hour
 #
 # For Debian 12 on x86_64, as root or with sudo: installs QEMU and a cross compiler, and downloads Python 3.11 for arm64
 # (unpacked into a folder, not installed). An emulated CPU counts and computes; it does not tell time.
@@ -68,13 +69,11 @@ ARM_SYSROOT=$work/sysroot PATH=$work/tools/bin:$PATH _PYTHON_HOST_PLATFORM=linux
   --python-version 3.11 --implementation cp --only-binary=:all: --target "$work/site" "$work"/wheels/*.whl
 cp -r "$repository/tests/kernels" "$work/site/kernel_tests"
 
-# Everything where all paths are; on the others what tells their paths apart.
-some=(-k 'exact or bits or extremes or ties or tile_out_of_range or paths')
+# Compiling takes the time here, so these are the tests that tell paths apart, and of JAX's transformations one.
+most='accumulators_are_exact or extremes or ties or all_tokens or tile_out_of_range or vmap_over or bytes or test_paths'
 for cpu in "${cpus[@]}"; do
   echo "-- $cpu"
-  selection=()
-  [ "$cpu" = "${cpus[0]}" ] || selection=("${some[@]}")
   (cd "$work/site" && HYPOTHESIS_PROFILE=emulated QEMU_CPU=$cpu QEMU_LD_PREFIX=$work/sysroot PYTHONPATH=$work/site \
-    qemu-aarch64-static "$work/sysroot/usr/bin/python3.11" -m pytest -q -p no:cacheprovider "${selection[@]}" \
-    kernel_tests)
+    qemu-aarch64-static "$work/sysroot/usr/bin/python3.11" -m pytest -q -p no:cacheprovider --durations=5 \
+    -k "${SELECT:-$most}" kernel_tests)
 done

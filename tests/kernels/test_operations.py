@@ -237,7 +237,8 @@ def test_wrong_arguments_of_matmul(arguments, error, message):
 @pytest.mark.parametrize('position, value, error', [
     (0, np.ones((3, 17), np.float32), ValueError), (1, packed_, ValueError),
     (2, np.ones((4, 15), np.float32), ValueError), (4, np.ones((3, 16), np.float32), ValueError),
-    (5, np.zeros((3, 1), np.int64), TypeError), (5, np.zeros((2, 1), np.int32), ValueError), (5, np.zeros((3, 0), np.int32), ValueError),
+    (5, np.zeros((3, 1), np.int64), TypeError), (5, np.zeros((2, 1), np.int32), ValueError),
+    (5, np.zeros((3, 0), np.int32), ValueError),
     (6, np.ones((3, 2), np.float32), ValueError)])
 def test_wrong_arguments_of_tiles(position, value, error):
   arguments = list(ffn_arguments(np.random.default_rng(0), 3, 16, 16, 4, 1))
