@@ -2,7 +2,7 @@
 # The kernel tests on emulated ARM CPUs: first in C++ alone, then through a real jaxlib for aarch64.
 #
 #   tests/arm/run.sh [FOLDER]     FOLDER keeps downloads and builds for the next time
-#   SELECT=test tests/arm/run.sh  every kernel test, half an hour
+#   SELECT=test tests/arm/run.sh  every kernel test, which takes half an hour
 #
 # For Debian 12 on x86_64, as root or with sudo: installs QEMU and a cross compiler, and downloads Python 3.11 for arm64
 # (unpacked into a folder, not installed). An emulated CPU counts and computes; it does not tell time.
@@ -70,7 +70,7 @@ ARM_SYSROOT=$work/sysroot PATH=$work/tools/bin:$PATH _PYTHON_HOST_PLATFORM=linux
 cp -r "$repository/tests/kernels" "$work/site/kernel_tests"
 
 # Compiling takes the time here, so these are the tests that tell paths apart, and of JAX's transformations one.
-most='accumulators_are_exact or extremes or ties or all_tokens or tile_out_of_range or vmap_over or bytes or test_paths'
+most='accumulators_are_exact or extremes or ties or all_tokens or range_is_an_error or scan or bytes or test_paths'
 for cpu in "${cpus[@]}"; do
   echo "-- $cpu"
   (cd "$work/site" && HYPOTHESIS_PROFILE=emulated QEMU_CPU=$cpu QEMU_LD_PREFIX=$work/sysroot PYTHONPATH=$work/site \

@@ -176,7 +176,8 @@ def test_tiles_have_the_bits_of_the_reference(N, D, H, T, K, activation):
 def test_all_tokens_to_one_tile_and_the_others_empty(path):
   arguments = list(ffn_arguments(np.random.default_rng(1), 200, 32, 32, 6, 1))
   arguments[5][:] = 4
-  np.testing.assert_array_equal(xla_kernels.routed_tile_ffn(*arguments), reference.routed_tile_ffn(*arguments, True))
+  want = ffn_in_float64(*arguments, True)
+  np.testing.assert_allclose(xla_kernels.routed_tile_ffn(*arguments), want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
 
 
 def test_bfloat16(path):
@@ -211,7 +212,15 @@ def test_a_tile_out_of_range_is_an_error(path):
     arguments[5][2] = bad
     with pytest.raises(jax.errors.JaxRuntimeError, match=f'tile {bad} of token 2 is out of range; there are 4 tiles'):
       jax.block_until_ready(xla_kernels.routed_tile_ffn(*arguments))
-    assert np.isnan(reference.routed_tile_ffn(*arguments, True)[2]).all()
+
+
+def test_a_tile_out_of_range_is_nan_in_the_reference():
+  arguments = list(ffn_arguments(np.random.default_rng(0), 4, 16, 16, 4, 1))
+  want = np.asarray(reference.routed_tile_ffn(*arguments, True))
+  arguments[5][:3, 0] = -1, 4, 2**31 - 1
+  got = np.asarray(reference.routed_tile_ffn(*arguments, True))
+  assert np.isnan(got[:3]).all()
+  np.testing.assert_array_equal(got[3], want[3])
 
 
 x_, scales_ = np.ones((2, 32), np.float32), np.ones(16, np.float32)
