@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -30,15 +31,22 @@ def compile_object(name, folder, *flags):
   return output
 
 
-def test_no_undefined_behaviour_and_no_access_outside(tmp_path):
-  sanitizers = ['-O1', '-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all']
-  objects = [compile_object(name, tmp_path, *sanitizers, *ISA_FLAGS.get(name, [])) for name in (*PLAIN, *ISA_FLAGS)]
+def test_the_extension_is_named_for_the_python_versions_it_runs_on():
+  module = pytest.importorskip('xla_kernels._native')
+  stable = sys.version_info >= (3, 12)
+  assert ('abi3' in pathlib.Path(module.__file__).name) == stable
+
+
+@pytest.mark.parametrize('sanitizers', ['address,undefined', 'thread'])
+def test_every_path_under_sanitizers(sanitizers, tmp_path):
+  flags = ['-O1', '-g', f'-fsanitize={sanitizers}', '-fno-sanitize-recover=all']
+  objects = [compile_object(name, tmp_path, *flags, *ISA_FLAGS.get(name, [])) for name in (*PLAIN, *ISA_FLAGS)]
   program = tmp_path / 'paths_test'
-  subprocess.run(['g++', '-std=c++20', *sanitizers, f'-I{SOURCE}', str(ROOT / 'tests/native/paths_test.cc'),
-                  *map(str, objects), '-o', str(program)], check=True, timeout=300)
+  subprocess.run(['g++', '-std=c++20', *flags, f'-I{SOURCE}', str(ROOT / 'tests/native/paths_test.cc'),
+                  *map(str, objects), '-o', str(program), '-pthread'], check=True, timeout=300)
   result = subprocess.run([str(program)], capture_output=True, text=True, timeout=300)
   assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-  assert 'portable: the same integers' in result.stdout
+  assert 'portable: the same integers' in result.stdout and 'threads: the same bits' in result.stdout
 
 
 @pytest.mark.skipif(platform.machine() != 'x86_64' or shutil.which('objdump') is None, reason='needs x86 and objdump')

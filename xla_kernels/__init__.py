@@ -12,7 +12,7 @@ Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles,
 
 from xla_kernels.native import active_path, available_paths
 from xla_kernels.operations import accumulate, route, routed_tile_ffn, ternary_matmul
-from xla_kernels.packing import MAX_COLUMNS, PackedTernary, pack, unpack
+from xla_kernels.packing import MAX_COLUMNS, MAX_TALLY_COLUMNS, PackedTernary, pack, unpack
 
-__all__ = ['MAX_COLUMNS', 'PackedTernary', 'accumulate', 'active_path', 'available_paths', 'pack', 'route',
-           'routed_tile_ffn', 'ternary_matmul', 'unpack']
+__all__ = ['MAX_COLUMNS', 'MAX_TALLY_COLUMNS', 'PackedTernary', 'accumulate', 'active_path', 'available_paths', 'pack',
+           'route', 'routed_tile_ffn', 'ternary_matmul', 'unpack']

@@ -21,6 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import xla_kernels
+from xla_kernels import native, packing
+
 SHAPES = ((512, 128), (512, 256), (1024, 1024), (4096, 4096), (14336, 4096))
 TOKENS = (1, 8, 64, 512)
 ROTATED_BYTES = 256 << 20
@@ -31,23 +38,28 @@ def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m xla_kernels.benchmark', description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--json', metavar='FILE', help='write one row a measurement')
-  parser.add_argument('--threads', default='1,2', help='comma-separated; 1,2 by default')
+  parser.add_argument('--threads', help='comma-separated; by default 1 and, where there are so many cores, 2')
   parser.add_argument('--measure', type=int, metavar='THREADS', help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.measure:
     for row in measure(arguments.measure):
       print(json.dumps(row), flush=True)
     return
+  cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
   try:
-    counts = [int(part) for part in arguments.threads.split(',')]
+    counts = [int(part) for part in arguments.threads.split(',')] if arguments.threads else [1, 2][:len(cores)]
   except ValueError:
     parser.error(f'--threads={arguments.threads}: give numbers, as in --threads=1,2')
-  cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
   if not all(1 <= count <= len(cores) for count in counts):
     parser.error(f'--threads={arguments.threads}: this process may use {len(cores)} core(s)')
+  if xla_kernels.active_path() == 'reference':
+    parser.error('there are no native kernels to measure here, or TRIX_KERNEL says not to use them; see BUILD.md')
   if arguments.json:
-    with open(arguments.json, 'a'):  # Fails now rather than after the measurements.
-      pass
+    try:  # Now rather than after the measurements.
+      with open(arguments.json, 'a'):
+        pass
+    except OSError as error:
+      parser.error(f'--json={arguments.json}: {error.strerror}')
   rows = []
   for threads in counts:
     for row in in_own_process(threads, cores[:threads]):
@@ -86,15 +98,6 @@ def text_of(row: dict) -> str:
 
 def measure(threads: int) -> Iterator[dict]:
   """All rows for this process, which the caller has bound to `threads` cores."""
-  import jax  # Not before the process is bound to its cores.
-  import jax.numpy as jnp
-  import numpy as np
-
-  import xla_kernels
-  from xla_kernels import native, packing
-
-  if not native.enabled():
-    raise SystemExit('there are no native kernels to measure here; see BUILD.md')
   path = xla_kernels.active_path()
   rng = np.random.default_rng(0)
   peak = measured_peak()
@@ -130,12 +133,6 @@ def measure(threads: int) -> Iterator[dict]:
 
 def measure_ffn(threads: int) -> Iterator[dict]:
   """One token through one tile of d_model 128 and d_ff 512: the kernel, a step of a scan, a jitted call."""
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-
-  import xla_kernels
-
   rng = np.random.default_rng(0)
   up, down = (xla_kernels.pack(rng.integers(-1, 2, shape).astype(np.int8)) for shape in ((1, 512, 128), (1, 128, 512)))
   x, tile, gate = jnp.ones((1, 128)), jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
@@ -155,9 +152,6 @@ def measure_ffn(threads: int) -> Iterator[dict]:
 
 def timed(target: str, like, *arguments, samples: int = 51, **attributes) -> float:
   """Median of the microseconds that a timing custom call reports."""
-  import jax
-  import numpy as np
-
   results = jax.ShapeDtypeStruct(like.shape, like.dtype), jax.ShapeDtypeStruct((samples,), np.float32)
   call = jax.jit(lambda *arguments: jax.ffi.ffi_call(target, results)(*arguments, **attributes))
   return float(np.median(call(*arguments)[1]))
@@ -165,8 +159,6 @@ def timed(target: str, like, *arguments, samples: int = 51, **attributes) -> flo
 
 def timed_matmul(x, packed_copies, scales, least: float) -> float:
   """Microseconds of one packed product; `least` is what it takes at best."""
-  import jax
-
   batch = max(1, round(20 / least))
   samples = int(min(max(MICROSECONDS / (batch * least), 5), 501))
   like = jax.ShapeDtypeStruct((x.shape[0], scales.shape[0]), x.dtype)
@@ -175,9 +167,6 @@ def timed_matmul(x, packed_copies, scales, least: float) -> float:
 
 def timed_calls(function: Callable, x, weights=()) -> float:
   """Median microseconds of function(x, w), over batches of calls, w one of the weights after the other."""
-  import jax
-  import numpy as np
-
   def run(calls, first):
     start = time.perf_counter()
     for i in range(first, first + calls):
@@ -196,22 +185,17 @@ def timed_calls(function: Callable, x, weights=()) -> float:
 
 
 def measured_peak() -> float:
-  """GOP/s of the active path's dot products from registers, all threads together; the best of many."""
-  import jax
-  import numpy as np
-
-  rounds = 20_000
+  """GOP/s of the best path's dot products from registers, all threads together; the best of many."""
+  path, rounds = native.active_path(), 20_000
   results = jax.ShapeDtypeStruct((1,), np.float32), jax.ShapeDtypeStruct((200,), np.float32)
-  macs, times = jax.jit(lambda: jax.ffi.ffi_call('trix_timed_peak', results)(rounds=rounds))()
+  native.force(native.available_paths()[0])
+  macs, times = jax.device_get(jax.jit(lambda: jax.ffi.ffi_call('trix_timed_peak', results)(rounds=rounds))())
+  native.force(path)
   return float(2e-3 * macs[0] * rounds / np.min(times))
 
 
 def measured_bandwidth(size: int) -> float:
   """GB/s of reading a buffer of so many bytes again and again, every thread a part of its own; the best of many."""
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-
   batch = max(1, (4 << 20) // size)
   results = jax.ShapeDtypeStruct((1,), np.uint8), jax.ShapeDtypeStruct((20,), np.float32)
   call = jax.jit(lambda memory: jax.ffi.ffi_call('trix_timed_read', results)(memory, batch=batch))

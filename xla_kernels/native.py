@@ -35,29 +35,29 @@ def available_paths() -> tuple[str, ...]:
 
 
 def active_path() -> str:
-  """The path in use: the best, unless TRIX_KERNEL names another."""
+  """The path in use: the best, unless TRIX_KERNEL named another when this package was imported."""
   return _native.active_path() if enabled() else REFERENCE
 
 
 def enabled() -> bool:
-  """Whether there are native kernels to call on CPU."""
-  return _native is not None and os.environ.get(VARIABLE) != REFERENCE
+  """Whether operations call native kernels on CPU."""
+  return _native is not None and _FORCED != REFERENCE
 
 
 def force(path: str) -> None:
   """Use a native path from now on, in compiled functions too.
 
   Raises:
-    ValueError: when there is no such path here.
+    ValueError: when there is no such path here. `reference` is none: it is chosen at import, by TRIX_KERNEL.
   """
-  if path not in available_paths():
-    raise ValueError(f'kernel path {path!r} is not possible here; choose one of {", ".join(available_paths())}')
-  if path != REFERENCE:
-    _native.force_path(path)
+  native = [path for path in available_paths() if path != REFERENCE]
+  if path not in native:
+    raise ValueError(f'kernel path {path!r} is not possible here; choose one of {", ".join(native) or "none"}')
+  _native.force_path(path)
 
 
-if VARIABLE in os.environ:
-  try:
-    force(os.environ[VARIABLE])
-  except ValueError as error:
-    raise ValueError(f'{VARIABLE}: {error}') from None
+_FORCED = os.environ.get(VARIABLE)
+if _FORCED and _FORCED not in available_paths():
+  raise ValueError(f'{VARIABLE}={_FORCED} is not possible here; choose one of {", ".join(available_paths())}')
+if _FORCED and _FORCED != REFERENCE:
+  force(_FORCED)

@@ -1,7 +1,9 @@
 """The operations: arguments checked, then the kernel on CPU and the reference elsewhere.
 
 All take leading batch axes through `jax.vmap`, work under `jit`, `scan` and `shard_map`, and refuse to be
-differentiated.
+differentiated with respect to their floats. On arrays that are sharded over a mesh, outside `shard_map`, XLA replicates
+what a custom call gets and gives: wrap it in `shard_map` to keep it sharded. `jax.export` takes custom calls only with
+`jax.export.DisabledSafetyCheck.custom_call('trix_...')`.
 """
 
 import functools
@@ -10,9 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xla_kernels import native, reference
-from xla_kernels.packing import MAX_COLUMNS, PackedTernary, check_packed
+from xla_kernels.packing import MAX_TALLY_COLUMNS, PackedTernary, check_packed
 
 ACTIVATIONS = ('relu', 'relu_squared')
 
@@ -69,8 +72,10 @@ def route(x_ND: jax.Array, signatures: PackedTernary | jax.Array, bias_T: jax.Ar
 
   Args:
     x_ND: float32 or bfloat16 [N, D].
-    signatures: ternary, packed as one matrix of T rows and D columns, or tallies, int8 [T, D].
-    bias_T: float32 [T], balance bias; it takes part in choosing, not in the scores. A tile with scale 0 has none.
+    signatures: ternary, packed as one matrix of T rows and D columns, or tallies, int8 [T, D], for D up to
+      MAX_TALLY_COLUMNS.
+    bias_T: float32 [T], balance bias; it takes part in choosing, not in the scores. A tile whose scale is not positive
+      has none. A tile whose selection is NaN is chosen last.
     scale_T: float32 [T], 1 by default.
     top_k: how many tiles a token gets.
 
@@ -85,11 +90,13 @@ def route(x_ND: jax.Array, signatures: PackedTernary | jax.Array, bias_T: jax.Ar
     _check_matrix('route', signatures, x_ND.shape[1])
   else:
     _check_array('route', 'signatures', signatures, 'T D', (jnp.int8,), (None, x_ND.shape[1]))
+    if not 1 <= x_ND.shape[1] <= MAX_TALLY_COLUMNS:
+      raise ValueError(f'route: int8 signatures have 1 to {MAX_TALLY_COLUMNS} columns, not {x_ND.shape[1]}')
   T = signatures.shape[0]
-  if not T or (top_k is not None and not 1 <= top_k <= T):
-    raise ValueError(f'route: top_k = {top_k} of {T} tiles; choose a number from 1 to {T}')
-  scale_T = jnp.ones(T) if scale_T is None else scale_T
-  bias_T = jnp.zeros(T) if bias_T is None else bias_T
+  if not T or (top_k is not None and not (isinstance(top_k, int) and 1 <= top_k <= T)):
+    raise ValueError(f'route: top_k = {top_k!r} of {T} tiles; choose a number from 1 to {T}')
+  scale_T = jnp.ones(T, jnp.float32) if scale_T is None else scale_T
+  bias_T = jnp.zeros(T, jnp.float32) if bias_T is None else bias_T
   _check_array('route', 'scale', scale_T, 'T', (jnp.float32,), (T,))
   _check_array('route', 'bias', bias_T, 'T', (jnp.float32,), (T,))
   tile_NK, score_NK = _route(x_ND, signatures, scale_T, bias_T, top_k or 1)
@@ -118,7 +125,8 @@ def routed_tile_ffn(x_ND: jax.Array, up: PackedTernary, up_scale_TH: jax.Array, 
 
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
-    jax.errors.JaxRuntimeError: from the kernels, when a tile is out of range; the reference gives NaN for that token.
+    jax.errors.JaxRuntimeError, ValueError: from the kernels, when a tile is out of range (which of the two, JAX
+      decides); the reference gives NaN for that token.
   """
   name = 'routed_tile_ffn'
   if activation not in ACTIVATIONS:
@@ -135,10 +143,11 @@ def routed_tile_ffn(x_ND: jax.Array, up: PackedTernary, up_scale_TH: jax.Array, 
                      '[T, H, D] and [T, D, H]')
   _check_array(name, 'up_scale', up_scale_TH, 'T H', (jnp.float32,), (T, H))
   _check_array(name, 'down_scale', down_scale_TD, 'T D', (jnp.float32,), (T, D))
-  if tile_NK.ndim == 1:
-    tile_NK, gate_NK = tile_NK[:, None], gate_NK[:, None] if gate_NK.ndim == 1 else gate_NK
-  _check_array(name, 'tile', tile_NK, 'N K', (jnp.int32,), (N, None))
-  _check_array(name, 'gate', gate_NK, 'N K', (jnp.float32,), tile_NK.shape)
+  axes = 'N' if np.ndim(tile_NK) == 1 else 'N K'
+  _check_array(name, 'tile', tile_NK, axes, (jnp.int32,), (N, None)[:len(axes.split())])
+  _check_array(name, 'gate', gate_NK, axes, (jnp.float32,), tile_NK.shape)
+  if axes == 'N':
+    tile_NK, gate_NK = tile_NK[:, None], gate_NK[:, None]
   if not tile_NK.shape[1]:
     raise ValueError(f'{name}: every token needs at least one tile')
   return _routed_tile_ffn(x_ND, up, up_scale_TH, down, down_scale_TD, tile_NK, gate_NK, activation == 'relu_squared')
@@ -159,9 +168,9 @@ def _check_matrix(operation, packed, columns):
   check_packed(operation, packed)
   if len(packed.shape) != 2:
     raise ValueError(f'{operation} takes one packed matrix, not an array of them {list(packed.shape)}; use jax.vmap')
-  if packed.columns != columns or columns > MAX_COLUMNS:
+  if packed.columns != columns:
     raise ValueError(f'{operation}: the activations have {columns} columns and the packed matrix {packed.columns}; '
-                     f'they must be equal and at most {MAX_COLUMNS}')
+                     'they must be equal')
 
 
 def _inference_only(function: Callable[..., Any] | None = None, *, static: tuple[int, ...] = ()) -> Any:

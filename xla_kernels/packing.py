@@ -21,10 +21,12 @@ WIDE_ROWS, NARROW_ROWS, COLUMN_MULTIPLE = 64, 16, 16
 
 # 170 * 128 * MAX_COLUMNS < 2**31: the accumulators of all planes together stay inside int32.
 MAX_COLUMNS = (2**31 - 1) // (170 * 128)
+# The same for int8 vectors, one of which is taken as unsigned.
+MAX_TALLY_COLUMNS = (2**31 - 1) // (255 * 128)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=['data'], meta_fields=['rows', 'columns'])
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PackedTernary:
   """One or more ternary matrices of the same size, packed; a pytree.
 
@@ -60,8 +62,8 @@ def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
     TypeError: when `codes` are not integers.
     ValueError: for a matrix without rows or columns or with too many columns, or for values that are not ternary.
   """
-  if not jnp.issubdtype(codes.dtype, jnp.integer):
-    raise TypeError(f'pack takes integer codes, not {codes.dtype}')
+  if not hasattr(codes, 'dtype') or not jnp.issubdtype(codes.dtype, jnp.integer):
+    raise TypeError(f'pack takes an array of integer codes, not {getattr(codes, "dtype", type(codes).__name__)}')
   if codes.ndim < 2 or not codes.shape[-2] or not 1 <= codes.shape[-1] <= MAX_COLUMNS:
     raise ValueError(f'pack takes codes of shape [..., M, K] with M >= 1 and 1 <= K <= {MAX_COLUMNS}, '
                      f'not {tuple(codes.shape)}')
@@ -77,22 +79,27 @@ def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
 def _pack(codes):
   *lead, rows, columns = codes.shape
   padding = [(0, 0)] * len(lead) + [(0, -rows % NARROW_ROWS), (0, -columns % COLUMN_MULTIPLE)]
-  codes = jnp.pad(jnp.clip(codes, -1, 1).astype(jnp.int8), padding)
+  # Widened first: -1 is no value of an unsigned type, nor is 2 of a very small one.
+  codes = jnp.pad(jnp.clip(codes.astype(jnp.int32), -1, 1).astype(jnp.int8), padding)
   wide_rows = codes.shape[-2] // WIDE_ROWS * WIDE_ROWS
   parts = []
   for part, block in ((codes[..., :wide_rows, :], WIDE_ROWS), (codes[..., wide_rows:, :], NARROW_ROWS)):
     # [..., blocks, planes, lanes, groups, 4] -> [..., blocks, groups, lanes, 4, planes]
-    planes = part.reshape(*lead, -1, 4, block // 4, part.shape[-1] // 4, 4)
+    planes = part.reshape(*lead, part.shape[-2] // block, 4, block // 4, part.shape[-1] // 4, 4)
     planes = jnp.moveaxis(jnp.swapaxes(planes, -2, -3), -4, -1).astype(jnp.int32)
     value = jnp.sum(planes * np.array([1, 4, 16, 64]), axis=-1) + (1 + 4 + 16)
-    parts.append((value & 255).astype(jnp.uint8).reshape(*lead, -1))
+    parts.append((value & 255).astype(jnp.uint8).reshape(*lead, part.shape[-2] // 4 * part.shape[-1]))
   return jnp.concatenate(parts, axis=-1)
 
 
-@jax.jit
 def unpack(packed: PackedTernary) -> jax.Array:
-  """The codes of a packed matrix: int8 [..., M, K]."""
+  """The codes of packed matrices: int8 [..., M, K]; TypeError or ValueError for what is none."""
   check_packed('unpack', packed)
+  return _unpack(packed)
+
+
+@jax.jit
+def _unpack(packed):
   *lead, rows, columns = packed.shape
   padded_rows, padded_columns = _round_up(rows, NARROW_ROWS), _round_up(columns, COLUMN_MULTIPLE)
   wide_rows = padded_rows // WIDE_ROWS * WIDE_ROWS
@@ -101,10 +108,11 @@ def unpack(packed: PackedTernary) -> jax.Array:
   for part, block in ((packed.data[..., :split], WIDE_ROWS), (packed.data[..., split:], NARROW_ROWS)):
     # The inverse of `_pack`; the top plane is made unsigned first.
     lanes = part.astype(jnp.int32) + 64 & 255
-    lanes = lanes.reshape(*lead, -1, padded_columns // 4, block // 4, 4)
+    blocks = part.shape[-1] * 4 // (block * padded_columns)
+    lanes = lanes.reshape(*lead, blocks, padded_columns // 4, block // 4, 4)
     planes = (lanes[..., None] >> np.array([0, 2, 4, 6]) & 3) - 1
     codes = jnp.swapaxes(jnp.moveaxis(planes, -1, -4), -2, -3)
-    parts.append(codes.reshape(*lead, -1, padded_columns))
+    parts.append(codes.reshape(*lead, blocks * block, padded_columns))
   return jnp.concatenate(parts, axis=-2)[..., :rows, :columns].astype(jnp.int8)
 
 
@@ -112,10 +120,14 @@ def check_packed(operation: str, packed: PackedTernary) -> None:
   """TypeError or ValueError where the array does not fit the size it claims."""
   if not isinstance(packed, PackedTernary):
     raise TypeError(f'{operation} takes weights from xla_kernels.pack, not {type(packed).__name__}')
+  if packed.rows < 1 or not 1 <= packed.columns <= MAX_COLUMNS:
+    raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns}; they have at least one row and '
+                     f'1 to {MAX_COLUMNS} columns')
   bytes_ = packed_bytes(packed.rows, packed.columns)
-  if packed.data.dtype != jnp.uint8 or packed.data.ndim < 1 or packed.data.shape[-1] != bytes_:
+  kind = getattr(packed.data, 'dtype', type(packed.data).__name__)
+  if kind != jnp.uint8 or packed.data.ndim < 1 or packed.data.shape[-1] != bytes_:
     raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns} are uint8 [..., {bytes_}], '
-                     f'not {packed.data.dtype} {tuple(packed.data.shape)}')
+                     f'not {kind} {np.shape(packed.data)}')
 
 
 def _round_up(value, multiple):

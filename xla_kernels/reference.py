@@ -57,6 +57,8 @@ def route(x: jax.Array, signatures: packing.PackedTernary | jax.Array, scale_T: 
     dot_NT = dot_NT.astype(jnp.float32)
   finite_N1 = ~jnp.isnan(step)
   selection_NT = jnp.where(finite_N1, (dot_NT + offset_T) * scale_T, 0.0)
+  # `top_k` takes -0 for less than 0, and NaN for the most.
+  selection_NT = jnp.where(jnp.isnan(selection_NT), -jnp.inf, jnp.where(selection_NT == 0, 0.0, selection_NT))
   tile_NK = jax.lax.top_k(selection_NT, top_k)[1].astype(jnp.int32)
   score_NT = jnp.where(finite_N1, dot_NT * scale_T, jnp.nan)
   return tile_NK, jnp.take_along_axis(score_NT, tile_NK, axis=-1)

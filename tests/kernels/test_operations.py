@@ -22,10 +22,12 @@ def paths():
 def on_every_path(function):
   """Results of a function under each native path."""
   results = []
-  for path in paths():
-    native.force(path)
-    results.append(jax.tree.map(np.asarray, function()))
-  native.force(native.available_paths()[0])
+  try:
+    for path in paths():
+      native.force(path)
+      results.append(jax.tree.map(np.asarray, function()))
+  finally:
+    native.force(native.available_paths()[0])
   return results
 
 
@@ -93,6 +95,43 @@ def test_the_lowest_index_wins_ties(path):
     np.testing.assert_array_equal(tile, np.tile(np.arange(9), (7, 1)))
     np.testing.assert_array_equal(score, 16 * 127.0)
     assert not np.any(xla_kernels.route(x, given_signatures)[0])
+
+
+def test_zeros_of_either_sign_are_ties_and_nan_comes_last(path):
+  signatures = np.array([[1] * 16, [-1] * 16, [1] * 16, [1] * 16], np.int8)
+  x = np.stack([np.ones(16), np.zeros(16)]).astype(np.float32)
+  nan = np.array([0, np.nan, 0, 0], np.float32)
+  for bias, scale, want in ((np.zeros(4), np.zeros(4), [[0, 1, 2, 3]] * 2), (np.zeros(4), [-1, 1, 1, 1], None),
+                            (nan, np.ones(4), [[0, 2, 3, 1]] * 2)):
+    bias, scale = np.asarray(bias, np.float32), np.asarray(scale, np.float32)
+    tile, score = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=4)
+    offset = np.divide(bias, scale, out=np.zeros(4, np.float32), where=scale > 0)
+    wants = reference.route(x, jnp.asarray(signatures), scale, offset, 4)
+    np.testing.assert_array_equal(tile, wants[0])
+    np.testing.assert_array_equal(score, wants[1])
+    if want:
+      np.testing.assert_array_equal(tile, want)
+
+
+def test_many_tokens_are_routed_as_few(path):
+  """Enough to be shared out among threads."""
+  rng = np.random.default_rng(0)
+  signatures, x = codes_of(rng, (64, 128)), rng.normal(size=(1500, 128)).astype(np.float32)
+  dot = quantised(x)[0] @ signatures.T.astype(np.float64)
+  tile, score = xla_kernels.route(x, signatures)
+  np.testing.assert_array_equal(tile, dot.argmax(axis=1))
+  np.testing.assert_array_equal(score, dot.max(axis=1))
+
+
+def test_many_tokens_are_multiplied_as_few(path):
+  """More than are quantised at a time."""
+  rng = np.random.default_rng(0)
+  codes, q = codes_of(rng, (20, 300)), rng.integers(-127, 128, (3000, 300)).astype(np.int8)
+  packed, want = xla_kernels.pack(codes), q.astype(np.int64) @ codes.T
+  np.testing.assert_array_equal(xla_kernels.accumulate(q, packed), want)
+  q[:, 0] = 127  # So that the step is 1.
+  y = xla_kernels.ternary_matmul(q.astype(np.float32), packed, np.ones(20, np.float32))
+  np.testing.assert_allclose(y, q.astype(np.int64) @ codes.T, rtol=1e-6)
 
 
 def test_bias_selects_but_does_not_score(path):
@@ -190,27 +229,17 @@ def test_bfloat16(path):
   np.testing.assert_array_equal(y, want)
 
 
-def test_buffers_that_are_not_aligned(path):
-  """NumPy views that begin at odd addresses, which JAX takes without copying where it can."""
-  rng = np.random.default_rng(0)
-  codes = codes_of(rng, (70, 90))
-  data = np.asarray(xla_kernels.pack(codes).data)
-  memory = np.zeros(data.size + 1, np.uint8)
-  memory[1:] = data
-  q = np.zeros(3 * 90 + 3, np.int8)[3:].reshape(3, 90)
-  q[:] = rng.integers(-127, 128, q.shape)
-  got = xla_kernels.accumulate(q, xla_kernels.PackedTernary(memory[1:], 70, 90))
-  np.testing.assert_array_equal(got, q.astype(np.int64) @ codes.T)
-
-
 # Errors.
 
 
 def test_a_tile_out_of_range_is_an_error(path):
   for bad in (-1, 4, 2**31 - 1):
     arguments = list(ffn_arguments(np.random.default_rng(0), 3, 16, 16, 4, 1))
+    if bad != -1:
+      jax.block_until_ready(xla_kernels.routed_tile_ffn(*arguments))  # After a call that went well, too.
+    arguments[5] = arguments[5].copy()
     arguments[5][2] = bad
-    with pytest.raises(jax.errors.JaxRuntimeError, match=f'tile {bad} of token 2 is out of range; there are 4 tiles'):
+    with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=f'tile {bad} of token 2 is out of range; there'):
       jax.block_until_ready(xla_kernels.routed_tile_ffn(*arguments))
 
 
@@ -248,7 +277,8 @@ def test_wrong_arguments_of_matmul(arguments, error, message):
     (2, np.ones((4, 15), np.float32), ValueError), (4, np.ones((3, 16), np.float32), ValueError),
     (5, np.zeros((3, 1), np.int64), TypeError), (5, np.zeros((2, 1), np.int32), ValueError),
     (5, np.zeros((3, 0), np.int32), ValueError),
-    (6, np.ones((3, 2), np.float32), ValueError)])
+    (6, np.ones((3, 2), np.float32), ValueError), (5, [0, 0, 0], TypeError), (5, None, TypeError),
+    (5, np.zeros(3, np.int32), ValueError)])
 def test_wrong_arguments_of_tiles(position, value, error):
   arguments = list(ffn_arguments(np.random.default_rng(0), 3, 16, 16, 4, 1))
   arguments[position] = value
@@ -256,15 +286,35 @@ def test_wrong_arguments_of_tiles(position, value, error):
     xla_kernels.routed_tile_ffn(*arguments)
 
 
-@pytest.mark.parametrize('top_k', [0, 5, -1])
+@pytest.mark.parametrize('top_k', [0, 5, -1, 1.0])
 def test_wrong_numbers_of_tiles(top_k):
   with pytest.raises(ValueError, match='choose a number from 1 to 4'):
     xla_kernels.route(np.ones((2, 16), np.float32), np.ones((4, 16), np.int8), top_k=top_k)
 
 
-def test_a_gradient_names_the_training_path():
-  with pytest.raises(NotImplementedError, match=r'ternary_matmul is for inference.*trix_jax\.ffn\.SparseTriXFFN'):
-    jax.grad(lambda x: xla_kernels.ternary_matmul(x, packed_, scales_).sum())(jnp.asarray(x_))
+def test_signatures_that_are_too_wide():
+  x = np.ones((1, xla_kernels.MAX_TALLY_COLUMNS + 1), np.float32)
+  with pytest.raises(ValueError, match='int8 signatures have 1 to'):
+    xla_kernels.route(x, x.astype(np.int8))
+  x = x[:, :-1]
+  assert float(xla_kernels.route(x, np.full(x.shape, 127, np.int8))[1][0]) == np.float32(127 * 127 * x.shape[1])
+
+
+def test_scale_and_bias_may_be_left_out_with_64_bit_types():
+  with jax.enable_x64(True):
+    assert int(xla_kernels.route(x_, np.ones((4, 32), np.int8))[0][0]) == 0
+
+
+tiles_ = ffn_arguments(np.random.default_rng(0), 2, 32, 16, 4, 1)
+
+
+@pytest.mark.parametrize('name, function', [
+    ('ternary_matmul', lambda x: xla_kernels.ternary_matmul(x, packed_, scales_)),
+    ('route', lambda x: xla_kernels.route(x, packed_)[1]),
+    ('routed_tile_ffn', lambda x: xla_kernels.routed_tile_ffn(x, *tiles_[1:]))])
+def test_a_gradient_names_the_training_path(name, function):
+  with pytest.raises(NotImplementedError, match=rf'{name} is for inference.*trix_jax\.ffn\.SparseTriXFFN'):
+    jax.grad(lambda x: function(x).sum())(jnp.asarray(x_))
 
 
 # XLA.

@@ -49,6 +49,17 @@ def test_two_bits_a_weight_without_padding_of_small_tiles():
   assert packing.packed_bytes(17, 128) == 32 * 128 // 4
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint32, np.int64, jnp.int2, jnp.int4])
+def test_packs_any_integer_type(dtype):
+  codes = np.array([[0, 1], [1, 0]] if np.dtype(dtype).kind == 'u' else [[0, 1], [-1, 0]])
+  np.testing.assert_array_equal(xla_kernels.unpack(xla_kernels.pack(codes.astype(dtype))), codes)
+
+
+def test_packs_no_tiles():
+  packed = xla_kernels.pack(np.zeros((0, 70, 20), np.int8))
+  assert packed.shape == xla_kernels.unpack(packed).shape == (0, 70, 20)
+
+
 def test_packs_under_jit_and_vmap():
   codes = random_codes((3, 20, 30))
   want = xla_kernels.pack(codes)
@@ -59,6 +70,7 @@ def test_packs_under_jit_and_vmap():
 
 @pytest.mark.parametrize('codes, error', [
     (np.full((2, 2), 2, np.int8), ValueError), (np.full((2, 2), -2, np.int8), ValueError),
+    (np.full((2, 2), 2, np.uint8), ValueError), ([[0, 1]], TypeError),
     (np.zeros((2, 2), np.float32), TypeError), (np.zeros(4, np.int8), ValueError),
     (np.zeros((0, 4), np.int8), ValueError), (np.zeros((4, 0), np.int8), ValueError),
     (np.zeros((1, packing.MAX_COLUMNS + 1), np.int8), ValueError)])

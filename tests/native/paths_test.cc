@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "operations.h"
@@ -101,7 +103,7 @@ bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
 }
 
 // One function on every path, bit for bit: odd sizes, one tile with all tokens, empty tiles, several tiles a token.
-std::vector<float> Ffn(int64_t n, int64_t d, int64_t h, int64_t tiles, int64_t top_k) {
+std::vector<float> Ffn(const Pool& pool, int64_t n, int64_t d, int64_t h, int64_t tiles, int64_t top_k) {
   std::mt19937 random(7);
   const auto uniform = [&] { return static_cast<float>(random()) / 4294967296.0f - 0.5f; };
   std::vector<int8_t> codes(static_cast<size_t>(h * d));
@@ -119,7 +121,7 @@ std::vector<float> Ffn(int64_t n, int64_t d, int64_t h, int64_t tiles, int64_t t
   for (int64_t i = 0; i < n * top_k; ++i) gate[i] = uniform();
   for (int64_t i = 0; i < n * top_k; ++i) tile[i] = static_cast<int32_t>(i % 3 ? 0 : random() % static_cast<unsigned>(tiles));
   std::vector<float> y(static_cast<size_t>(n * d));
-  RoutedTileFfn(Pool(), x.data(), n, {tiles, d, h, up.data(), up_scale.data(), down.data(), down_scale.data(), true},
+  RoutedTileFfn(pool, x.data(), n, {tiles, d, h, up.data(), up_scale.data(), down.data(), down_scale.data(), true},
                 tile.data(), gate.data(), top_k, y.data());
   return y;
 }
@@ -143,12 +145,59 @@ bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
   }
   for (size_t i = 0; i < ffn_shapes.size(); ++i) {
     const auto& shape = ffn_shapes[i];
-    const std::vector<float> y = Ffn(shape[0], shape[1], shape[2], shape[3], shape[4]);
+    const std::vector<float> y = Ffn(Pool(), shape[0], shape[1], shape[2], shape[3], shape[4]);
     for (size_t j = 0; j < y.size(); ++j) {
       if (y[j] != portable_ffn[i][j]) return Check("feed-forward layer", path, 0, 0, shape[0], static_cast<int64_t>(j), 1, 0);
     }
   }
   std::printf("%s: the same integers\n", path);
+  return true;
+}
+
+// A thread for every task that is scheduled.
+class Threads : public Pool {
+ public:
+  ~Threads() override {
+    for (auto& thread : threads_) thread.join();
+  }
+  int64_t threads() const override { return 3; }
+  void Schedule(std::function<void()> task) const override { threads_.emplace_back(std::move(task)); }
+
+ private:
+  mutable std::vector<std::thread> threads_;
+};
+
+// Large enough to be shared out: the same bits as on one thread, every task once, and errors reach the caller.
+bool RunThreads() {
+  ForcePath(nullptr);
+  const Threads threads;
+  const int64_t n = 1500, k = 200, m = 70;  // Quantised in two chunks.
+  Exact<int8_t> q(n * k, 0);
+  Exact<uint8_t> packed(PackedBytes(m, k), 0);
+  for (int64_t i = 0; i < n * k; ++i) q[i] = static_cast<int8_t>(i % 255 - 127);
+  Pack(std::vector<int8_t>(static_cast<size_t>(m * k), 1), m, k, packed.data());
+  std::vector<int32_t> alone(static_cast<size_t>(n * m)), together(alone.size());
+  Accumulate(Pool(), q.data(), n, k, packed.data(), m, alone.data());
+  Accumulate(threads, q.data(), n, k, packed.data(), m, together.data());
+  if (alone != together || Ffn(threads, 700, 64, 128, 5, 2) != Ffn(Pool(), 700, 64, 128, 5, 2)) {
+    std::printf("threads: other results than alone\n");
+    return false;
+  }
+  std::vector<std::atomic<int>> runs(1000);
+  int caught = 0;
+  try {
+    ParallelFor(threads, 1000, [&](int64_t i) {
+      ++runs[static_cast<size_t>(i)];
+      if (i == 500) throw std::runtime_error("on purpose");
+    });
+  } catch (const std::runtime_error&) {
+    ++caught;
+  }
+  for (const auto& count : runs) {
+    if (count != 1) return Check("runs of a task", "threads", 0, 0, 0, 0, count, 1);
+  }
+  if (caught != 1) return Check("errors", "threads", 0, 0, 0, 0, caught, 1);
+  std::printf("threads: the same bits\n");
   return true;
 }
 
@@ -158,7 +207,7 @@ int main() {
   const std::vector<std::vector<int64_t>> shapes = {{0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
   std::vector<std::vector<float>> portable;
   ForcePath("portable");
-  for (const auto& s : shapes) portable.push_back(Ffn(s[0], s[1], s[2], s[3], s[4]));
+  for (const auto& s : shapes) portable.push_back(Ffn(Pool(), s[0], s[1], s[2], s[3], s[4]));
   for (int i = 0; i < kPathCount; ++i) {
     if (!ForcePath(kPaths[i]->name)) {
       std::printf("%s: this CPU lacks it\n", kPaths[i]->name);
@@ -166,5 +215,5 @@ int main() {
     }
     if (!Run(kPaths[i]->name, portable, shapes)) return 1;
   }
-  return 0;
+  return RunThreads() ? 0 : 1;
 }

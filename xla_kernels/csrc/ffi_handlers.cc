@@ -1,5 +1,6 @@
 #include "ffi_handlers.h"
 
+#include <exception>
 #include <string>
 
 #include "ffi_buffers.h"
@@ -7,6 +8,17 @@
 
 namespace trix {
 namespace {
+
+// XLA's frames know nothing of exceptions.
+template <typename Body>
+ffi::Error WithoutExceptions(const Body& body) {
+  try {
+    body();
+    return ffi::Error::Success();
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("xla_kernels: ") + error.what());
+  }
+}
 
 #define TRIX_CHECK(condition, what) \
   if (!(condition)) return Invalid(what)
@@ -27,10 +39,11 @@ ffi::Error AccumulateHandler(ffi::ThreadPool threads, S8 q, U8 packed, ffi::Resu
   TRIX_CHECK(FromLast(*acc, 1) == n, "accumulate: rows of q and of the result differ");
   if (ffi::Error error = CheckPacked(FromLast(packed, 0), m, k); error.failure()) return error;
   const XlaPool pool(threads);
-  for (int64_t b = 0; b < batch.count(); ++b) {
-    Accumulate(pool, batch.Slice(q, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(*acc, 2, b));
-  }
-  return ffi::Error::Success();
+  return WithoutExceptions([&] {
+    for (int64_t b = 0; b < batch.count(); ++b) {
+      Accumulate(pool, batch.Slice(q, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(*acc, 2, b));
+    }
+  });
 }
 
 ffi::Error TernaryMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 scales, ffi::Result<F32> y) {
@@ -40,11 +53,12 @@ ffi::Error TernaryMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 s
   TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == m, "ternary_matmul: the result must be n x m");
   if (ffi::Error error = CheckPacked(FromLast(packed, 0), m, k); error.failure()) return error;
   const XlaPool pool(threads);
-  for (int64_t b = 0; b < batch.count(); ++b) {
-    TernaryMatmul(pool, batch.Slice(x, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(scales, 1, b),
-                  batch.Slice(*y, 2, b));
-  }
-  return ffi::Error::Success();
+  return WithoutExceptions([&] {
+    for (int64_t b = 0; b < batch.count(); ++b) {
+      TernaryMatmul(pool, batch.Slice(x, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(scales, 1, b),
+                    batch.Slice(*y, 2, b));
+    }
+  });
 }
 
 // Shared by both kinds of signatures; `of_entry` fills in what differs.
@@ -58,14 +72,14 @@ ffi::Error RouteWith(ffi::ThreadPool threads, F32 x, F32 scale, F32 offset, ffi:
   TRIX_CHECK(FromLast(*tile, 1) == n && FromLast(*score, 1) == n && FromLast(*score, 0) == top_k,
              "route: the results must be n x top_k");
   TRIX_CHECK(top_k >= 1 && top_k <= tiles, "route: top_k must be from 1 to the number of tiles");
-  TRIX_CHECK(d >= 1 && d <= kMaxColumns, "route: too many columns");
   const XlaPool pool(threads);
-  for (int64_t b = 0; b < batch.count(); ++b) {
-    Signatures signatures{nullptr, nullptr, tiles, d, batch.Slice(scale, 1, b), batch.Slice(offset, 1, b)};
-    of_entry(b, &signatures);
-    Route(pool, batch.Slice(x, 2, b), n, signatures, top_k, batch.Slice(*tile, 2, b), batch.Slice(*score, 2, b));
-  }
-  return ffi::Error::Success();
+  return WithoutExceptions([&] {
+    for (int64_t b = 0; b < batch.count(); ++b) {
+      Signatures signatures{nullptr, nullptr, tiles, d, batch.Slice(scale, 1, b), batch.Slice(offset, 1, b)};
+      of_entry(b, &signatures);
+      Route(pool, batch.Slice(x, 2, b), n, signatures, top_k, batch.Slice(*tile, 2, b), batch.Slice(*score, 2, b));
+    }
+  });
 }
 
 ffi::Error RoutePackedHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 scale, F32 offset,
@@ -85,6 +99,8 @@ ffi::Error RouteTallyHandler(ffi::ThreadPool threads, F32 x, S8 tally, F32 scale
   TRIX_CHECK(batch.Fits(tally, 2), "route: batch axes differ");
   TRIX_CHECK(FromLast(tally, 1) == FromLast(scale, 0) && FromLast(tally, 0) == FromLast(x, 0),
              "route: signatures must be tiles x d");
+  TRIX_CHECK(FromLast(x, 0) >= 1 && FromLast(x, 0) <= kMaxTallyColumns,
+             "route: int8 signatures have 1 to " + std::to_string(kMaxTallyColumns) + " columns");
   return RouteWith(threads, x, scale, offset, tile, score, batch,
                    [&](int64_t b, Signatures* signatures) { signatures->tally = batch.Slice(tally, 2, b); });
 }
@@ -112,12 +128,15 @@ ffi::Error RoutedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_sc
       return Invalid("routed_tile_ffn: tile " + std::to_string(tiles_of[bad]) + " of token " +
                      std::to_string(bad / top_k) + " is out of range; there are " + std::to_string(count) + " tiles");
     }
-    const Tiles tiles{count, d, h, batch.Slice(up, 2, b), batch.Slice(up_scale, 2, b), batch.Slice(down, 2, b),
-                      batch.Slice(down_scale, 2, b), squared};
-    RoutedTileFfn(pool, batch.Slice(x, 2, b), n, tiles, tiles_of, batch.Slice(gate, 2, b), top_k,
-                  batch.Slice(*y, 2, b));
   }
-  return ffi::Error::Success();
+  return WithoutExceptions([&] {
+    for (int64_t b = 0; b < batch.count(); ++b) {
+      const Tiles tiles{count, d, h, batch.Slice(up, 2, b), batch.Slice(up_scale, 2, b), batch.Slice(down, 2, b),
+                        batch.Slice(down_scale, 2, b), squared};
+      RoutedTileFfn(pool, batch.Slice(x, 2, b), n, tiles, batch.Slice(tile, 2, b), batch.Slice(gate, 2, b), top_k,
+                    batch.Slice(*y, 2, b));
+    }
+  });
 }
 
 }  // namespace

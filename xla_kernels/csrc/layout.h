@@ -28,6 +28,9 @@ constexpr int8_t kZeroByte = 0x15;  // Four times w = 0.
 // An unsigned prefix of all planes is at most 2 * (1 + 4 + 16 + 64) = 170, so an int32 sum is safe to this many columns.
 constexpr int64_t kMaxColumns = INT32_MAX / (170 * 128);
 
+// The same for int8 vectors, one of which is taken as unsigned.
+constexpr int64_t kMaxTallyColumns = INT32_MAX / (255 * 128);
+
 constexpr int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 constexpr int64_t PaddedColumns(int64_t columns) { return RoundUp(columns, kColumnMultiple); }

@@ -25,7 +25,8 @@ struct Signatures {
 };
 
 // The best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest index among equals; and their
-// dot * scale. A row that is not finite gets tiles 0, 1, ... and scores NaN.
+// dot * scale. A selection that is NaN counts as the least. A row that is not finite gets tiles 0, 1, ... and scores
+// NaN.
 void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k, int32_t* tile,
            float* score);
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -19,7 +20,8 @@ class Pool {
 };
 
 // Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too and waits only for
-// tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free.
+// tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free. What a task
+// throws is thrown again when all are done.
 template <typename Task>
 void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
   const int64_t threads = count < 2 ? 1 : pool.threads();
@@ -31,12 +33,18 @@ void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
     std::atomic<int64_t> next{0}, finished{0};
     std::mutex mutex;
     std::condition_variable done;
+    std::exception_ptr error;
   };
   auto state = std::make_shared<State>();  // A helper may wake after the caller has left.
   const Task* shared = &task;              // Used only by whoever holds an unfinished task, so the caller is still here.
   const auto work = [state, shared, count] {
     for (int64_t i; (i = state->next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      (*shared)(i);
+      try {
+        (*shared)(i);
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(state->mutex);
+        state->error = std::current_exception();
+      }
       if (state->finished.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
         const std::lock_guard<std::mutex> lock(state->mutex);
         state->done.notify_one();
@@ -48,6 +56,7 @@ void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
   work();
   std::unique_lock<std::mutex> lock(state->mutex);
   state->done.wait(lock, [&] { return state->finished.load(std::memory_order_acquire) == count; });
+  if (state->error) std::rethrow_exception(state->error);
 }
 
 }  // namespace trix

@@ -1,5 +1,6 @@
 // Routing by signatures: exact integer scores, the best tiles of every token.
 #include <cmath>
+#include <limits>
 
 #include "operations.h"
 #include "panels.h"
@@ -15,7 +16,8 @@ void SelectBest(const int32_t* dot, const Signatures& signatures, int64_t top_k,
   int64_t chosen = 0;
   for (int64_t t = 0; t < signatures.tiles; ++t) {
     const float product = static_cast<float>(dot[t]);
-    const float selection = (product + signatures.offset[t]) * signatures.scale[t];
+    float selection = (product + signatures.offset[t]) * signatures.scale[t];
+    if (std::isnan(selection)) selection = -std::numeric_limits<float>::infinity();
     if (chosen == top_k && !(selection > best[top_k - 1])) continue;
     int64_t place = chosen < top_k ? chosen++ : top_k - 1;
     for (; place > 0 && selection > best[place - 1]; --place) {

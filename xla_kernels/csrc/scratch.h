@@ -33,7 +33,7 @@ class Scratch {
 // Hands out aligned pieces of a block, or, without one, only adds up how large it has to be.
 class Carver {
  public:
-  explicit Carver(uint8_t* base) : base_(base) {}
+  explicit Carver(uint8_t* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
 
   template <typename T>
   T* Take(int64_t count) {
@@ -45,7 +45,7 @@ class Carver {
   size_t used() const { return used_; }
 
  private:
-  uint8_t* base_;
+  uintptr_t base_;  // An integer, because nothing may be added to a null pointer.
   size_t used_ = 0;
 };
 
