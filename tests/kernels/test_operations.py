@@ -212,6 +212,18 @@ def test_tiles_have_the_bits_of_the_reference(N, D, H, T, K, activation):
     np.testing.assert_allclose(got, want, rtol=0 if K == 1 else 1e-6, atol=0 if K == 1 else 1e-6 * largest)
 
 
+@given(st.integers(0, 30), st.integers(1, 70), st.integers(1, 70), st.integers(1, 6), st.integers(1, 3),
+       st.integers(0, 99))
+def test_tiles_of_every_size(N, D, H, T, K, seed):
+  """The same bits on every path; some tiles are empty, and now and then there is no token or one."""
+  arguments = ffn_arguments(np.random.default_rng(seed), N, D, H, T, min(K, T))
+  results = on_every_path(lambda: xla_kernels.routed_tile_ffn(*arguments))
+  want = ffn_in_float64(*arguments, True)
+  for got in results:
+    np.testing.assert_array_equal(got, results[0])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(want).max(initial=0))
+
+
 def test_all_tokens_to_one_tile_and_the_others_empty(path):
   arguments = list(ffn_arguments(np.random.default_rng(1), 200, 32, 32, 6, 1))
   arguments[5][:] = 4
