@@ -264,8 +264,8 @@ def test_a_disk_that_takes_no_more_loses_nothing(text, trained, tmp_path):
       env={**environment(), 'JAX_ENABLE_COMPILATION_CACHE': 'false'}, capture_output=True, text=True, timeout=600,
       check=False)
   assert result.returncode == 1
-  # Threads of Orbax may say more, but this line says what to do.
-  assert re.search(r'^error: cannot write .*there is room', result.stderr, re.MULTILINE), result.stderr
+  # Threads of Orbax may say more, even in the middle of the line, but this says what to do.
+  assert re.search('error: cannot write .*there is room', result.stderr), result.stderr
   assert train(text, workdir).returncode == 0
   assert_same_run(workdir, trained[0])
 
