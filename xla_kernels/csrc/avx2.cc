@@ -23,10 +23,9 @@ inline void DotNibbles(__m256i* acc16, __m256i packed, __m256i x) {
   acc16[3] = _mm256_add_epi16(acc16[3], _mm256_maddubs_epi16(high, x));
 }
 
-inline void Widen(__m256i* acc32, __m256i* acc16) {
+inline void Widen(__m256i* acc32, const __m256i* acc16) {
   for (int p = 0; p < 4; ++p) {
     acc32[p] = _mm256_add_epi32(acc32[p], _mm256_madd_epi16(acc16[p], _mm256_set1_epi16(1)));
-    acc16[p] = _mm256_setzero_si256();
   }
 }
 

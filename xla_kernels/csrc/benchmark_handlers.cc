@@ -10,13 +10,13 @@
 namespace trix {
 namespace {
 
-// Fills `microseconds` with the time of one call each, as the mean over a batch of calls of run(number).
+// Fills `microseconds` with times of run(first), a batch of calls numbered from `first`, divided by their number.
 template <typename Run>
 void Time(ffi::Result<F32> microseconds, int64_t batch, const Run& run) {
   const auto samples = static_cast<int64_t>(microseconds->element_count());
   for (int64_t i = 0; i < samples; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    for (int64_t j = 0; j < batch; ++j) run(i * batch + j);
+    run(i * batch);
     const std::chrono::duration<double, std::micro> elapsed = std::chrono::steady_clock::now() - start;
     microseconds->typed_data()[i] = static_cast<float>(elapsed.count() / static_cast<double>(batch));
   }
@@ -28,9 +28,11 @@ ffi::Error TimedMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 sca
   const int64_t n = FromLast(x, 1), k = FromLast(x, 0), m = FromLast(scales, 0), copies = FromLast(packed, 1);
   if (FromLast(packed, 0) != PackedBytes(m, k)) return Invalid("timed_matmul: sizes differ");
   const XlaPool pool(threads);
-  Time(microseconds, batch, [&](int64_t i) {
-    TernaryMatmul(pool, x.typed_data(), n, k, packed.typed_data() + i % copies * PackedBytes(m, k), m,
-                  scales.typed_data(), y->typed_data());
+  Time(microseconds, batch, [&](int64_t first) {
+    for (int64_t i = first; i < first + batch; ++i) {
+      TernaryMatmul(pool, x.typed_data(), n, k, packed.typed_data() + i % copies * PackedBytes(m, k), m,
+                    scales.typed_data(), y->typed_data());
+    }
   });
   return ffi::Error::Success();
 }
@@ -46,8 +48,10 @@ ffi::Error TimedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_sca
                     true};
   const XlaPool pool(threads);
   Time(microseconds, batch, [&](int64_t) {
-    RoutedTileFfn(pool, x.typed_data(), n, tiles, tile.typed_data(), gate.typed_data(), FromLast(tile, 0),
-                  y->typed_data());
+    for (int64_t i = 0; i < batch; ++i) {
+      RoutedTileFfn(pool, x.typed_data(), n, tiles, tile.typed_data(), gate.typed_data(), FromLast(tile, 0),
+                    y->typed_data());
+    }
   });
   return ffi::Error::Success();
 }
@@ -71,17 +75,13 @@ ffi::Error TimedReadHandler(ffi::ThreadPool threads, U8 memory, int64_t batch, f
   const auto* words = reinterpret_cast<const uint64_t*>(memory.typed_data());
   const auto part = static_cast<int64_t>(memory.element_count()) / 8 / pool.threads();
   std::vector<uint64_t> results(static_cast<size_t>(pool.threads()));
-  const auto samples = static_cast<int64_t>(microseconds->element_count());
-  for (int64_t i = 0; i < samples; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+  Time(microseconds, batch, [&](int64_t) {
     ParallelFor(pool, pool.threads(), [&](int64_t thread) {
-      for (int64_t j = 0; j < batch; ++j) {
+      for (int64_t i = 0; i < batch; ++i) {
         results[static_cast<size_t>(thread)] |= path.elementwise->read(words + thread * part, part);
       }
     });
-    const std::chrono::duration<double, std::micro> elapsed = std::chrono::steady_clock::now() - start;
-    microseconds->typed_data()[i] = static_cast<float>(elapsed.count() / static_cast<double>(batch));
-  }
+  });
   for (uint64_t result : results) sink->typed_data()[0] = static_cast<uint8_t>(result);
   return ffi::Error::Success();
 }

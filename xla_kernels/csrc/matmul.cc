@@ -1,4 +1,4 @@
-// Packed matrix products over many rows: chunks of tokens, split among threads by blocks of output rows and by tokens.
+// Packed matrix products over many rows: chunks of tokens, split among threads by blocks of output rows.
 #include "operations.h"
 #include "panels.h"
 
@@ -7,10 +7,9 @@ namespace {
 
 // Quantised tokens that are multiplied before more are quantised: what stays in the second-level cache.
 constexpr int64_t kChunkBytes = 1 << 18;
-// Multiply-accumulates below which waking another thread costs more than it saves, and of one task.
-constexpr int64_t kParallelMacs = int64_t{1} << 23, kTaskMacs = int64_t{1} << 21;
 
-// Fills `rows` and multiplies: prepare(chunk's first token, row in the chunk), sink(token, first row, count, acc).
+// Fills rows chunk by chunk and multiplies: prepare(path, rows, token, its place in the chunk), then
+// sink(path, rows, token, its place in the chunk, first output row, how many, accumulators).
 template <typename Prepare, typename Sink>
 void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int64_t m, const Prepare& prepare,
               const Sink& sink) {
@@ -23,8 +22,7 @@ void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int
   thread_local Scratch scratch;
   Carver carver(scratch.Bytes(sizes.used()));
   const Rows rows = Rows::Carve(carver, chunk, k);
-  static const Pool serial;
-  const Pool& workers = n * m * k < kParallelMacs ? serial : pool;
+  const Pool& workers = PoolFor(pool, n * m * k);
   const int64_t blocks = BlockCount(m);
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t tokens = std::min(chunk, n - first);

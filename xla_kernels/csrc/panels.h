@@ -41,7 +41,7 @@ inline int PanelSize(int64_t left, int panel) {
   return static_cast<int>((left + panels - 1) / panels);
 }
 
-constexpr int64_t BlockCount(int64_t rows) { return PaddedRows(rows) / 64 + PaddedRows(rows) % 64 / 16; }
+constexpr int64_t BlockCount(int64_t rows) { return PaddedRows(rows) / kWideRows + PaddedRows(rows) % kWideRows / kNarrowRows; }
 
 // Calls sink(token, first row, row count, accumulators) for some blocks of a packed matrix and some tokens.
 template <typename Sink>

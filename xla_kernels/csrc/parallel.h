@@ -19,6 +19,15 @@ class Pool {
   virtual void Schedule(std::function<void()> task) const { task(); }
 };
 
+// Multiply-accumulates below which waking another thread costs more than it saves, and of one task.
+constexpr int64_t kParallelMacs = int64_t{1} << 23, kTaskMacs = int64_t{1} << 21;
+
+// The pool for so much work: without helpers where there is too little.
+inline const Pool& PoolFor(const Pool& pool, int64_t macs) {
+  static const Pool serial;
+  return macs < kParallelMacs ? serial : pool;
+}
+
 // Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too and waits only for
 // tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free. What a task
 // throws is thrown again when all are done.

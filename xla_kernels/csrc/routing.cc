@@ -8,8 +8,6 @@
 namespace trix {
 namespace {
 
-constexpr int64_t kTaskMacs = int64_t{1} << 21;
-
 // Tiles in order of selection, best first; a later tile must be better, not equal, to come before an earlier one.
 void SelectBest(const int32_t* dot, const Signatures& signatures, int64_t top_k, float* best, int32_t* tile,
                 float* score) {

@@ -10,7 +10,6 @@ namespace {
 
 // Tokens that pass through a tile together: its weights are read once from wherever they are for so many.
 constexpr int64_t kGroup = 48;
-constexpr int64_t kParallelMacs = int64_t{1} << 23;
 
 struct Group {
   int32_t tile;
@@ -95,8 +94,7 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
                    const float* gate, int64_t top_k, float* y) {
   const Path& path = ActivePath();
   const int64_t d = tiles.d;
-  static const Pool serial;
-  const Pool& workers = 2 * n * d * tiles.h < kParallelMacs ? serial : pool;
+  const Pool& workers = PoolFor(pool, 2 * n * d * tiles.h);
   // A pass for each of a token's tiles: within one every token is in one group only, so that groups run side by side,
   // and outputs are added up in order.
   for (int64_t k = 0; k < top_k; ++k) {
