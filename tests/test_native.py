@@ -19,7 +19,7 @@ ISA_FLAGS = {
     'aarch64': {'neon.cc': [], 'neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
                 'neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm']},
 }.get(platform.machine(), {})
-PLAIN = ('portable.cc', 'cpu.cc', 'paths.cc', 'matmul.cc', 'routing.cc', 'tile_ffn.cc')
+PLAIN = ('portable.cc', 'cpu.cc', 'paths.cc', 'matmul.cc', 'routing.cc', 'tile_ffn.cc', 'attention.cc')
 
 pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')
 

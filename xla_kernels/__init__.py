@@ -10,9 +10,19 @@ jnp run (`reference`). All give the same integers. They are for inference and ha
 Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles, H hidden units of a tile.
 """
 
+from xla_kernels.attention import KeyValueCache, cached_attention, empty_cache
 from xla_kernels.native import active_path, available_paths
-from xla_kernels.operations import accumulate, route, routed_tile_ffn, ternary_matmul
-from xla_kernels.packing import MAX_COLUMNS, MAX_TALLY_COLUMNS, PackedTernary, pack, unpack
+from xla_kernels.operations import accumulate, int8_matmul, route, routed_ffn, routed_tile_ffn, ternary_matmul
+from xla_kernels.packing import (
+  MAX_COLUMNS,
+  MAX_INT8_COLUMNS,
+  PackedInt8,
+  PackedTernary,
+  pack,
+  pack_int8,
+  unpack,
+)
 
-__all__ = ['MAX_COLUMNS', 'MAX_TALLY_COLUMNS', 'PackedTernary', 'accumulate', 'active_path', 'available_paths', 'pack',
-           'route', 'routed_tile_ffn', 'ternary_matmul', 'unpack']
+__all__ = ['MAX_COLUMNS', 'MAX_INT8_COLUMNS', 'KeyValueCache', 'PackedInt8', 'PackedTernary', 'accumulate',
+           'active_path', 'available_paths', 'cached_attention', 'empty_cache', 'int8_matmul', 'pack', 'pack_int8',
+           'route', 'routed_ffn', 'routed_tile_ffn', 'ternary_matmul', 'unpack']

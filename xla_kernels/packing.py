@@ -1,11 +1,11 @@
-"""Ternary matrices packed to two bits a weight, in the one layout that every path reads.
+"""Ternary matrices packed to two bits a weight, and matrices of int8, in the one layout that every path reads.
 
 A byte holds one column of four rows, the *planes* p = 0..3. The lower three planes are stored as w + 1 in {0, 1, 2},
 the top one signed, so that the byte, as an int8, is (w_0 + 1) + 4 (w_1 + 1) + 16 (w_2 + 1) + 64 w_3. Four consecutive
 bytes hold four consecutive columns of the same rows, a *lane*. A *wide block* of 64 rows has 16 lanes for each group of
 four columns, a *narrow block* of 16 rows has 4; row r of a block of R rows is plane r // (R / 4), lane r % (R / 4). A
 matrix is as many wide blocks as fit, then up to three narrow ones; rows and columns are padded to multiples of 16 with
-w = 0.
+w = 0. A matrix of int8 comes in lanes as well, in blocks of 16 rows, a lane for each row; the same padding, with zeros.
 
 `csrc/layout.h` says why this shape is fast. The same bytes serve every instruction set and every byte order.
 """
@@ -21,13 +21,29 @@ WIDE_ROWS, NARROW_ROWS, COLUMN_MULTIPLE = 64, 16, 16
 
 # 170 * 128 * MAX_COLUMNS < 2**31: the accumulators of all planes together stay inside int32.
 MAX_COLUMNS = (2**31 - 1) // (170 * 128)
-# The same for int8 vectors, one of which is taken as unsigned.
-MAX_TALLY_COLUMNS = (2**31 - 1) // (255 * 128)
+# The same for matrices of int8, where one side is taken as unsigned.
+MAX_INT8_COLUMNS = (2**31 - 1) // (255 * 128)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=['data'], meta_fields=['rows', 'columns'])
 @dataclasses.dataclass(frozen=True, eq=False)
-class PackedTernary:
+class _Packed:
+  """What both kinds of packed matrices are."""
+
+  data: jax.Array
+  rows: int
+  columns: int
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Shape of the codes or weights, [..., M, K]."""
+    return (*self.data.shape[:-1], self.rows, self.columns)
+
+
+_register = functools.partial(jax.tree_util.register_dataclass, data_fields=['data'], meta_fields=['rows', 'columns'])
+
+
+@_register
+class PackedTernary(_Packed):
   """One or more ternary matrices of the same size, packed; a pytree.
 
   Attributes:
@@ -36,14 +52,21 @@ class PackedTernary:
     columns: K, inputs.
   """
 
-  data: jax.Array
-  rows: int
-  columns: int
 
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """Shape of the codes, [..., M, K]."""
-    return (*self.data.shape[:-1], self.rows, self.columns)
+@_register
+class PackedInt8(_Packed):
+  """One or more int8 matrices of the same size, packed; a pytree like `PackedTernary`.
+
+  Attributes:
+    data: int8 [..., packed_int8_bytes(rows, columns)].
+    rows: M, outputs.
+    columns: K, inputs.
+  """
+
+
+def packed_int8_bytes(rows: int, columns: int) -> int:
+  """Bytes of one packed int8 matrix: its padded size."""
+  return 4 * packed_bytes(rows, columns)
 
 
 def packed_bytes(rows: int, columns: int) -> int:
@@ -64,9 +87,7 @@ def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
   """
   if not hasattr(codes, 'dtype') or not jnp.issubdtype(codes.dtype, jnp.integer):
     raise TypeError(f'pack takes an array of integer codes, not {getattr(codes, "dtype", type(codes).__name__)}')
-  if codes.ndim < 2 or not codes.shape[-2] or not 1 <= codes.shape[-1] <= MAX_COLUMNS:
-    raise ValueError(f'pack takes codes of shape [..., M, K] with M >= 1 and 1 <= K <= {MAX_COLUMNS}, '
-                     f'not {tuple(codes.shape)}')
+  _check_size('pack', codes, MAX_COLUMNS)
   if not isinstance(codes, jax.core.Tracer) and codes.size:
     low, high = int(codes.min()), int(codes.max())
     if low < -1 or high > 1:
@@ -75,12 +96,47 @@ def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
   return PackedTernary(_pack(jnp.asarray(codes)), rows, columns)
 
 
+def pack_int8(weights: jax.Array | np.ndarray) -> PackedInt8:
+  """Pack int8 weights.
+
+  Args:
+    weights: int8 [..., M, K], 1 <= K <= MAX_INT8_COLUMNS.
+
+  Raises:
+    TypeError, ValueError: for another dtype, or a matrix without rows or columns or with too many columns.
+  """
+  if getattr(weights, 'dtype', None) != jnp.int8:
+    raise TypeError(f'pack_int8 takes an array of int8, not {getattr(weights, "dtype", type(weights).__name__)}')
+  _check_size('pack_int8', weights, MAX_INT8_COLUMNS)
+  rows, columns = weights.shape[-2:]
+  return PackedInt8(_pack_int8(jnp.asarray(weights)), rows, columns)
+
+
+def _check_size(operation, matrix, most_columns):
+  if matrix.ndim < 2 or not matrix.shape[-2] or not 1 <= matrix.shape[-1] <= most_columns:
+    raise ValueError(f'{operation} takes an array of shape [..., M, K] with M >= 1 and 1 <= K <= {most_columns}, '
+                     f'not {tuple(matrix.shape)}')
+
+
+@jax.jit
+def _pack_int8(weights):
+  padded = _padded(weights)
+  *lead, rows, columns = padded.shape
+  # [..., blocks, lanes, groups, 4] -> [..., blocks, groups, lanes, 4]
+  lanes = padded.reshape(*lead, rows // NARROW_ROWS, NARROW_ROWS, columns // 4, 4)
+  return jnp.swapaxes(lanes, -2, -3).reshape(*lead, rows * columns)
+
+
+def _padded(matrix):
+  *lead, rows, columns = matrix.shape
+  return jnp.pad(matrix, [(0, 0)] * len(lead) + [(0, -rows % NARROW_ROWS), (0, -columns % COLUMN_MULTIPLE)])
+
+
 @jax.jit
 def _pack(codes):
-  *lead, rows, columns = codes.shape
-  padding = [(0, 0)] * len(lead) + [(0, -rows % NARROW_ROWS), (0, -columns % COLUMN_MULTIPLE)]
+  *lead, _, _ = codes.shape
   # Widened first: -1 is no value of an unsigned type, nor is 2 of a very small one.
-  codes = jnp.pad(jnp.clip(codes.astype(jnp.int32), -1, 1).astype(jnp.int8), padding)
+  codes = _padded(jnp.clip(codes.astype(jnp.int32), -1, 1).astype(jnp.int8))
   wide_rows = codes.shape[-2] // WIDE_ROWS * WIDE_ROWS
   parts = []
   for part, block in ((codes[..., :wide_rows, :], WIDE_ROWS), (codes[..., wide_rows:, :], NARROW_ROWS)):
@@ -92,10 +148,18 @@ def _pack(codes):
   return jnp.concatenate(parts, axis=-1)
 
 
-def unpack(packed: PackedTernary) -> jax.Array:
-  """The codes of packed matrices: int8 [..., M, K]; TypeError or ValueError for what is none."""
-  check_packed('unpack', packed)
-  return _unpack(packed)
+def unpack(packed: PackedTernary | PackedInt8) -> jax.Array:
+  """The codes or weights of packed matrices: int8 [..., M, K]; TypeError or ValueError for what is none."""
+  check_packed('unpack', packed, (PackedTernary, PackedInt8))
+  return _unpack(packed) if isinstance(packed, PackedTernary) else _unpack_int8(packed)
+
+
+@jax.jit
+def _unpack_int8(packed):
+  *lead, rows, columns = packed.shape
+  padded_rows, padded_columns = _round_up(rows, NARROW_ROWS), _round_up(columns, COLUMN_MULTIPLE)
+  lanes = packed.data.reshape(*lead, padded_rows // NARROW_ROWS, padded_columns // 4, NARROW_ROWS, 4)
+  return jnp.swapaxes(lanes, -2, -3).reshape(*lead, padded_rows, padded_columns)[..., :rows, :columns]
 
 
 @jax.jit
@@ -116,18 +180,23 @@ def _unpack(packed):
   return jnp.concatenate(parts, axis=-2)[..., :rows, :columns].astype(jnp.int8)
 
 
-def check_packed(operation: str, packed: PackedTernary) -> None:
-  """TypeError or ValueError where the array does not fit the size it claims."""
-  if not isinstance(packed, PackedTernary):
-    raise TypeError(f'{operation} takes weights from xla_kernels.pack, not {type(packed).__name__}')
-  if packed.rows < 1 or not 1 <= packed.columns <= MAX_COLUMNS:
+def check_packed(operation: str, packed: PackedTernary | PackedInt8,
+                 kinds: tuple[type, ...] = (PackedTernary,)) -> None:
+  """TypeError or ValueError for what is of none of the kinds, or does not fit the size it claims."""
+  if not isinstance(packed, kinds):
+    sources = ' or '.join(f'xla_kernels.{"pack" if kind is PackedTernary else "pack_int8"}' for kind in kinds)
+    raise TypeError(f'{operation} takes weights from {sources}, not {type(packed).__name__}')
+  ternary = isinstance(packed, PackedTernary)
+  most = MAX_COLUMNS if ternary else MAX_INT8_COLUMNS
+  if packed.rows < 1 or not 1 <= packed.columns <= most:
     raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns}; they have at least one row and '
-                     f'1 to {MAX_COLUMNS} columns')
-  bytes_ = packed_bytes(packed.rows, packed.columns)
+                     f'1 to {most} columns')
+  dtype = jnp.uint8 if ternary else jnp.int8
+  bytes_ = (packed_bytes if ternary else packed_int8_bytes)(packed.rows, packed.columns)
   kind = getattr(packed.data, 'dtype', type(packed.data).__name__)
-  if kind != jnp.uint8 or packed.data.ndim < 1 or packed.data.shape[-1] != bytes_:
-    raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns} are uint8 [..., {bytes_}], '
-                     f'not {kind} {np.shape(packed.data)}')
+  if kind != dtype or packed.data.ndim < 1 or packed.data.shape[-1] != bytes_:
+    raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns} are {jnp.dtype(dtype).name} '
+                     f'[..., {bytes_}], not {kind} {np.shape(packed.data)}')
 
 
 def _round_up(value, multiple):

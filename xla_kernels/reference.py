@@ -46,22 +46,45 @@ def ternary_matmul(x: jax.Array, packed: packing.PackedTernary, scales: jax.Arra
   return (_product(q, packing.unpack(packed)) * step) * scales
 
 
-def route(x: jax.Array, signatures: packing.PackedTernary | jax.Array, scale_T: jax.Array, offset_T: jax.Array,
+def int8_matmul(x: jax.Array, packed: packing.PackedInt8, scales: jax.Array) -> jax.Array:
+  """float32 [N, M]."""
+  q, step = quantise(x)
+  return (_int8_product(q, packing.unpack(packed)) * step) * scales
+
+
+def route(x: jax.Array, signatures: packing.PackedTernary | packing.PackedInt8, scale_T: jax.Array, offset_T: jax.Array,
           top_k: int) -> tuple[jax.Array, jax.Array]:
   """Tiles int32 [N, top_k] and scores float32 [N, top_k]."""
+  tile_NK, score_NT, _ = _route_all(x, signatures, scale_T, offset_T, top_k)
+  return tile_NK, jnp.take_along_axis(score_NT, tile_NK, axis=-1)
+
+
+def _route_all(x, signatures, scale_T, offset_T, top_k):
+  """Tiles, the scores of all tiles, and the activations' step."""
   q, step = quantise(x)
   if isinstance(signatures, packing.PackedTernary):
     dot_NT = _product(q, packing.unpack(signatures))
   else:
-    dot_NT = jax.lax.dot_general(q, signatures, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
-    dot_NT = dot_NT.astype(jnp.float32)
+    dot_NT = _int8_product(q, packing.unpack(signatures))
   finite_N1 = ~jnp.isnan(step)
   selection_NT = jnp.where(finite_N1, (dot_NT + offset_T) * scale_T, 0.0)
   # `top_k` takes -0 for less than 0, and NaN for the most.
   selection_NT = jnp.where(jnp.isnan(selection_NT), -jnp.inf, jnp.where(selection_NT == 0, 0.0, selection_NT))
   tile_NK = jax.lax.top_k(selection_NT, top_k)[1].astype(jnp.int32)
-  score_NT = jnp.where(finite_N1, dot_NT * scale_T, jnp.nan)
-  return tile_NK, jnp.take_along_axis(score_NT, tile_NK, axis=-1)
+  return tile_NK, jnp.where(finite_N1, dot_NT * scale_T, jnp.nan), step
+
+
+def routed_ffn(x: jax.Array, signatures: packing.PackedTernary | packing.PackedInt8, scale_T: jax.Array,
+               offset_T: jax.Array, up: packing.PackedTernary, up_scale_TH: jax.Array, down: packing.PackedTernary,
+               down_scale_TD: jax.Array, top_k: int, probability: bool, squared: bool,
+               temperature: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """float32 [N, D], tiles int32 [N, top_k] and their gates float32 [N, top_k]."""
+  tile_NK, score_NT, step_N1 = _route_all(x, signatures, scale_T, offset_T, top_k)
+  if probability:
+    gate_NK = jnp.take_along_axis(jax.nn.softmax((score_NT * step_N1) * temperature), tile_NK, axis=-1)
+  else:
+    gate_NK = jnp.ones(tile_NK.shape, jnp.float32)
+  return routed_tile_ffn(x, up, up_scale_TH, down, down_scale_TD, tile_NK, gate_NK, squared), tile_NK, gate_NK
 
 
 def routed_tile_ffn(x: jax.Array, up: packing.PackedTernary, up_scale_TH: jax.Array, down: packing.PackedTernary,
@@ -95,5 +118,37 @@ def _ragged_product(q_AX, codes_TXY, count_T):
   return jax.lax.ragged_dot(q_AX, codes_TXY, count_T, precision='highest')
 
 
+def _int8_product(q_NK, weights_MK):
+  """Exact, then rounded once to float32."""
+  product = jax.lax.dot_general(q_NK, weights_MK, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
+  return product.astype(jnp.float32)
+
+
 def _product(q_NK, codes_MK):
   return jnp.matmul(q_NK.astype(jnp.float32), codes_MK.astype(jnp.float32).T, precision='highest')
+
+
+def cached_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array,
+                     keys_BHGWK: jax.Array, values_BHSW: jax.Array, scale: float) -> list[jax.Array]:
+  """float32 [B, L, heads, W], keys and values; NaN for rows that have no room for their tokens."""
+  keys_BHSW = keys_BHGWK.swapaxes(3, 4).reshape(values_BHSW.shape)
+  out_BLHW, keys_BHSW, values_BHSW = plain_cached_attention(q_BLHW, k_BLHW, v_BLHW, position_B, keys_BHSW, values_BHSW,
+                                                            scale)
+  return [out_BLHW, keys_BHSW.reshape(keys_BHGWK.swapaxes(3, 4).shape).swapaxes(3, 4), values_BHSW]
+
+
+def plain_cached_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array,
+                           keys_BHSW: jax.Array, values_BHSW: jax.Array,
+                           scale: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """`cached_attention` on keys that lie as values do, which XLA need not rearrange."""
+  L, S = q_BLHW.shape[1], values_BHSW.shape[2]
+  write = jax.vmap(jax.lax.dynamic_update_slice, in_axes=(0, 0, (None, 0, None)))
+  keys_BHSW = write(keys_BHSW, k_BLHW.transpose(0, 2, 1, 3), (0, position_B, 0))
+  values_BHSW = write(values_BHSW, v_BLHW.transpose(0, 2, 1, 3), (0, position_B, 0))
+  score_BHLS = jnp.einsum('blhw,bhsw->bhls', q_BLHW * scale, keys_BHSW, precision='highest')
+  last_BL = position_B[:, None] + jnp.arange(L)
+  visible_BLS = jnp.arange(S) <= last_BL[..., None]
+  weight_BHLS = jax.nn.softmax(jnp.where(visible_BLS[:, None], score_BHLS, -jnp.inf))
+  out_BLHW = jnp.einsum('bhls,bhsw->blhw', weight_BHLS, values_BHSW, precision='highest')
+  room_B = (position_B >= 0) & (position_B + L <= S)
+  return jnp.where(room_B[:, None, None, None], out_BLHW, jnp.nan), keys_BHSW, values_BHSW

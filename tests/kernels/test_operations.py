@@ -78,7 +78,7 @@ def test_routing_is_exact_for_every_size(size, tally):
   top_k = min(3, tiles)
   tile = np.argsort(-selection, axis=1, kind='stable')[:, :top_k]
   score = np.take_along_axis(dot * scale, tile, axis=1)
-  given_signatures = jnp.asarray(signatures) if tally else xla_kernels.pack(signatures)
+  given_signatures = xla_kernels.pack_int8(signatures) if tally else xla_kernels.pack(signatures)
   def route():
     return xla_kernels.route(x, given_signatures, bias, scale_T=scale, top_k=top_k)
   offset = jnp.asarray(bias) / scale
@@ -90,7 +90,7 @@ def test_routing_is_exact_for_every_size(size, tally):
 def test_the_lowest_index_wins_ties(path):
   signatures = np.ones((9, 16), np.int8)
   x = np.ones((7, 16), np.float32)
-  for given_signatures in (signatures, xla_kernels.pack(signatures)):
+  for given_signatures in (signatures, xla_kernels.pack_int8(signatures), xla_kernels.pack(signatures)):
     tile, score = xla_kernels.route(x, given_signatures, top_k=9)
     np.testing.assert_array_equal(tile, np.tile(np.arange(9), (7, 1)))
     np.testing.assert_array_equal(score, 16 * 127.0)
@@ -106,7 +106,7 @@ def test_zeros_of_either_sign_are_ties_and_nan_comes_last(path):
     bias, scale = np.asarray(bias, np.float32), np.asarray(scale, np.float32)
     tile, score = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=4)
     offset = np.divide(bias, scale, out=np.zeros(4, np.float32), where=scale > 0)
-    wants = reference.route(x, jnp.asarray(signatures), scale, offset, 4)
+    wants = reference.route(x, xla_kernels.pack_int8(signatures), scale, offset, 4)
     np.testing.assert_array_equal(tile, wants[0])
     np.testing.assert_array_equal(score, wants[1])
     if want:
@@ -241,6 +241,60 @@ def test_bfloat16(path):
   np.testing.assert_array_equal(y, want)
 
 
+@given(ODD_SIZES)
+def test_int8_products_have_the_bits_of_the_reference(size):
+  rows, columns, tokens, seed = size
+  rng = np.random.default_rng(seed)
+  weights, scales = rng.integers(-128, 128, (rows, columns)).astype(np.int8), rng.normal(size=rows).astype(np.float32)
+  x = rng.normal(size=(tokens, columns)).astype(np.float32)
+  packed = xla_kernels.pack_int8(weights)
+  want = np.asarray(reference.int8_matmul(x, packed, scales))
+  q, step = quantised(x)
+  np.testing.assert_allclose(want, (q @ weights.T.astype(np.float64)) * step * scales, rtol=1e-6)
+  for got in on_every_path(lambda: xla_kernels.int8_matmul(x, packed, scales)):
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('gate', ['probability', 'one_hot'])
+@pytest.mark.parametrize('N, D, H, T, K', [(0, 16, 16, 2, 1), (1, 128, 32, 16, 2), (40, 30, 20, 3, 3),
+                                           (90, 64, 16, 70, 1)])
+def test_a_whole_layer_is_its_parts(N, D, H, T, K, gate):
+  """Routing, gates and tiles in one call: the tiles and the bits that two calls give, and softmax for the gates."""
+  rng = np.random.default_rng(0)
+  x, up, up_scale, down, down_scale, *_ = ffn_arguments(rng, N, D, H, T, K)
+  scale, bias = rng.uniform(0.01, 0.1, T).astype(np.float32), rng.normal(size=T).astype(np.float32)
+  tallies = rng.integers(-60, 61, (T, D)).astype(np.int8)
+  for signatures in (xla_kernels.pack_int8(tallies), xla_kernels.pack(np.sign(tallies))):
+    def layer(signatures=signatures):
+      return xla_kernels.routed_ffn(x, signatures, up, up_scale, down, down_scale, scale_T=scale, bias_T=bias, top_k=K,
+                                    gate=gate)
+    tile, _ = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=K)
+    q, step = quantised(x) if N else (np.zeros((0, D)), np.zeros((0, 1)))
+    z = (q @ np.asarray(xla_kernels.unpack(signatures), np.float64).T) * scale * step * D**-0.5
+    e = np.exp(z - z.max(axis=1, keepdims=True)) if N else z
+    want = np.take_along_axis(e / e.sum(axis=1, keepdims=True), np.asarray(tile), axis=1)
+    results = on_every_path(layer)
+    for y, tiles, gates in results:
+      np.testing.assert_array_equal(tiles, tile)
+      np.testing.assert_allclose(gates, want if gate == 'probability' else np.ones((N, K)), rtol=2e-6)
+      np.testing.assert_array_equal(y, xla_kernels.routed_tile_ffn(x, up, up_scale, down, down_scale, tiles, gates))
+      np.testing.assert_array_equal(y, results[0][0])
+    y, tiles, gates = reference.routed_ffn(x, signatures, scale, bias / scale, up, up_scale, down, down_scale, K,
+                                           gate == 'probability', True, D**-0.5)
+    np.testing.assert_array_equal(tiles, tile)
+    np.testing.assert_allclose(gates, want if gate == 'probability' else np.ones((N, K)), rtol=2e-6)
+    np.testing.assert_allclose(y, results[0][0] if results else y, rtol=2e-6, atol=1e-6 * np.abs(y).max(initial=0))
+
+
+def test_a_layer_of_a_token_that_is_no_number(path):
+  rng = np.random.default_rng(0)
+  x, up, up_scale, down, down_scale, *_ = ffn_arguments(rng, 3, 32, 16, 4, 1)
+  x[1, 7] = np.nan
+  y, tile, gate = xla_kernels.routed_ffn(x, codes_of(rng, (4, 32)), up, up_scale, down, down_scale)
+  assert np.isnan(y[1]).all() and int(tile[1, 0]) == 0 and np.isnan(gate[1, 0])
+  assert np.isfinite(np.asarray(y)[[0, 2]]).all()
+
+
 # Errors.
 
 
@@ -305,11 +359,33 @@ def test_wrong_numbers_of_tiles(top_k):
 
 
 def test_signatures_that_are_too_wide():
-  x = np.ones((1, xla_kernels.MAX_TALLY_COLUMNS + 1), np.float32)
-  with pytest.raises(ValueError, match='int8 signatures have 1 to'):
+  x = np.ones((1, xla_kernels.MAX_INT8_COLUMNS + 1), np.float32)
+  with pytest.raises(ValueError, match='1 <= K <= 65793'):
     xla_kernels.route(x, x.astype(np.int8))
   x = x[:, :-1]
   assert float(xla_kernels.route(x, np.full(x.shape, 127, np.int8))[1][0]) == np.float32(127 * 127 * x.shape[1])
+
+
+@pytest.mark.parametrize('arguments, error, message', [
+    ((x_, packed_, scales_), TypeError, 'takes weights from xla_kernels.pack_int8, not PackedTernary'),
+    ((x_, xla_kernels.pack_int8(np.ones((16, 31), np.int8)), scales_), ValueError, '32 columns and the packed matr'),
+    ((x_, xla_kernels.pack_int8(np.ones((15, 32), np.int8)), scales_), ValueError, 'scales must have shape'),
+    ((x_, xla_kernels.PackedInt8(np.ones(512, np.uint8), 16, 32), scales_), ValueError, 'are int8'),
+    ((x_, xla_kernels.PackedInt8(np.ones(511, np.int8), 16, 32), scales_), ValueError, r'int8 \[..., 512\]')])
+def test_wrong_arguments_of_int8_products(arguments, error, message):
+  with pytest.raises(error, match=message):
+    xla_kernels.int8_matmul(*arguments)
+
+
+@pytest.mark.parametrize('settings, message', [
+    ({'gate': 'soft'}, 'gate is'), ({'top_k': 5}, 'top_k = 5 of 4 tiles'), ({'activation': 'gelu'}, 'activation is'),
+    ({'signatures': np.ones((3, 32), np.int8)}, '3 signatures for 4 tiles'),
+    ({'signatures': np.ones((4, 31), np.int8)}, 'signatures must have shape'),
+    ({'scale_T': np.ones(3, np.float32)}, 'scale must have shape')])
+def test_wrong_arguments_of_a_layer(settings, message):
+  signatures = settings.pop('signatures', np.ones((4, 32), np.int8))
+  with pytest.raises(ValueError, match=f'routed_ffn: .*{message}'):
+    xla_kernels.routed_ffn(x_, signatures, *tiles_[1:5], **settings)
 
 
 def test_scale_and_bias_may_be_left_out_with_64_bit_types():
@@ -323,7 +399,9 @@ tiles_ = ffn_arguments(np.random.default_rng(0), 2, 32, 16, 4, 1)
 @pytest.mark.parametrize('name, function', [
     ('ternary_matmul', lambda x: xla_kernels.ternary_matmul(x, packed_, scales_)),
     ('route', lambda x: xla_kernels.route(x, packed_)[1]),
-    ('routed_tile_ffn', lambda x: xla_kernels.routed_tile_ffn(x, *tiles_[1:]))])
+    ('routed_tile_ffn', lambda x: xla_kernels.routed_tile_ffn(x, *tiles_[1:])),
+    ('routed_ffn', lambda x: xla_kernels.routed_ffn(x, np.ones((4, 32), np.int8), *tiles_[1:5])[0]),
+    ('int8_matmul', lambda x: xla_kernels.int8_matmul(x, xla_kernels.pack_int8(np.ones((16, 32), np.int8)), scales_))])
 def test_a_gradient_names_the_training_path(name, function):
   with pytest.raises(NotImplementedError, match=rf'{name} is for inference.*trix_jax\.ffn\.SparseTriXFFN'):
     jax.grad(lambda x: function(x).sum())(jnp.asarray(x_))
@@ -376,6 +454,10 @@ def test_vmap_of_routing_and_tiles(path):
       want = xla_kernels.route(x, signatures)
       np.testing.assert_array_equal(tile, want[0])
       np.testing.assert_array_equal(score, want[1])
+    layers = jax.vmap(lambda x, signatures=signatures: xla_kernels.routed_ffn(x, signatures, *arguments[1:5]))(xs)
+    for x, *got in zip(xs, *layers, strict=True):
+      jax.tree.map(np.testing.assert_array_equal, tuple(got),
+                   xla_kernels.routed_ffn(x, signatures, *arguments[1:5]))
 
 
 def test_shard_map_keeps_tokens_apart(path):

@@ -43,6 +43,31 @@ def test_bytes_of_a_wide_block():
   np.testing.assert_array_equal(data, want)
 
 
+@given(st.lists(st.integers(1, 3), max_size=2), st.integers(1, 70), st.integers(1, 70), st.integers(0, 9))
+def test_unpacking_gives_int8_back(lead, rows, columns, seed):
+  weights = np.random.default_rng(seed).integers(-128, 128, (*lead, rows, columns)).astype(np.int8)
+  packed = xla_kernels.pack_int8(weights)
+  assert packed.shape == weights.shape
+  assert packed.data.shape == (*lead, packing.packed_int8_bytes(rows, columns))
+  np.testing.assert_array_equal(xla_kernels.unpack(packed), weights)
+
+
+def test_bytes_of_int8():
+  weights = np.zeros((20, 9), np.int8)
+  weights[18, 6] = -5  # Block 1, lane 2, group 1, column 2 of it.
+  data = np.asarray(xla_kernels.pack_int8(weights).data)
+  assert data.shape == (32 * 16,)
+  assert np.flatnonzero(data).tolist() == [16 * 16 + 64 + 2 * 4 + 2] and data.min() == -5
+
+
+@pytest.mark.parametrize('weights, error, message', [
+    (np.ones((3, 3), np.int16), TypeError, 'int8, not int16'), (np.ones(3, np.int8), ValueError, r'not \(3,\)'),
+    (np.ones((0, 3), np.int8), ValueError, 'M >= 1'), ([[1]], TypeError, 'not list')])
+def test_what_is_no_int8_matrix(weights, error, message):
+  with pytest.raises(error, match=message):
+    xla_kernels.pack_int8(weights)
+
+
 def test_two_bits_a_weight_without_padding_of_small_tiles():
   assert packing.packed_bytes(4096, 4096) == 4096 * 4096 // 4
   assert packing.packed_bytes(16, 128) == 16 * 128 // 4

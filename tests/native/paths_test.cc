@@ -46,6 +46,16 @@ void Pack(const std::vector<int8_t>& codes, int64_t m, int64_t k, uint8_t* packe
   }
 }
 
+void PackInt8(const std::vector<int8_t>& weights, int64_t m, int64_t k, int8_t* packed) {
+  const int64_t rows = PaddedRows(m), columns = PaddedColumns(k);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      packed[r / 16 * 16 * columns + c / 4 * 64 + r % 16 * 4 + c % 4] =
+          r < m && c < k ? weights[static_cast<size_t>(r * k + c)] : int8_t{0};
+    }
+  }
+}
+
 enum class Fill { kRandom, kExtreme };
 
 bool Check(const char* what, const char* path, int64_t m, int64_t k, int64_t n, int64_t where, int64_t got,
@@ -80,19 +90,21 @@ bool Accumulators(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, 
 }
 
 bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
-  Exact<int8_t> tally(tiles * d, 1);
+  std::vector<int8_t> tally(static_cast<size_t>(tiles * d));
+  Exact<int8_t> packed(PackedInt8Bytes(tiles, d), 1);
   std::vector<float> x(static_cast<size_t>(d)), scale(static_cast<size_t>(tiles), 1.0f),
       offset(static_cast<size_t>(tiles), 0.0f), score(static_cast<size_t>(tiles));
   std::vector<int32_t> tile(static_cast<size_t>(tiles));
-  for (int64_t i = 0; i < tiles * d; ++i) tally[i] = static_cast<int8_t>(random() % 255 - 127);
+  for (auto& vote : tally) vote = static_cast<int8_t>(random() % 255 - 127);
+  PackInt8(tally, tiles, d, packed.data());
   for (auto& value : x) value = static_cast<float>(static_cast<int>(random() % 255) - 127);
   x[0] = 127.0f;  // So that the quantised activations are the activations.
-  Route(Pool(), x.data(), 1, {nullptr, tally.data(), tiles, d, scale.data(), offset.data()}, tiles, tile.data(),
-        score.data());
+  Route(Pool(), x.data(), 1, {nullptr, packed.data(), tiles, d, scale.data(), offset.data()}, tiles, 0.0f,
+        tile.data(), score.data(), nullptr);
   for (int64_t i = 0; i < tiles; ++i) {
     int64_t want = 0;
     const int64_t t = tile[static_cast<size_t>(i)];
-    for (int64_t c = 0; c < d; ++c) want += int64_t{tally[t * d + c]} * static_cast<int64_t>(x[static_cast<size_t>(c)]);
+    for (int64_t c = 0; c < d; ++c) want += int64_t{tally[static_cast<size_t>(t * d + c)]} * static_cast<int64_t>(x[static_cast<size_t>(c)]);
     // Exact in float32 below 2^24, which random signs stay under here.
     if (!Check("score", path, tiles, d, 1, i, static_cast<int64_t>(score[static_cast<size_t>(i)]), want)) return false;
     if (i > 0 && score[static_cast<size_t>(i)] > score[static_cast<size_t>(i - 1)]) {
@@ -100,6 +112,53 @@ bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
     }
   }
   return true;
+}
+
+bool Int8Products(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, std::mt19937& random) {
+  std::vector<int8_t> weights(static_cast<size_t>(m * k));
+  for (auto& w : weights) w = fill == Fill::kRandom ? static_cast<int8_t>(random() % 256) : int8_t{-128};
+  Exact<int8_t> packed(PackedInt8Bytes(m, k), 1);
+  PackInt8(weights, m, k, packed.data());
+  Exact<float> x(n * k, 4);
+  std::vector<float> scale(static_cast<size_t>(m), 1.0f), y(static_cast<size_t>(n * m));
+  // The first of a row is 127, so that the quantised activations are the activations.
+  for (int64_t i = 0; i < n * k; ++i) {
+    x[i] = i % k == 0 || fill == Fill::kExtreme ? 127.0f : static_cast<float>(static_cast<int>(random() % 255) - 127);
+  }
+  Int8Matmul(Pool(), x.data(), n, k, packed.data(), m, scale.data(), y.data());
+  for (int64_t t = 0; t < n; ++t) {
+    for (int64_t r = 0; r < m; ++r) {
+      int64_t acc = 0;
+      for (int64_t c = 0; c < k; ++c) acc += int64_t{weights[static_cast<size_t>(r * k + c)]} * static_cast<int64_t>(x[t * k + c]);
+      const float want = static_cast<float>(static_cast<int32_t>(acc)) * (127.0f * (1.0f / 127.0f));
+      if (y[static_cast<size_t>(t * m + r)] != want) {
+        return Check("int8 product", path, m, k, n, t * m + r, static_cast<int64_t>(y[static_cast<size_t>(t * m + r)]), acc);
+      }
+    }
+  }
+  return true;
+}
+
+// The bits of attention: tokens one at a time and then some at once, in a cache that holds NaN where nothing was written.
+std::vector<float> Attention(const Pool& pool, int64_t batch, int64_t heads, int64_t width, int64_t slots) {
+  std::mt19937 random(3);
+  const int64_t together = slots / 3, alone = slots - together, row = heads * width;
+  Exact<float> keys(batch * row * slots, 4), values(batch * row * slots, 4);
+  for (int64_t i = 0; i < batch * row * slots; ++i) keys[i] = values[i] = __builtin_nanf("");
+  std::vector<float> result;
+  for (int64_t first = 0; first < slots;) {
+    const int64_t length = first < alone ? 1 : together;
+    Exact<float> q(batch * length * row, 4), k(batch * length * row, 4), v(batch * length * row, 4), out(batch * length * row, 4);
+    for (auto* x : {&q, &k, &v}) {
+      for (int64_t i = 0; i < batch * length * row; ++i) (*x)[i] = static_cast<float>(random()) / 1e9f - 2.0f;
+    }
+    std::vector<int32_t> position(static_cast<size_t>(batch), static_cast<int32_t>(first));
+    CachedAttention(pool, q.data(), k.data(), v.data(), position.data(), {batch, length, heads, width, slots, 0.25f},
+                    keys.data(), values.data(), out.data());
+    result.insert(result.end(), out.data(), out.data() + batch * length * row);
+    first += length;
+  }
+  return result;
 }
 
 // One function on every path, bit for bit: odd sizes, one tile with all tokens, empty tiles, several tiles a token.
@@ -126,8 +185,11 @@ std::vector<float> Ffn(const Pool& pool, int64_t n, int64_t d, int64_t h, int64_
   return y;
 }
 
+const std::vector<std::vector<int64_t>> ffn_shapes = {{0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
+const std::vector<std::vector<int64_t>> attention_shapes = {{1, 2, 32, 16}, {2, 3, 20, 96}, {1, 1, 1, 144}};
+
 bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
-         const std::vector<std::vector<int64_t>>& ffn_shapes) {
+         const std::vector<std::vector<float>>& portable_attention) {
   std::mt19937 random(1);
   for (int64_t m : {1, 15, 16, 17, 63, 64, 65, 112, 130}) {
     for (int64_t k : {1, 4, 15, 16, 17, 48, 100, 260, 530}) {
@@ -141,6 +203,21 @@ bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
   for (int64_t tiles : {1, 3, 64}) {
     for (int64_t d : {1, 16, 63, 65, 200}) {
       if (!Tallies(path, tiles, d, random)) return false;
+    }
+  }
+  for (int64_t m : {1, 15, 16, 17, 64, 65, 130}) {
+    for (int64_t k : {1, 4, 17, 63, 260}) {
+      for (int64_t n : {0, 1, 3, 6, 7, 33}) {
+        if (!Int8Products(path, m, k, n, Fill::kRandom, random)) return false;
+      }
+    }
+  }
+  if (!Int8Products(path, 17, kMaxInt8Columns, 2, Fill::kExtreme, random)) return false;
+  for (size_t i = 0; i < attention_shapes.size(); ++i) {
+    const auto& shape = attention_shapes[i];
+    const std::vector<float> out = Attention(Pool(), shape[0], shape[1], shape[2], shape[3]);
+    for (size_t j = 0; j < out.size(); ++j) {
+      if (out[j] != portable_attention[i][j]) return Check("attention", path, 0, 0, 0, static_cast<int64_t>(j), 1, 0);
     }
   }
   for (size_t i = 0; i < ffn_shapes.size(); ++i) {
@@ -179,7 +256,8 @@ bool RunThreads() {
   std::vector<int32_t> alone(static_cast<size_t>(n * m)), together(alone.size());
   Accumulate(Pool(), q.data(), n, k, packed.data(), m, alone.data());
   Accumulate(threads, q.data(), n, k, packed.data(), m, together.data());
-  if (alone != together || Ffn(threads, 700, 64, 128, 5, 2) != Ffn(Pool(), 700, 64, 128, 5, 2)) {
+  if (alone != together || Ffn(threads, 700, 64, 128, 5, 2) != Ffn(Pool(), 700, 64, 128, 5, 2) ||
+      Attention(threads, 20, 8, 64, 240) != Attention(Pool(), 20, 8, 64, 240)) {
     std::printf("threads: other results than alone\n");
     return false;
   }
@@ -204,16 +282,16 @@ bool RunThreads() {
 }  // namespace
 
 int main() {
-  const std::vector<std::vector<int64_t>> shapes = {{0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
-  std::vector<std::vector<float>> portable;
+  std::vector<std::vector<float>> portable, attention;
   ForcePath("portable");
-  for (const auto& s : shapes) portable.push_back(Ffn(Pool(), s[0], s[1], s[2], s[3], s[4]));
+  for (const auto& s : ffn_shapes) portable.push_back(Ffn(Pool(), s[0], s[1], s[2], s[3], s[4]));
+  for (const auto& s : attention_shapes) attention.push_back(Attention(Pool(), s[0], s[1], s[2], s[3]));
   for (int i = 0; i < kPathCount; ++i) {
     if (!ForcePath(kPaths[i]->name)) {
       std::printf("%s: this CPU lacks it\n", kPaths[i]->name);
       continue;
     }
-    if (!Run(kPaths[i]->name, portable, shapes)) return 1;
+    if (!Run(kPaths[i]->name, portable, attention)) return 1;
   }
   return RunThreads() ? 0 : 1;
 }

@@ -134,18 +134,62 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
   }
 }
 
-void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t sum, int32_t* acc) {
+template <int kBlocks, int kTokens>
+void DotInt8Tokens(const int8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                   int32_t* out) {
+  constexpr int kUnroll = kBlocks * kTokens <= 4 ? 4 : 1;
+  __m512i acc[kUnroll][kTokens][kBlocks] = {};
+  // The weights as unsigned: 128 more, which adds 128 * sum.
   const __m512i flip = _mm512_set1_epi8(-128);
-  for (int64_t v = 0; v < count; ++v) {
-    const int8_t* vector = vectors + v * length;
-    __m512i total = _mm512_setzero_si512();
-    for (int64_t k = 0; k < length; k += 64) {
-      const __mmask64 mask = length - k >= 64 ? ~0ull : (1ull << (length - k)) - 1;
-      // The vector as unsigned: 128 more, which adds 128 * sum.
-      const __m512i w = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, vector + k), flip);
-      Dot(total, w, _mm512_maskz_loadu_epi8(mask, q + k));
+  for (int64_t k = 0; k < columns; k += 4 * kUnroll) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) {
+      __m512i w[kBlocks];
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b) {
+        w[b] = _mm512_xor_si512(_mm512_loadu_si512(block + (b * columns + k + 4 * u) * kInt8Rows), flip);
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        int32_t four;
+        std::memcpy(&four, q + t * stride + k + 4 * u, 4);
+        const __m512i x = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) Dot(acc[u][t][b], w[b], x);
+      }
     }
-    acc[v] = _mm512_reduce_add_epi32(total) - 128 * sum;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    const __m512i added = _mm512_set1_epi32(128 * sums[t]);
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) {
+      __m512i total = acc[0][t][b];
+#pragma GCC unroll 4
+      for (int u = 1; u < kUnroll; ++u) total = _mm512_add_epi32(total, acc[u][t][b]);
+      _mm512_storeu_si512(out + t * kWideRows + b * kInt8Rows, _mm512_sub_epi32(total, added));
+    }
+  }
+}
+
+template <int kBlocks>
+void DotInt8Blocks(const int8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                   int tokens, int32_t* acc) {
+  switch (tokens) {
+    case 1: return DotInt8Tokens<kBlocks, 1>(block, columns, q, stride, sums, acc);
+    case 2: return DotInt8Tokens<kBlocks, 2>(block, columns, q, stride, sums, acc);
+    case 3: return DotInt8Tokens<kBlocks, 3>(block, columns, q, stride, sums, acc);
+    case 4: return DotInt8Tokens<kBlocks, 4>(block, columns, q, stride, sums, acc);
+    case 5: return DotInt8Tokens<kBlocks, 5>(block, columns, q, stride, sums, acc);
+    default: return DotInt8Tokens<kBlocks, 6>(block, columns, q, stride, sums, acc);
+  }
+}
+
+void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+             int tokens, int32_t* acc) {
+  if (blocks == 4) return DotInt8Blocks<4>(block, columns, q, stride, sums, tokens, acc);
+  for (int b = 0; b < blocks; ++b) {
+    DotInt8Blocks<1>(block + b * columns * kInt8Rows, columns, q, stride, sums, tokens, acc + b * kInt8Rows);
   }
 }
 
@@ -209,7 +253,8 @@ uint64_t ReadWords(const uint64_t* words, int64_t count) {
   return static_cast<uint64_t>(_mm512_reduce_or_epi64(sums[0]));
 }
 
-constexpr Elementwise kByHand = {QuantiseRow, kElementwise.rescale, kElementwise.rescale_relu, ReadWords};
+constexpr Elementwise kByHand = {QuantiseRow, kElementwise.rescale, kElementwise.rescale_relu, kElementwise.attend,
+                                 ReadWords};
 
 int64_t Peak(int64_t rounds) {
   constexpr int kSums = 16;

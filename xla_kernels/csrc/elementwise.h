@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "attention_loops.h"
 #include "path.h"
 
 namespace trix {
@@ -103,7 +104,7 @@ uint64_t Read(const uint64_t* words, int64_t count) {
   return all;
 }
 
-constexpr Elementwise kElementwise = {Quantise, Rescale, RescaleRelu, Read};
+constexpr Elementwise kElementwise = {Quantise, Rescale, RescaleRelu, Attend, Read};
 
 }  // namespace
 }  // namespace trix

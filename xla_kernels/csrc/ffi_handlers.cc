@@ -1,5 +1,6 @@
 #include "ffi_handlers.h"
 
+#include <algorithm>
 #include <exception>
 #include <string>
 
@@ -23,12 +24,17 @@ ffi::Error WithoutExceptions(const Body& body) {
 #define TRIX_CHECK(condition, what) \
   if (!(condition)) return Invalid(what)
 
-ffi::Error CheckPacked(int64_t bytes, int64_t m, int64_t k) {
-  TRIX_CHECK(k >= 1 && k <= kMaxColumns, "matrices have 1 to " + std::to_string(kMaxColumns) + " columns, not " +
-                                             std::to_string(k));
-  TRIX_CHECK(bytes == PackedBytes(m, k), "a packed matrix of " + std::to_string(m) + " x " + std::to_string(k) +
-                                             " has " + std::to_string(PackedBytes(m, k)) + " bytes, not " +
-                                             std::to_string(bytes));
+// Weights of `m` x `k`, ternary or int8.
+template <typename Buffer>
+ffi::Error CheckPacked(const Buffer& packed, int64_t m, int64_t k) {
+  constexpr bool kInt8 = std::is_same_v<Buffer, S8>;
+  constexpr int64_t kMost = kInt8 ? kMaxInt8Columns : kMaxColumns;
+  const int64_t bytes = kInt8 ? PackedInt8Bytes(m, k) : PackedBytes(m, k);
+  TRIX_CHECK(k >= 1 && k <= kMost,
+             "matrices have 1 to " + std::to_string(kMost) + " columns, not " + std::to_string(k));
+  TRIX_CHECK(FromLast(packed, 0) == bytes, "a packed matrix of " + std::to_string(m) + " x " + std::to_string(k) +
+                                               " has " + std::to_string(bytes) + " bytes, not " +
+                                               std::to_string(FromLast(packed, 0)));
   return ffi::Error::Success();
 }
 
@@ -37,7 +43,7 @@ ffi::Error AccumulateHandler(ffi::ThreadPool threads, S8 q, U8 packed, ffi::Resu
   TRIX_CHECK(batch.Fits(q, 2) && batch.Fits(packed, 1), "accumulate: batch axes differ");
   const int64_t n = FromLast(q, 1), k = FromLast(q, 0), m = FromLast(*acc, 0);
   TRIX_CHECK(FromLast(*acc, 1) == n, "accumulate: rows of q and of the result differ");
-  if (ffi::Error error = CheckPacked(FromLast(packed, 0), m, k); error.failure()) return error;
+  if (ffi::Error error = CheckPacked(packed, m, k); error.failure()) return error;
   const XlaPool pool(threads);
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
@@ -46,96 +52,193 @@ ffi::Error AccumulateHandler(ffi::ThreadPool threads, S8 q, U8 packed, ffi::Resu
   });
 }
 
-ffi::Error TernaryMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 scales, ffi::Result<F32> y) {
+// `kMatmul` is the product with packed weights of the kind of the buffer.
+template <typename Buffer, auto kMatmul>
+ffi::Error MatmulHandler(ffi::ThreadPool threads, F32 x, Buffer packed, F32 scales, ffi::Result<F32> y) {
+  const std::string name = std::is_same_v<Buffer, S8> ? "int8_matmul" : "ternary_matmul";
   const Batch batch(*y, 2);
-  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(packed, 1) && batch.Fits(scales, 1), "ternary_matmul: batch axes differ");
+  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(packed, 1) && batch.Fits(scales, 1), name + ": batch axes differ");
   const int64_t n = FromLast(x, 1), k = FromLast(x, 0), m = FromLast(scales, 0);
-  TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == m, "ternary_matmul: the result must be n x m");
-  if (ffi::Error error = CheckPacked(FromLast(packed, 0), m, k); error.failure()) return error;
+  TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == m, name + ": the result must be n x m");
+  if (ffi::Error error = CheckPacked(packed, m, k); error.failure()) return error;
   const XlaPool pool(threads);
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
-      TernaryMatmul(pool, batch.Slice(x, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(scales, 1, b),
-                    batch.Slice(*y, 2, b));
+      kMatmul(pool, batch.Slice(x, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(scales, 1, b),
+              batch.Slice(*y, 2, b));
     }
   });
 }
 
-// Shared by both kinds of signatures; `of_entry` fills in what differs.
-template <typename OfEntry>
-ffi::Error RouteWith(ffi::ThreadPool threads, F32 x, F32 scale, F32 offset, ffi::Result<S32> tile,
-                     ffi::Result<F32> score, const Batch& batch, const OfEntry& of_entry) {
-  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(scale, 1) && batch.Fits(offset, 1) && batch.Fits(*score, 2),
+// Signatures come packed as ternary or as int8.
+void SliceSignatures(const Batch& batch, U8& packed, int64_t b, Signatures* signatures) {
+  signatures->packed = batch.Slice(packed, 1, b);
+}
+
+void SliceSignatures(const Batch& batch, S8& packed, int64_t b, Signatures* signatures) {
+  signatures->tally = batch.Slice(packed, 1, b);
+}
+
+template <typename Buffer>
+ffi::Error RouteHandler(ffi::ThreadPool threads, F32 x, Buffer signatures, F32 scale, F32 offset,
+                        ffi::Result<S32> tile, ffi::Result<F32> score) {
+  const Batch batch(*tile, 2);
+  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(signatures, 1) && batch.Fits(scale, 1) && batch.Fits(offset, 1) &&
+                 batch.Fits(*score, 2),
              "route: batch axes differ");
   const int64_t n = FromLast(x, 1), d = FromLast(x, 0), tiles = FromLast(scale, 0), top_k = FromLast(*tile, 0);
   TRIX_CHECK(FromLast(offset, 0) == tiles, "route: scale and offset must have one entry a tile");
   TRIX_CHECK(FromLast(*tile, 1) == n && FromLast(*score, 1) == n && FromLast(*score, 0) == top_k,
              "route: the results must be n x top_k");
   TRIX_CHECK(top_k >= 1 && top_k <= tiles, "route: top_k must be from 1 to the number of tiles");
+  if (ffi::Error error = CheckPacked(signatures, tiles, d); error.failure()) return error;
   const XlaPool pool(threads);
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
-      Signatures signatures{nullptr, nullptr, tiles, d, batch.Slice(scale, 1, b), batch.Slice(offset, 1, b)};
-      of_entry(b, &signatures);
-      Route(pool, batch.Slice(x, 2, b), n, signatures, top_k, batch.Slice(*tile, 2, b), batch.Slice(*score, 2, b));
+      Signatures of_entry{nullptr, nullptr, tiles, d, batch.Slice(scale, 1, b), batch.Slice(offset, 1, b)};
+      SliceSignatures(batch, signatures, b, &of_entry);
+      Route(pool, batch.Slice(x, 2, b), n, of_entry, top_k, 0.0f, batch.Slice(*tile, 2, b),
+            batch.Slice(*score, 2, b), nullptr);
     }
   });
 }
 
-ffi::Error RoutePackedHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 scale, F32 offset,
-                              ffi::Result<S32> tile, ffi::Result<F32> score) {
-  const Batch batch(*tile, 2);
-  TRIX_CHECK(batch.Fits(packed, 1), "route: batch axes differ");
-  if (ffi::Error error = CheckPacked(FromLast(packed, 0), FromLast(scale, 0), FromLast(x, 0)); error.failure()) {
-    return error;
-  }
-  return RouteWith(threads, x, scale, offset, tile, score, batch,
-                   [&](int64_t b, Signatures* signatures) { signatures->packed = batch.Slice(packed, 1, b); });
-}
+// Tiles of a feed-forward layer out of its buffers, checked.
+struct TileBuffers {
+  U8 up;
+  F32 up_scale;
+  U8 down;
+  F32 down_scale;
 
-ffi::Error RouteTallyHandler(ffi::ThreadPool threads, F32 x, S8 tally, F32 scale, F32 offset, ffi::Result<S32> tile,
-                             ffi::Result<F32> score) {
-  const Batch batch(*tile, 2);
-  TRIX_CHECK(batch.Fits(tally, 2), "route: batch axes differ");
-  TRIX_CHECK(FromLast(tally, 1) == FromLast(scale, 0) && FromLast(tally, 0) == FromLast(x, 0),
-             "route: signatures must be tiles x d");
-  TRIX_CHECK(FromLast(x, 0) >= 1 && FromLast(x, 0) <= kMaxTallyColumns,
-             "route: int8 signatures have 1 to " + std::to_string(kMaxTallyColumns) + " columns");
-  return RouteWith(threads, x, scale, offset, tile, score, batch,
-                   [&](int64_t b, Signatures* signatures) { signatures->tally = batch.Slice(tally, 2, b); });
-}
+  int64_t count() const { return FromLast(up_scale, 1); }
+  int64_t hidden() const { return FromLast(up_scale, 0); }
+
+  ffi::Error Check(const Batch& batch, int64_t d) const {
+    TRIX_CHECK(batch.Fits(up, 2) && batch.Fits(up_scale, 2) && batch.Fits(down, 2) && batch.Fits(down_scale, 2),
+               "feed-forward tiles: batch axes differ");
+    TRIX_CHECK(FromLast(up, 1) == count() && FromLast(down, 1) == count() && FromLast(down_scale, 1) == count(),
+               "feed-forward tiles: numbers of tiles differ");
+    TRIX_CHECK(FromLast(down_scale, 0) == d, "feed-forward tiles: widths differ");
+    if (ffi::Error error = CheckPacked(up, hidden(), d); error.failure()) return error;
+    return CheckPacked(down, d, hidden());
+  }
+
+  Tiles Slice(const Batch& batch, int64_t b, bool squared) {
+    return {count(),
+            FromLast(down_scale, 0),
+            hidden(),
+            batch.Slice(up, 2, b),
+            batch.Slice(up_scale, 2, b),
+            batch.Slice(down, 2, b),
+            batch.Slice(down_scale, 2, b),
+            squared};
+  }
+};
 
 ffi::Error RoutedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_scale, U8 down, F32 down_scale,
                                 S32 tile, F32 gate, bool squared, ffi::Result<F32> y) {
   const Batch batch(*y, 2);
-  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(up, 2) && batch.Fits(up_scale, 2) && batch.Fits(down, 2) &&
-                 batch.Fits(down_scale, 2) && batch.Fits(tile, 2) && batch.Fits(gate, 2),
-             "routed_tile_ffn: batch axes differ");
-  const int64_t n = FromLast(x, 1), d = FromLast(x, 0), count = FromLast(up_scale, 1), h = FromLast(up_scale, 0);
-  const int64_t top_k = FromLast(tile, 0);
-  TRIX_CHECK(FromLast(up, 1) == count && FromLast(down, 1) == count && FromLast(down_scale, 1) == count,
-             "routed_tile_ffn: numbers of tiles differ");
-  TRIX_CHECK(FromLast(down_scale, 0) == d && FromLast(*y, 1) == n && FromLast(*y, 0) == d,
-             "routed_tile_ffn: widths differ");
+  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(tile, 2) && batch.Fits(gate, 2), "routed_tile_ffn: batch axes differ");
+  TileBuffers buffers{up, up_scale, down, down_scale};
+  const int64_t n = FromLast(x, 1), d = FromLast(x, 0), top_k = FromLast(tile, 0);
+  if (ffi::Error error = buffers.Check(batch, d); error.failure()) return error;
+  TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == d, "routed_tile_ffn: widths differ");
   TRIX_CHECK(FromLast(tile, 1) == n && FromLast(gate, 1) == n && FromLast(gate, 0) == top_k && top_k >= 1,
              "routed_tile_ffn: tile and gate must be n x k");
-  if (ffi::Error error = CheckPacked(FromLast(up, 0), h, d); error.failure()) return error;
-  if (ffi::Error error = CheckPacked(FromLast(down, 0), d, h); error.failure()) return error;
   const XlaPool pool(threads);
   for (int64_t b = 0; b < batch.count(); ++b) {
     const int32_t* tiles_of = batch.Slice(tile, 2, b);
-    if (const int64_t bad = FirstBadTile(tiles_of, n * top_k, count); bad >= 0) {
+    if (const int64_t bad = FirstBadTile(tiles_of, n * top_k, buffers.count()); bad >= 0) {
       return Invalid("routed_tile_ffn: tile " + std::to_string(tiles_of[bad]) + " of token " +
-                     std::to_string(bad / top_k) + " is out of range; there are " + std::to_string(count) + " tiles");
+                     std::to_string(bad / top_k) + " is out of range; there are " + std::to_string(buffers.count()) +
+                     " tiles");
     }
   }
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
-      const Tiles tiles{count, d, h, batch.Slice(up, 2, b), batch.Slice(up_scale, 2, b), batch.Slice(down, 2, b),
-                        batch.Slice(down_scale, 2, b), squared};
-      RoutedTileFfn(pool, batch.Slice(x, 2, b), n, tiles, batch.Slice(tile, 2, b), batch.Slice(gate, 2, b), top_k,
-                    batch.Slice(*y, 2, b));
+      RoutedTileFfn(pool, batch.Slice(x, 2, b), n, buffers.Slice(batch, b, squared), batch.Slice(tile, 2, b),
+                    batch.Slice(gate, 2, b), top_k, batch.Slice(*y, 2, b));
     }
+  });
+}
+
+// Routing and tiles in one call.
+template <typename Buffer>
+ffi::Error RoutedFfnHandler(ffi::ThreadPool threads, F32 x, Buffer signatures, F32 scale, F32 offset, U8 up,
+                            F32 up_scale, U8 down, F32 down_scale, bool squared, bool probability, float temperature,
+                            ffi::Result<F32> y, ffi::Result<S32> tile, ffi::Result<F32> gate) {
+  const Batch batch(*y, 2);
+  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(signatures, 1) && batch.Fits(scale, 1) && batch.Fits(offset, 1) &&
+                 batch.Fits(*tile, 2) && batch.Fits(*gate, 2),
+             "routed_ffn: batch axes differ");
+  TileBuffers buffers{up, up_scale, down, down_scale};
+  const int64_t n = FromLast(x, 1), d = FromLast(x, 0), tiles = buffers.count(), top_k = FromLast(*tile, 0);
+  if (ffi::Error error = buffers.Check(batch, d); error.failure()) return error;
+  if (ffi::Error error = CheckPacked(signatures, tiles, d); error.failure()) return error;
+  TRIX_CHECK(FromLast(scale, 0) == tiles && FromLast(offset, 0) == tiles,
+             "routed_ffn: scale and offset must have one entry a tile");
+  TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == d && FromLast(*tile, 1) == n && FromLast(*gate, 1) == n &&
+                 FromLast(*gate, 0) == top_k,
+             "routed_ffn: the results must be n x d and n x top_k");
+  TRIX_CHECK(top_k >= 1 && top_k <= tiles, "routed_ffn: top_k must be from 1 to the number of tiles");
+  const XlaPool pool(threads);
+  return WithoutExceptions([&] {
+    for (int64_t b = 0; b < batch.count(); ++b) {
+      Signatures of_entry{nullptr, nullptr, tiles, d, batch.Slice(scale, 1, b), batch.Slice(offset, 1, b)};
+      SliceSignatures(batch, signatures, b, &of_entry);
+      const float* rows = batch.Slice(x, 2, b);
+      int32_t* chosen = batch.Slice(*tile, 2, b);
+      float* gates = batch.Slice(*gate, 2, b);
+      // Where gates are probabilities these take the place of the scores.
+      Route(pool, rows, n, of_entry, top_k, temperature, chosen, gates, probability ? gates : nullptr);
+      if (!probability) std::fill(gates, gates + n * top_k, 1.0f);
+      RoutedTileFfn(pool, rows, n, buffers.Slice(batch, b, squared), chosen, gates, top_k, batch.Slice(*y, 2, b));
+    }
+  });
+}
+
+ffi::Error CachedAttentionHandler(ffi::ThreadPool threads, F32 q, F32 k, F32 v, S32 position, F32 keys, F32 values,
+                                  float scale, ffi::Result<F32> out, ffi::Result<F32> new_keys,
+                                  ffi::Result<F32> new_values) {
+  // Under vmap all operands are broadcast, so leading axes are more rows.
+  TRIX_CHECK(Rank(q) >= 4 && Rank(keys) == Rank(q) + 1 && Rank(values) == Rank(q) && Rank(position) == Rank(q) - 3,
+             "cached_attention: ranks differ");
+  const auto same = [](const auto& a, const auto& b) {
+    return a.dimensions().size() == b.dimensions().size() &&
+           std::equal(a.dimensions().begin(), a.dimensions().end(), b.dimensions().begin());
+  };
+  TRIX_CHECK(same(k, q) && same(v, q) && same(*out, q) && same(*new_keys, keys) && same(*new_values, values),
+             "cached_attention: q, k, v and the result have one shape, and so have caches before and after");
+  CacheShape shape{1, FromLast(q, 2), FromLast(q, 1), FromLast(q, 0), FromLast(values, 1), scale};
+  for (int64_t axis = 0; axis + 3 < Rank(q); ++axis) {
+    const auto index = static_cast<size_t>(axis);
+    shape.batch *= q.dimensions()[index];
+    TRIX_CHECK(keys.dimensions()[index] == q.dimensions()[index] &&
+                   values.dimensions()[index] == q.dimensions()[index] &&
+                   position.dimensions()[index] == q.dimensions()[index],
+               "cached_attention: batch axes differ");
+  }
+  TRIX_CHECK(FromLast(keys, 3) == shape.heads && FromLast(keys, 2) * kCacheMultiple == shape.slots &&
+                 FromLast(keys, 1) == shape.width && FromLast(keys, 0) == kCacheMultiple &&
+                 FromLast(values, 2) == shape.heads && FromLast(values, 0) == shape.width,
+             "cached_attention: keys must be [batch, heads, slots / 16, width, 16], values [batch, heads, slots, width]");
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    const int64_t first = position.typed_data()[b];
+    TRIX_CHECK(first >= 0 && first + shape.length <= shape.slots,
+               "cached_attention: " + std::to_string(shape.length) + " token(s) after " + std::to_string(first) +
+                   " in a cache of " + std::to_string(shape.slots));
+  }
+  // XLA lets the new caches be the old ones, in place, wherever nobody else looks at those.
+  if (new_keys->typed_data() != keys.typed_data()) {
+    std::copy_n(keys.typed_data(), keys.element_count(), new_keys->typed_data());
+  }
+  if (new_values->typed_data() != values.typed_data()) {
+    std::copy_n(values.typed_data(), values.element_count(), new_values->typed_data());
+  }
+  const XlaPool pool(threads);
+  return WithoutExceptions([&] {
+    CachedAttention(pool, q.typed_data(), k.typed_data(), v.typed_data(), position.typed_data(), shape,
+                    new_keys->typed_data(), new_values->typed_data(), out->typed_data());
   });
 }
 
@@ -146,30 +249,19 @@ namespace ffi = xla::ffi;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixAccumulate, trix::AccumulateHandler,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<trix::S8>().Arg<trix::U8>().Ret<trix::S32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTernaryMatmul, trix::TernaryMatmulHandler,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTernaryMatmul, (trix::MatmulHandler<trix::U8, trix::TernaryMatmul>),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<trix::F32>()
                                   .Arg<trix::U8>()
                                   .Arg<trix::F32>()
                                   .Ret<trix::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutePacked, trix::RoutePackedHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::F32>()
-                                  .Ret<trix::S32>()
-                                  .Ret<trix::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRouteTally, trix::RouteTallyHandler,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixInt8Matmul, (trix::MatmulHandler<trix::S8, trix::Int8Matmul>),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<trix::F32>()
                                   .Arg<trix::S8>()
                                   .Arg<trix::F32>()
-                                  .Arg<trix::F32>()
-                                  .Ret<trix::S32>()
                                   .Ret<trix::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
                               ffi::Ffi::Bind()
@@ -183,3 +275,47 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
                                   .Arg<trix::F32>()
                                   .Attr<bool>("squared")
                                   .Ret<trix::F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixCachedAttention, trix::CachedAttentionHandler,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<trix::F32>()
+                                  .Arg<trix::F32>()
+                                  .Arg<trix::F32>()
+                                  .Arg<trix::S32>()
+                                  .Arg<trix::F32>()
+                                  .Arg<trix::F32>()
+                                  .Attr<float>("scale")
+                                  .Ret<trix::F32>()
+                                  .Ret<trix::F32>()
+                                  .Ret<trix::F32>());
+
+#define TRIX_DEFINE_ROUTING(kind, Buffer)                                          \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoute##kind, trix::RouteHandler<Buffer>,       \
+                                ffi::Ffi::Bind()                                   \
+                                    .Ctx<ffi::ThreadPool>()                        \
+                                    .Arg<trix::F32>()                              \
+                                    .Arg<Buffer>()                                 \
+                                    .Arg<trix::F32>()                              \
+                                    .Arg<trix::F32>()                              \
+                                    .Ret<trix::S32>()                              \
+                                    .Ret<trix::F32>());                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedFfn##kind, trix::RoutedFfnHandler<Buffer>, \
+                                ffi::Ffi::Bind()                                   \
+                                    .Ctx<ffi::ThreadPool>()                        \
+                                    .Arg<trix::F32>()                              \
+                                    .Arg<Buffer>()                                 \
+                                    .Arg<trix::F32>()                              \
+                                    .Arg<trix::F32>()                              \
+                                    .Arg<trix::U8>()                               \
+                                    .Arg<trix::F32>()                              \
+                                    .Arg<trix::U8>()                               \
+                                    .Arg<trix::F32>()                              \
+                                    .Attr<bool>("squared")                         \
+                                    .Attr<bool>("probability")                     \
+                                    .Attr<float>("temperature")                    \
+                                    .Ret<trix::F32>()                              \
+                                    .Ret<trix::S32>()                              \
+                                    .Ret<trix::F32>())
+
+TRIX_DEFINE_ROUTING(Ternary, trix::U8);
+TRIX_DEFINE_ROUTING(Int8, trix::S8);

@@ -8,11 +8,18 @@ namespace {
 // Quantised tokens that are multiplied before more are quantised: what stays in the second-level cache.
 constexpr int64_t kChunkBytes = 1 << 18;
 
+// What is multiplied with: packed ternary codes (uint8_t) or int8.
+template <typename Code>
+struct Weights {
+  const Code* packed;
+  int64_t m, k;
+};
+
 // Fills rows chunk by chunk and multiplies: prepare(path, rows, token, its place in the chunk), then
 // sink(path, rows, token, its place in the chunk, first output row, how many, accumulators).
-template <typename Prepare, typename Sink>
-void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int64_t m, const Prepare& prepare,
-              const Sink& sink) {
+template <typename Code, typename Prepare, typename Sink>
+void Multiply(const Pool& pool, int64_t n, const Weights<Code>& weights, const Prepare& prepare, const Sink& sink) {
+  const int64_t k = weights.k, m = weights.m;
   if (n == 0 || m == 0) return;
   const Path& path = ActivePath();
   const int64_t panels = std::max<int64_t>(1, kChunkBytes / Rows::Stride(k) / path.panel);
@@ -23,7 +30,7 @@ void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int
   Carver carver(scratch.Bytes(sizes.used()));
   const Rows rows = Rows::Carve(carver, chunk, k);
   const Pool& workers = PoolFor(pool, n * m * k);
-  const int64_t blocks = BlockCount(m);
+  const int64_t blocks = BlockCount<Code>(m);
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t tokens = std::min(chunk, n - first);
     const int64_t quantise_tasks = tokens * k < kTaskMacs / 32 ? 1 : workers.threads() * 2;
@@ -34,7 +41,7 @@ void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int
     });
     const int64_t tasks = std::clamp<int64_t>(tokens * m * k / kTaskMacs, 1, blocks);
     ParallelFor(workers, tasks, [&](int64_t task) {
-      DotBlocks(path, packed, m, k, blocks * task / tasks, blocks * (task + 1) / tasks, rows, tokens,
+      DotBlocks(path, weights.packed, m, k, blocks * task / tasks, blocks * (task + 1) / tasks, rows, tokens,
                 [&](int64_t t, int64_t row, int64_t count, const int32_t* acc) {
                   sink(path, rows, first + t, t, row, count, acc);
                 });
@@ -42,12 +49,27 @@ void Multiply(const Pool& pool, int64_t n, int64_t k, const uint8_t* packed, int
   }
 }
 
+// Activations quantised on the way in, accumulators rescaled on the way out.
+template <typename Code>
+void QuantisedMatmul(const Pool& pool, const float* x, int64_t n, const Weights<Code>& weights, const float* scales,
+                     float* y) {
+  Multiply(
+      pool, n, weights,
+      [&](const Path& path, const Rows& rows, int64_t token, int64_t t) {
+        rows.Quantise(path, t, x + token * weights.k, weights.k);
+      },
+      [&](const Path& path, const Rows& rows, int64_t token, int64_t t, int64_t row, int64_t count,
+          const int32_t* acc) {
+        path.elementwise->rescale(acc, rows.step[t], scales + row, 1.0f, count, y + token * weights.m + row);
+      });
+}
+
 }  // namespace
 
 void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
                 int32_t* acc) {
   Multiply(
-      pool, n, k, packed, m,
+      pool, n, Weights<uint8_t>{packed, m, k},
       [&](const Path&, const Rows& rows, int64_t token, int64_t t) {
         int8_t* row = rows.q + t * rows.stride;
         std::memcpy(row, q + token * k, static_cast<size_t>(k));
@@ -63,13 +85,12 @@ void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const u
 
 void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
                    const float* scales, float* y) {
-  Multiply(
-      pool, n, k, packed, m,
-      [&](const Path& path, const Rows& rows, int64_t token, int64_t t) { rows.Quantise(path, t, x + token * k, k); },
-      [&](const Path& path, const Rows& rows, int64_t token, int64_t t, int64_t row, int64_t count,
-          const int32_t* acc) {
-        path.elementwise->rescale(acc, rows.step[t], scales + row, 1.0f, count, y + token * m + row);
-      });
+  QuantisedMatmul(pool, x, n, Weights<uint8_t>{packed, m, k}, scales, y);
+}
+
+void Int8Matmul(const Pool& pool, const float* x, int64_t n, int64_t k, const int8_t* packed, int64_t m,
+                const float* scales, float* y) {
+  QuantisedMatmul(pool, x, n, Weights<int8_t>{packed, m, k}, scales, y);
 }
 
 }  // namespace trix

@@ -16,9 +16,13 @@ NB_MODULE(_native, module) {
     };
     add("trix_accumulate", TrixAccumulate);
     add("trix_ternary_matmul", TrixTernaryMatmul);
-    add("trix_route_packed", TrixRoutePacked);
-    add("trix_route_tally", TrixRouteTally);
+    add("trix_route_ternary", TrixRouteTernary);
+    add("trix_route_int8", TrixRouteInt8);
     add("trix_routed_tile_ffn", TrixRoutedTileFfn);
+    add("trix_routed_ffn_ternary", TrixRoutedFfnTernary);
+    add("trix_routed_ffn_int8", TrixRoutedFfnInt8);
+    add("trix_int8_matmul", TrixInt8Matmul);
+    add("trix_cached_attention", TrixCachedAttention);
     add("trix_timed_matmul", TrixTimedMatmul);
     add("trix_timed_tile_ffn", TrixTimedTileFfn);
     add("trix_timed_peak", TrixTimedPeak);

@@ -65,18 +65,26 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
   }
 }
 
-void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
-  const int64_t whole = length / 16 * 16;
-  for (int64_t v = 0; v < count; ++v) {
-    const int8_t* vector = vectors + v * length;
-    int32x4_t total = vdupq_n_s32(0);
-    for (int64_t k = 0; k < whole; k += 16) {
-      const int8x16_t w = vld1q_s8(vector + k), x = vld1q_s8(q + k);
-      total = vpadalq_s16(total, vmull_s8(vget_low_s8(w), vget_low_s8(x)));
-      total = vpadalq_s16(total, vmull_high_s8(w, x));
+void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t*,
+             int tokens, int32_t* acc) {
+  for (int b = 0; b < blocks; ++b, block += columns * kInt8Rows) {
+    for (int t = 0; t < tokens; ++t) {
+      // Two lanes a vector, and of each the sums of its even and of its odd pairs of columns.
+      int32x4_t pairs[kInt8Rows / 2] = {};
+      for (int64_t k = 0; k < columns; k += 4) {
+        int32_t four;
+        std::memcpy(&four, q + t * stride + k, 4);
+        const int8x8_t x = vreinterpret_s8_s32(vdup_n_s32(four));
+#pragma GCC unroll 8
+        for (int v = 0; v < kInt8Rows / 2; ++v) {
+          pairs[v] = vpadalq_s16(pairs[v], vmull_s8(vld1_s8(block + k * kInt8Rows + 8 * v), x));
+        }
+      }
+#pragma GCC unroll 4
+      for (int v = 0; v < kInt8Rows / 2; v += 2) {
+        vst1q_s32(acc + t * kWideRows + b * kInt8Rows + 2 * v, vpaddq_s32(pairs[v], pairs[v + 1]));
+      }
     }
-    acc[v] = vaddvq_s32(total);
-    for (int64_t k = whole; k < length; ++k) acc[v] += int32_t{vector[k]} * q[k];
   }
 }
 

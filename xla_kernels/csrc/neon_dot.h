@@ -104,18 +104,49 @@ inline void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, in
   DotLanesOf(tokens, block, kNarrowRows, columns, q, stride, sums, kNarrowRows / 4, acc);
 }
 
-void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
-  const int64_t whole = length / 16 * 16;
-  for (int64_t v = 0; v < count; ++v) {
-    const int8_t* vector = vectors + v * length;
-    int32x4_t total = vdupq_n_s32(0);
-    for (int64_t k = 0; k < whole; k += 16) total = vdotq_s32(total, vld1q_s8(vector + k), vld1q_s8(q + k));
-    if (whole < length) {
-      int8_t rest[16] = {};
-      std::memcpy(rest, vector + whole, static_cast<size_t>(length - whole));
-      total = vdotq_s32(total, vld1q_s8(rest), vld1q_s8(q + whole));
+// Sixteen lanes times kTokens tokens.
+template <int kTokens>
+inline void DotInt8Tokens(const int8_t* block, int64_t columns, const int8_t* q, int64_t stride, int32_t* out) {
+  int32x4_t acc[kTokens][4] = {};
+  const auto add = [&]<int kColumnGroup>(const int8_t* lanes, const int8x16_t(&x)[kTokens]) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const int8x16_t w = vld1q_s8(lanes + 64 * kColumnGroup + 16 * v);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) Dot<kColumnGroup>(acc[t][v], w, x[t]);
     }
-    acc[v] = vaddvq_s32(total);
+  };
+  for (int64_t k = 0; k < columns; k += 16) {
+    int8x16_t x[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) x[t] = vld1q_s8(q + t * stride + k);
+    const int8_t* lanes = block + k * kInt8Rows;
+    add.template operator()<0>(lanes, x);
+    add.template operator()<1>(lanes, x);
+    add.template operator()<2>(lanes, x);
+    add.template operator()<3>(lanes, x);
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) vst1q_s32(out + t * kWideRows + 4 * v, acc[t][v]);
+  }
+}
+
+inline void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t*,
+                    int tokens, int32_t* acc) {
+  for (int b = 0; b < blocks; ++b, block += columns * kInt8Rows, acc += kInt8Rows) {
+    for (int t = 0; t < tokens; t += kDotPanel) {
+      const int8_t* rows = q + t * stride;
+      int32_t* out = acc + t * kWideRows;
+      switch (tokens - t) {
+        case 1: DotInt8Tokens<1>(block, columns, rows, stride, out); break;
+        case 2: DotInt8Tokens<2>(block, columns, rows, stride, out); break;
+        case 3: DotInt8Tokens<3>(block, columns, rows, stride, out); break;
+        case 4: DotInt8Tokens<4>(block, columns, rows, stride, out); break;
+        default: DotInt8Tokens<5>(block, columns, rows, stride, out); break;
+      }
+    }
   }
 }
 

@@ -16,9 +16,13 @@ void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const u
 void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
                    const float* scales, float* y);
 
+// The same with int8 weights.
+void Int8Matmul(const Pool& pool, const float* x, int64_t n, int64_t k, const int8_t* packed, int64_t m,
+                const float* scales, float* y);
+
 struct Signatures {
   const uint8_t* packed;  // Ternary, or null
-  const int8_t* tally;    // [tiles, d], or null
+  const int8_t* tally;    // Packed int8, or null
   int64_t tiles, d;
   const float* scale;   // [tiles]
   const float* offset;  // [tiles], the balance bias in units of dot products
@@ -26,9 +30,9 @@ struct Signatures {
 
 // The best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest index among equals; and their
 // dot * scale. A selection that is NaN counts as the least. A row that is not finite gets tiles 0, 1, ... and scores
-// NaN.
-void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k, int32_t* tile,
-           float* score);
+// NaN. Where `probability` is not null, it gets the chosen tiles' softmax((dot * scale) * step * temperature).
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k,
+           float temperature, int32_t* tile, float* score, float* probability);
 
 struct Tiles {
   int64_t tiles, d, h;
@@ -42,6 +46,20 @@ struct Tiles {
 // y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]). Every tile index must be in range: see `FirstBadTile`.
 void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& tiles, const int32_t* tile,
                    const float* gate, int64_t top_k, float* y);
+
+struct CacheShape {
+  int64_t batch, length, heads, width, slots;  // `length` new tokens a row; room for `slots`, see kCacheMultiple.
+  float scale;                                 // of the queries
+};
+
+// Causal attention of new tokens. Adds their keys and values to the cache, which holds position[b] tokens of row b, and
+// lets each see what is before it and itself. There must be room: position[b] + length <= slots.
+//   q, k, v, out  [batch, length, heads, width]
+//   keys          [batch, heads, slots / kCacheMultiple, width, kCacheMultiple], so that the scores of so many slots are
+//                 computed side by side
+//   values        [batch, heads, slots, width]
+void CachedAttention(const Pool& pool, const float* q, const float* k, const float* v, const int32_t* position,
+                     const CacheShape& shape, float* keys, float* values, float* out);
 
 // Position of the first index outside [0, tiles), or -1.
 int64_t FirstBadTile(const int32_t* tile, int64_t count, int64_t tiles);

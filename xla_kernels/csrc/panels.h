@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "layout.h"
 #include "path.h"
@@ -41,26 +42,58 @@ inline int PanelSize(int64_t left, int panel) {
   return static_cast<int>((left + panels - 1) / panels);
 }
 
-constexpr int64_t BlockCount(int64_t rows) { return PaddedRows(rows) / kWideRows + PaddedRows(rows) % kWideRows / kNarrowRows; }
+// Blocks of output rows that a packed matrix is multiplied in: of ternary codes as they are packed, of int8 by so many.
+template <typename Code>
+constexpr int64_t BlockCount(int64_t rows) {
+  if constexpr (std::is_same_v<Code, int8_t>) return (rows + kWideRows - 1) / kWideRows;
+  return PaddedRows(rows) / kWideRows + PaddedRows(rows) % kWideRows / kNarrowRows;
+}
+
+// One block times some tokens, a panel at a time: dot(from, panel, acc), then sink(token, accumulators).
+template <typename Dot, typename Sink>
+inline void DotPanels(const Path& path, const Rows& rows, int64_t tokens, const Dot& dot, const Sink& sink) {
+  alignas(64) int32_t acc[kMaxPanel * kWideRows];
+  for (int64_t t = 0; t < tokens;) {
+    const int panel = PanelSize(tokens - t, path.panel);
+    dot(rows.From(t), panel, acc);
+    for (int i = 0; i < panel; ++i) sink(t + i, acc + i * kWideRows);
+    t += panel;
+  }
+}
 
 // Calls sink(token, first row, row count, accumulators) for some blocks of a packed matrix and some tokens.
 template <typename Sink>
 inline void DotBlocks(const Path& path, const uint8_t* packed, int64_t m, int64_t columns, int64_t first_block,
                       int64_t last_block, const Rows& rows, int64_t tokens, const Sink& sink) {
-  alignas(64) int32_t acc[kMaxPanel * kWideRows];
   const int64_t padded = PaddedColumns(columns), wide = PaddedRows(m) / kWideRows;
   for (int64_t block = first_block; block < last_block; ++block) {
     const bool is_wide = block < wide;
     const int64_t row = is_wide ? block * kWideRows : wide * kWideRows + (block - wide) * kNarrowRows;
     const int64_t count = std::min<int64_t>(m - row, is_wide ? kWideRows : kNarrowRows);
-    for (int64_t t = 0; t < tokens;) {
-      const int panel = PanelSize(tokens - t, path.panel);
-      const Rows from = rows.From(t);
-      (is_wide ? path.dot_wide : path.dot_narrow)(packed + row / 4 * padded, padded, from.q, from.stride, from.sum,
-                                                  panel, acc);
-      for (int i = 0; i < panel; ++i) sink(t + i, row, count, acc + i * kWideRows);
-      t += panel;
-    }
+    const auto dot = is_wide ? path.dot_wide : path.dot_narrow;
+    DotPanels(
+        path, rows, tokens,
+        [&](const Rows& from, int panel, int32_t* acc) {
+          dot(packed + row / 4 * padded, padded, from.q, from.stride, from.sum, panel, acc);
+        },
+        [&](int64_t t, const int32_t* acc) { sink(t, row, count, acc); });
+  }
+}
+
+// The same for a matrix of int8.
+template <typename Sink>
+inline void DotBlocks(const Path& path, const int8_t* packed, int64_t m, int64_t columns, int64_t first_block,
+                      int64_t last_block, const Rows& rows, int64_t tokens, const Sink& sink) {
+  const int64_t padded = PaddedColumns(columns);
+  for (int64_t row = first_block * kWideRows; row < std::min(m, last_block * kWideRows); row += kWideRows) {
+    const int64_t count = std::min<int64_t>(m - row, kWideRows);
+    DotPanels(
+        path, rows, tokens,
+        [&](const Rows& from, int panel, int32_t* acc) {
+          path.dot_int8(packed + row * padded, static_cast<int>(PaddedRows(count) / kInt8Rows), padded, from.q,
+                        from.stride, from.sum, panel, acc);
+        },
+        [&](int64_t t, const int32_t* acc) { sink(t, row, count, acc); });
   }
 }
 

@@ -10,6 +10,9 @@ namespace trix {
 // Tokens that one call of `dot` takes at most, on any path.
 constexpr int kMaxPanel = 32;
 
+// Queries that `attend` takes together; it takes any number.
+constexpr int kQueries = 4;
+
 // Loops over single rows of floats. Compiled once per instruction set from `elementwise.h`, with the same bits.
 struct Elementwise {
   // int8 by the largest magnitude: q = rint(x * (127 / a)), step = a * float(1/127), and sum = sum of q. `q` is padded
@@ -19,6 +22,11 @@ struct Elementwise {
   void (*rescale)(const int32_t* acc, float step, const float* scale, float gate, int64_t count, float* y);
   // y = relu((acc * step) * scale), or its square
   void (*rescale_relu)(const int32_t* acc, float step, const float* scale, bool squared, int64_t count, float* y);
+  // out[w] = sum_s softmax_s(sum_w q[w] * key_s[w]) * value_s[w] for `count` queries, query i at q + i * width and its
+  // result at out + i * stride. Query i sees the first length + i of `slots` slots; keys and values lie as
+  // `CachedAttention` says. `weights` is working memory for kQueries * slots floats.
+  void (*attend)(const float* q, int count, const float* keys, const float* values, int64_t length, int64_t slots,
+                 int64_t width, float* weights, float* out, int64_t stride);
   // For the benchmark: reads memory as fast as it comes.
   uint64_t (*read)(const uint64_t* words, int64_t count);
 };
@@ -38,9 +46,9 @@ struct Path {
                    int tokens, int32_t* acc);
   void (*dot_narrow)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                      int tokens, int32_t* acc);
-  // Exact dot products of one token with int8 vectors, vector v at vectors + v * length: acc[v]. `length` needs no
-  // padding in `vectors`; `q` is readable to a multiple of kColumnMultiple.
-  void (*dot_int8)(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t sum, int32_t* acc);
+  // The same with `blocks` blocks of int8, up to kWideRows / kInt8Rows of them, one after the other.
+  void (*dot_int8)(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride,
+                   const int32_t* sums, int tokens, int32_t* acc);
   const Elementwise* elementwise;
   // For the benchmark: as many dot products as the instruction set can do from registers. Returns how many
   // multiply-accumulates `rounds` rounds were.

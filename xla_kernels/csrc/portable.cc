@@ -1,6 +1,8 @@
 // Plain C++, for any CPU. Also the element-wise loops of every path whose instruction set is the baseline.
 #include "portable.h"
 
+#include <algorithm>
+
 #include "elementwise.h"
 
 namespace trix {
@@ -28,11 +30,18 @@ void Dot(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride,
   }
 }
 
-void DotInt8(const int8_t* vectors, int64_t count, int64_t length, const int8_t* q, int32_t, int32_t* acc) {
-  for (int64_t v = 0; v < count; ++v) {
-    int32_t total = 0;
-    for (int64_t k = 0; k < length; ++k) total += int32_t{vectors[v * length + k]} * q[k];
-    acc[v] = total;
+void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t*,
+             int tokens, int32_t* acc) {
+  for (int t = 0; t < tokens; ++t) {
+    for (int b = 0; b < blocks; ++b) {
+      int32_t* out = acc + t * kWideRows + b * kInt8Rows;
+      std::fill(out, out + kInt8Rows, 0);
+      for (int64_t k = 0; k < columns; ++k) {
+        const int8_t* lane = block + b * columns * kInt8Rows + (k / 4) * 4 * kInt8Rows + k % 4;
+        const int32_t activation = q[t * stride + k];
+        for (int l = 0; l < kInt8Rows; ++l) out[l] += lane[4 * l] * activation;
+      }
+    }
   }
 }
 

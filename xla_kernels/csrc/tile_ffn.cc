@@ -51,13 +51,13 @@ void TileForward(const Path& path, const Tiles& tiles, int32_t tile, const Rows&
   const int64_t d = tiles.d, h = tiles.h;
   const float* up_scale = tiles.up_scale + tile * h;
   const float* down_scale = tiles.down_scale + tile * d;
-  DotBlocks(path, tiles.up + tile * PackedBytes(h, d), h, d, 0, BlockCount(h), rows, count,
+  DotBlocks(path, tiles.up + tile * PackedBytes(h, d), h, d, 0, BlockCount<uint8_t>(h), rows, count,
             [&](int64_t i, int64_t row, int64_t width, const int32_t* acc) {
               path.elementwise->rescale_relu(acc, rows.step[i], up_scale + row, tiles.squared, width,
                                              hidden + i * h + row);
             });
   for (int64_t i = 0; i < count; ++i) hidden_rows.Quantise(path, i, hidden + i * h, h);
-  DotBlocks(path, tiles.down + tile * PackedBytes(d, h), d, h, 0, BlockCount(d), hidden_rows, count,
+  DotBlocks(path, tiles.down + tile * PackedBytes(d, h), d, h, 0, BlockCount<uint8_t>(d), hidden_rows, count,
             [&](int64_t i, int64_t row, int64_t width, const int32_t* acc) {
               path.elementwise->rescale(acc, hidden_rows.step[i], down_scale + row, gate[i], width, out[i] + row);
             });
