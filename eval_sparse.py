@@ -7,6 +7,9 @@ learned, where the model has a gate), how routing uses the tiles and for which c
 WORKDIR/eval_sparse.json (with the checkpoint in its name where that is not the best, and the name and hash of another
 text); --plot draws it as well.
 
+With --backend=packed the model is packed as well, at two bits a weight, and the kernels are evaluated beside XLA: what
+that costs in loss, and how many tokens go to another tile.
+
 With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
 reading the signatures routes as well as learning to route does.
 """
@@ -22,7 +25,18 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, data, evaluation, gate_fitting, plots, report, workdirs
+from trix_jax import (
+  checkpoints,
+  cli,
+  data,
+  evaluation,
+  gate_fitting,
+  plots,
+  report,
+  transformer,
+  weights,
+  workdirs,
+)
 from trix_jax.errors import InputError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
@@ -30,12 +44,18 @@ _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which 
 _FILE = flags.DEFINE_string('file', '', 'Evaluate on this UTF-8 text instead of the validation split.')
 _FIT_GATE = flags.DEFINE_bool('fit_gate', False, 'Fit a gate to the frozen model and evaluate it as "fitted_gate".')
 _GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1)
+_BACKEND = flags.DEFINE_enum('backend', 'xla', ['xla', 'packed'],
+                             'Who computes: XLA alone, or packed kernels beside it.')
+_ATTENTION = flags.DEFINE_enum('attention', 'int8', weights.PRECISIONS, 'Attention of the packed model.')
+_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Output head of the packed model.')
 _PLOT = flags.DEFINE_bool('plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.')
 
 
 def main() -> None:
   if _GATE_STEPS.present and not _FIT_GATE.value:
     raise InputError('--gate_steps without --fit_gate has no effect; give both')
+  if _BACKEND.value == 'xla' and (_ATTENTION.present or _HEAD.present):
+    raise InputError('--attention and --head are of the packed model; give --backend=packed too')
   if _FILE.present and not _FILE.value:
     raise InputError('--file is empty; give the path of a text, or leave it out for the validation split')
   if _PLOT.value:
@@ -47,8 +67,13 @@ def main() -> None:
     tokens = data.encode(data.read_text(_FILE.value), vocabulary)
   else:
     tokens = trained.corpus().validation
+  packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
   rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
+  if _BACKEND.value == 'packed':
+    packed_rows = evaluation.evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing)
+  else:
+    packed_rows = []
   if fitted:
     config = evaluation.with_routing(trained.model.config, 'learned')
     rows.append({'routing': 'fitted_gate', 'backend': 'xla',
@@ -57,13 +82,17 @@ def main() -> None:
         f'{_FILE.value or "validation text"}')
   print(report.routing_table(rows, trained.model.config.ffn.routing))
   print(report.tile_use(rows, trained.model.config.ffn.routing))
+  if packed_rows:
+    print(report.packed_table(packed_rows, sum(weights.sizes(packed).values()),
+                              transformer.count_parameters(trained.params)))
+  routed = report.routed(rows, trained.model.config.ffn.routing)
   rows = [{'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
-          for row in rows]
+          for row in rows + packed_rows]
   path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
   try:
     workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
     if _PLOT.value:
-      plots.plot_run(workdir, report.routed(rows, trained.model.config.ffn.routing), path.with_suffix('.png'))
+      plots.plot_run(workdir, routed, path.with_suffix('.png'))
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; the table above is all there is') from error
 

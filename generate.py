@@ -1,6 +1,9 @@
 """Write text with a trained model.
 
   python generate.py --workdir=runs/quickstart --prompt='def ' --length=500
+  python generate.py --model=model.safetensors --prompt='def '
+
+A workdir's model is computed as it was trained; a file from `python -m trix_jax.export` is packed, and faster.
 """
 
 from trix_jax import devices
@@ -13,39 +16,53 @@ import time
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, data, sampling
+from trix_jax import checkpoints, cli, inference
+from trix_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.')
+_MODEL = flags.DEFINE_string('model', None, 'File that trix_jax.export wrote.')
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint of the workdir.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'Text to continue; by default a new line, or where the model knows '
                               'none, the first character it knows.')
 _LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write.')
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.')
 _TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.')
-_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.', lower_bound=0,
-                             upper_bound=2**32 - 1)
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.')
 
 
 def main() -> None:
-  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), _CHECKPOINT.value)
-  start_text = _PROMPT.value
-  if start_text is None:
-    start_text = '\n' if '\n' in trained.vocabulary else trained.vocabulary[0]
-  prompt = data.encode(start_text, trained.vocabulary)
-  tokens = sampling.sample(trained.model, trained.params, trained.routing, prompt, _LENGTH.value,
-                           _TEMPERATURE.value, _TOP_K.value, _SEED.value)
-  print(start_text, end='', flush=True)
-  start, written = 0.0, 0
+  model = load()
+  prompt = _PROMPT.value
+  if prompt is None:
+    prompt = '\n' if '\n' in model.vocabulary else model.vocabulary[0]
+  pieces = model.stream([prompt], _LENGTH.value, temperature=_TEMPERATURE.value, top_k=_TOP_K.value,
+                        seed=_SEED.value)
+  print(prompt, end='', flush=True)
+  start, written, first = 0.0, 0, 0
   try:
-    for token in tokens:
-      print(trained.vocabulary[token], end='', flush=True)
-      # The first character waits for compilation.
-      start, written = start or time.perf_counter(), written + 1
+    for (piece,) in pieces:
+      print(piece, end='', flush=True)
+      written += len(piece)
+      if not start:  # The first piece waits for compilation.
+        start, first = time.perf_counter(), written
   except KeyboardInterrupt:
     pass
   print()
-  if written > 1:
-    print(f'({written} characters, {(written - 1) / (time.perf_counter() - start):.1f} a second)', file=sys.stderr)
+  if written > first:
+    rate = (written - first) / (time.perf_counter() - start)
+    print(f'({written} characters, {rate:,.0f} a second after the first {first})', file=sys.stderr)
+
+
+def load() -> inference.LanguageModel:
+  if (_WORKDIR.value is None) == (_MODEL.value is None):
+    raise InputError('give either --workdir, a folder that train.py wrote, or --model, a file that trix_jax.export '
+                     'wrote')
+  if _MODEL.value is not None:
+    if _CHECKPOINT.present:
+      raise InputError('--checkpoint chooses one of a --workdir; a --model holds one already')
+    return inference.load(_MODEL.value)
+  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), _CHECKPOINT.value)
+  return inference.as_trained(trained.model, trained.vocabulary, trained.params, trained.routing)
 
 
 if __name__ == '__main__':

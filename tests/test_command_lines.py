@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from trix_jax import checkpoints, metrics, training
+from trix_jax import checkpoints, inference, metrics, training
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ['--config=configs/smoke.py', '--config.corpus=file', '--config.model.layers=1', '--config.model.d_model=16',
@@ -177,6 +177,66 @@ def test_evaluating_and_generating_from_a_run(text, trained):
   first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout
                    for _ in range(2))
   assert first == second and first.startswith('to be') and len(first.rstrip('\n')) >= 20
+
+
+@pytest.fixture(scope='module')
+def exported(trained, tmp_path_factory):
+  path = tmp_path_factory.mktemp('model') / 'model.safetensors'
+  return path, run('-m', 'trix_jax.export', f'--workdir={trained[0]}', f'--out={path}')
+
+
+def test_a_run_becomes_a_file_that_writes(trained, exported):
+  path, result = exported
+  assert result.returncode == 0, result.stderr
+  assert f'{path.stat().st_size:,} bytes' in result.stdout and 'times smaller' in result.stdout
+  written = run('generate.py', f'--model={path}', '--prompt=to be', '--length=70', '--temperature=0')
+  assert written.returncode == 0 and written.stdout.startswith('to be'), written.stderr
+  assert len(written.stdout) == len('to be') + 70 + 1 and 'a second after the first' in written.stderr
+  model = inference.load(path)
+  assert written.stdout == f'to be{model.generate(["to be"], 70, temperature=0.0)[0]}\n'
+  assert model.provenance['step'] == 12 and model.provenance['corpus']['name'] == 'file'
+  assert model.provenance['best_validation_loss'] == pytest.approx(
+      metrics.read_metrics(trained[0], 'validation')[-1]['loss'])
+
+
+def test_evaluating_the_packed_model(trained, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained[0], workdir)
+  result = run('eval_sparse.py', f'--workdir={workdir}', '--backend=packed')
+  assert result.returncode == 0 and 'packed, attention int8' in result.stdout, result.stderr
+  rows = {(row['backend'], row['routing']): row for row in json.loads((workdir / 'eval_sparse.json').read_text())}
+  assert [routing for backend, routing in rows if backend == 'packed'] == ['dense', 'emergent', 'first']
+  for routing in ('dense', 'emergent', 'first'):
+    packed, xla = rows['packed', routing], rows['xla', routing]
+    assert packed['loss_difference'] == packed['loss'] - xla['loss'] and abs(packed['loss_difference']) < 0.01
+    assert np.max(packed['tile_disagreement']) < 0.03
+    np.testing.assert_allclose(packed['tile_load'], xla['tile_load'], atol=0.03)
+  assert rows['packed', 'dense']['tile_disagreement'] == rows['packed', 'first']['tile_disagreement'] == [0.0]
+
+
+def test_interrupting_text_ends_it_cleanly(exported):
+  with subprocess.Popen(command('generate.py', f'--model={exported[0]}', '--length=100000000'), cwd=ROOT,
+                        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    assert len(process.stdout.read(500)) == 500
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+  assert process.returncode == 0
+  assert errors.count('\n') == 1 and 'a second after the first' in errors
+
+
+def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
+  path = exported[0]
+  bad(run('generate.py'), 'either --workdir', 'or --model')
+  bad(run('generate.py', f'--model={path}', f'--workdir={trained[0]}'), 'either --workdir')
+  bad(run('generate.py', f'--model={path}', '--checkpoint=last'), '--checkpoint chooses')
+  bad(run('generate.py', f'--model={tmp_path / "none"}'), 'cannot read', 'trix_jax.export')
+  bad(run('generate.py', f'--model={path}', '--prompt='), 'a prompt is empty')
+  (tmp_path / 'half').write_bytes(path.read_bytes()[:-100])
+  bad(run('generate.py', f'--model={tmp_path / "half"}'), 'header: ')
+  bad(run('-m', 'trix_jax.export', f'--workdir={trained[0]}', f'--out={tmp_path / "no" / "folder"}'), 'cannot write')
+  bad(run('-m', 'trix_jax.export', f'--workdir={trained[0]}', '--out='), '--out is empty')
+  bad(run('-m', 'trix_jax.export', f'--workdir={tmp_path}', f'--out={tmp_path / "model"}'), 'train.py')
+  bad(run('eval_sparse.py', f'--workdir={trained[0]}', '--head=float32'), 'give --backend=packed')
 
 
 def bad(result, *parts, code=2):

@@ -277,7 +277,8 @@ def test_mutual_information_of_known_tables():
 def trained_on_nothing(config):
   _, _, state = start(config)
   run_corpus = data.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
-  trained = checkpoints.Trained(config, training.make_model(config, VOCABULARY), VOCABULARY, 'sha', 0,
+  trained = checkpoints.Trained(config, training.make_model(config, VOCABULARY), VOCABULARY,
+                                {'corpus': {'sha256': 'sha'}}, 'best', 0, float('nan'),
                                 jax.device_get(state.params), {})
   return trained, run_corpus
 

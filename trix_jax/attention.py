@@ -106,10 +106,18 @@ def _largest_divisor(n: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if n % d == 0)
 
 
-def rotary(x_BLHD: jax.Array) -> jax.Array:
-  """Rotary position embedding over [B, L, heads, width], width even, base 10,000 (RoFormer, arXiv 2104.09864)."""
+def rotary(x_BLHD: jax.Array, position_BL: jax.Array | None = None, context: int | None = None) -> jax.Array:
+  """Rotary position embedding, base 10,000 (RoFormer, arXiv 2104.09864).
+
+  Args:
+    x_BLHD: [B, L, heads, width], width even.
+    position_BL: int32 positions, by default 0 ... L - 1 in every row.
+    context: the number of positions there are, where `position_BL` is given.
+  """
   L, half = x_BLHD.shape[1], x_BLHD.shape[-1] // 2
-  angle_Lh = np.arange(L)[:, None] * 10_000.0 ** (-np.arange(half) / half)
-  cos_L1h, sin_L1h = (f(angle_Lh)[:, None].astype(np.float32) for f in (np.cos, np.sin))
+  angle_Ph = np.arange(context or L)[:, None] * 10_000.0 ** (-np.arange(half) / half)
+  # One table for both cases, so that a position gets the same bits in both.
+  tables = [f(angle_Ph)[:, None].astype(np.float32) for f in (np.cos, np.sin)]
+  cos, sin = (table if position_BL is None else jnp.take(table, position_BL, axis=0, mode='clip') for table in tables)
   first, second = x_BLHD[..., :half], x_BLHD[..., half:]
-  return jnp.concatenate([first * cos_L1h - second * sin_L1h, second * cos_L1h + first * sin_L1h], axis=-1)
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

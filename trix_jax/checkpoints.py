@@ -118,15 +118,26 @@ class Trained:
   config: ml_collections.ConfigDict
   model: transformer.TransformerLM
   vocabulary: str
-  corpus_sha256: str
+  run: dict[str, Any]
+  checkpoint: str
   step: int
+  validation_loss: float
   params: Any
   routing: Any
+
+  @property
+  def provenance(self) -> dict[str, Any]:
+    """Where the parameters come from, for whoever meets them without their workdir."""
+    corpus = {name: self.run['corpus'][name] for name in ('name', 'sha256')}
+    session = {name: self.run.get(name) for name in ('parameters', 'command', 'commit', 'versions', 'machine')}
+    loss = None if math.isnan(self.validation_loss) else self.validation_loss
+    return {'corpus': corpus, 'checkpoint': self.checkpoint, 'step': self.step, 'best_validation_loss': loss,
+            **session}
 
   def corpus(self) -> data.Corpus:
     """The corpus it was trained on; InputError when the text has changed since."""
     corpus = data.load_corpus(self.config.corpus, self.config.file)
-    if corpus.sha256 != self.corpus_sha256:
+    if corpus.sha256 != self.run['corpus']['sha256']:
       raise InputError(f'corpus {self.config.file or self.config.corpus} is not the text the model was trained on '
                        '(its sha256 differs); bring back the text, or evaluate on another with --file')
     return corpus
@@ -138,5 +149,5 @@ def load_trained(workdir: pathlib.Path, kind: str) -> Trained:
   vocabulary = run['corpus']['vocabulary']
   model = training.make_model(config, vocabulary)
   like = jax.eval_shape(lambda: training.init_state(config, model))
-  state, _ = Checkpoints(workdir, read_only=True).restore(kind, like)
-  return Trained(config, model, vocabulary, run['corpus']['sha256'], int(state.step), state.params, state.routing)
+  state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like)
+  return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, data, devices, ffn, routing, transformer
+from trix_jax import analysis, data, devices, ffn, forward, routing, transformer, weights
 
 WINDOWS_AT_A_TIME = 32
 
@@ -20,15 +21,47 @@ def with_routing(config: transformer.ModelConfig, routing_name: str) -> transfor
   return dataclasses.replace(config, ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=bias))
 
 
+class Backend(NamedTuple):
+  """How a model is computed.
+
+  Attributes:
+    name: `xla` or `packed`.
+    apply: (parameters, routing state, tokens [B, L], key for random routing) -> logits, a RoutingInfo for every layer.
+    tiles: (parameters, layer) -> the layer's tiles.
+  """
+
+  name: str
+  apply: Callable[..., tuple[jax.Array, list[routing.RoutingInfo]]]
+  tiles: Callable[[Any, int], ffn.TernaryTiles]
+
+
+def trained_backend(config: transformer.ModelConfig, vocabulary_size: int) -> Backend:
+  """The model as it is trained, by XLA; its parameters are those of `transformer.TransformerLM`."""
+  model = transformer.TransformerLM(config, vocabulary_size)
+  def apply(params, routing_state, token_BL, key):
+    return transformer.apply(model, params, routing_state, token_BL, rngs={'routing': key})
+  return Backend('xla', apply, lambda params, layer: ffn.quantise_tiles(params[f'layer_{layer}']['ffn'], config.ffn))
+
+
+def packed_backend(config: weights.InferenceConfig) -> Backend:
+  """The packed model, by the kernels; its parameters are the arrays of `weights.pack`, which hold all state."""
+  def apply(arrays, _, token_BL, key):
+    return forward.whole_text(forward.PACKED, config, arrays, token_BL, key)
+  return Backend('packed', apply,
+                 lambda arrays, layer: weights.unpack_tiles(arrays, f'layer_{layer}.ffn', config.model.ffn))
+
+
 class Evaluator:
   """Evaluates parameters of one model on one split; compiled once.
 
   Random routing draws the same tiles each time, others on another number of devices.
   """
 
-  def __init__(self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray):
-    """Args: the model, its vocabulary, and a split whose first token is only ever an input."""
-    self._model = transformer.TransformerLM(config, len(vocabulary))
+  def __init__(self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray,
+               backend: Backend | None = None):
+    """Args: the model, its vocabulary, a split whose first token is only ever an input, and who computes it."""
+    self._ffn = config.ffn
+    self._backend = backend or trained_backend(config, len(vocabulary))
     self._windows, self._targets = data.evaluation_windows(tokens, config.context)
     self._mesh = devices.data_mesh(WINDOWS_AT_A_TIME)
     self._class_V = analysis.class_of_tokens(vocabulary)
@@ -59,7 +92,7 @@ class Evaluator:
     class_tiles = total.pop('class_tiles')
     mean = jax.tree.map(lambda leaf: (leaf / count).tolist(), total)
     load = np.array(mean['tile_load'])
-    silent = [ffn.silent_tiles(params[f'layer_{layer}']['ffn'], self._model.config.ffn) for layer in range(len(load))]
+    silent = [ffn.silent_tiles(self._backend.tiles(params, layer), self._ffn) for layer in range(len(load))]
     loss = mean.pop('loss')
     return {
         'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2), **mean,
@@ -71,7 +104,7 @@ class Evaluator:
   def _sums(self, params, routing_state, windows, targets, batch):
     """Sums over the true targets of one batch; per-layer figures stacked over layers."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), batch), jax.lax.axis_index(devices.AXIS))
-    logits, infos = transformer.apply(self._model, params, routing_state, windows[:, :-1], rngs={'routing': key})
+    logits, infos = self._backend.apply(params, routing_state, windows[:, :-1], key)
     loss_BL = transformer.next_token_loss(logits, windows[:, 1:])
     weight_N = (jnp.arange(loss_BL.shape[1]) < targets[:, None]).astype(jnp.float32).reshape(-1)
     count = weight_N.sum()
@@ -103,3 +136,48 @@ def evaluate_routings(config: transformer.ModelConfig, vocabulary: str, tokens: 
     rows.append({'routing': name, 'backend': 'xla', **Evaluator(evaluated, vocabulary, tokens)(params, state)})
   return rows
 
+
+def evaluate_packed(xla_rows: list[dict[str, Any]], config: weights.InferenceConfig, vocabulary: str,
+                    tokens: np.ndarray, params: Any, routing_state: Any = None) -> list[dict[str, Any]]:
+  """Rows like those of `evaluate_routings`, but for random routing, of the packed model, and how far it is from them.
+
+  Each row has as well: `attention` and `head`, their precisions; `loss_difference`, packed less XLA, in nats; and
+  `tile_disagreement`, for each layer the share of tokens whose tiles differ.
+  """
+  arrays = weights.pack(params, routing_state, config)
+  rows = []
+  for xla_row in xla_rows:
+    if xla_row['routing'] == 'random':  # It draws other tiles, so nothing can be compared.
+      continue
+    model = with_routing(config.model, xla_row['routing'])
+    packed = packed_backend(dataclasses.replace(config, model=model))
+    row = Evaluator(model, vocabulary, tokens, packed)(arrays)
+    trained = trained_backend(model, len(vocabulary))
+    state = routing_state if model.ffn.balance_bias else {}
+    rows.append({'routing': xla_row['routing'], 'backend': 'packed', 'attention': config.attention,
+                 'head': config.head, **row, 'loss_difference': row['loss'] - xla_row['loss'],
+                 'tile_disagreement': _tile_disagreement(model.context, tokens, (packed, arrays, {}),
+                                                         (trained, params, state))})
+  return rows
+
+
+def _tile_disagreement(context, tokens, *models):
+  """For each layer the share of tokens whose tiles, in any order, differ between two models."""
+  backends = [backend for backend, _, _ in models]
+
+  @jax.jit
+  def differing(parameters, windows, targets):
+    key = jax.random.key(0)
+    first, second = ([jnp.sort(info.tile_NK) for info in backend.apply(*of_model, windows[:, :-1], key)[1]]
+                     for backend, of_model in zip(backends, parameters, strict=True))
+    counted_N = (jnp.arange(context) < targets[:, None]).reshape(-1)
+    return jnp.stack([jnp.sum(jnp.any(a != b, axis=1) & counted_N) for a, b in zip(first, second, strict=True)])
+
+  windows, targets = data.evaluation_windows(tokens, context)
+  missing = -len(windows) % WINDOWS_AT_A_TIME
+  windows, targets = np.pad(windows, ((0, missing), (0, 0))), np.pad(targets, (0, missing))
+  parameters = [of_model for _, *of_model in models]
+  counts = sum(np.asarray(differing(parameters, windows[start:start + WINDOWS_AT_A_TIME],
+                                    targets[start:start + WINDOWS_AT_A_TIME]), np.int64)
+               for start in range(0, len(windows), WINDOWS_AT_A_TIME))
+  return (counts / targets.sum()).tolist()

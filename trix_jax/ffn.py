@@ -64,9 +64,12 @@ class FFNConfig:
     return self.d_ff // self.tiles
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TernaryTiles:
   """Quantised tiles, ready to compute: codes (float32 integers), and per-output scales with the tile's scale in them.
+
+  A pytree.
 
   Attributes:
     up_TDH, down_THD: codes in {-1, 0, 1}.
@@ -89,6 +92,47 @@ def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTi
   signatures_TD, signature_scale_T = signatures.read_signatures(up_TDH, params['up'], config.signature)
   return TernaryTiles(up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_T11[:, 0] * params['down_scale'],
                       signatures_TD, signature_scale_T)
+
+
+def route_tokens(q_ND: jax.Array, step_N1: jax.Array, signatures_TD: jax.Array, signature_scale_T: jax.Array,
+                 config: FFNConfig, logits_NT: jax.Array | None = None, bias_T: jax.Array | None = None,
+                 key: jax.Array | None = None) -> routing.RoutingInfo:
+  """Scores, tiles and gates of every token under the configured routing.
+
+  Args:
+    q_ND, step_N1: quantised activations.
+    signatures_TD, signature_scale_T: see `signatures.read_signatures`.
+    config: of the layer.
+    logits_NT: of a learned gate, which then scores instead of the signatures.
+    bias_T: the balance bias, where there is one.
+    key: for `random` routing, which needs it.
+  """
+  if logits_NT is not None:
+    dot_NT = score_NT = logits_NT
+    scale_T = jnp.ones(config.tiles)
+    probability_NT = jax.nn.softmax(score_NT)
+  else:
+    dot_NT, scale_T = routing.signature_dots(q_ND, signatures_TD), signature_scale_T
+    score_NT = dot_NT * scale_T
+    probability_NT = jax.nn.softmax(score_NT * step_N1 * config.d_model**-0.5)
+  selection_NT = score_NT if bias_T is None else routing.biased_scores(dot_NT, scale_T, bias_T)
+  tile_NK = _choose(selection_NT, config, key)
+  follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'
+  gate_NK = (routing.gates(probability_NT, tile_NK, config.gate) if follows_scores
+             else jnp.ones(tile_NK.shape, q_ND.dtype))
+  return routing.RoutingInfo(tile_NK, gate_NK, score_NT, probability_NT, signatures_TD, selection_NT)
+
+
+def _choose(selection_NT, config, key):
+  """Tiles of every token, [N, K]."""
+  (N, T), K = selection_NT.shape, config.top_k
+  if config.routing == 'dense':
+    return jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (N, T))
+  if config.routing == 'first':
+    return jnp.broadcast_to(jnp.arange(K, dtype=jnp.int32), (N, K))
+  if config.routing == 'random':
+    selection_NT = jax.random.uniform(key, (N, T))
+  return routing.select(selection_NT, K)
 
 
 def _rescaled(accumulator, step, scale):
@@ -133,13 +177,13 @@ def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate
   return jnp.einsum('nkd,nk->nd', out_AD.reshape(tile_NK.shape + (-1,)), gate_NK)
 
 
-def tile_outputs(x_ND: jax.Array, params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:
+def tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
   """Output of every tile forced on every token, gate 1: [T, N, D]. For tests and for counting dead tiles."""
   N, T = x_ND.shape[0], config.tiles
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tile_A1 = jnp.repeat(jnp.arange(T, dtype=jnp.int32), N)[:, None]
-  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, jnp.ones((T * N, 1)),
-                        quantise_tiles(params, config), config)
+  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, jnp.ones((T * N, 1)), tiles,
+                        config)
   return y_AD.reshape(T, N, -1)
 
 
@@ -170,26 +214,14 @@ class TriXFFN(nn.Module):
     x_ND = x.reshape(-1, D)
     tiles = quantise_tiles(self._parameters(), config)
     q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-
+    logits_NT = bias_T = None
     if self._scored_by_gate():
-      dot_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
-      score_NT, scale_T = dot_NT, jnp.ones(T)
-      probability_NT = jax.nn.softmax(score_NT)
-    else:
-      dot_NT, scale_T = routing.signature_dots(q_ND, tiles.signatures_TD), tiles.signature_scale_T
-      score_NT = dot_NT * scale_T
-      probability_NT = jax.nn.softmax(score_NT * step_N1 * D**-0.5)
-    selection_NT = score_NT
+      logits_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
     if config.balance_bias:
       bias_T = self.variable('routing', 'balance_bias', jnp.zeros, (T,)).value
-      selection_NT = routing.biased_scores(dot_NT, scale_T, bias_T)
-
-    tile_NK = self._choose(selection_NT)
-    follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'
-    gate_NK = (routing.gates(probability_NT, tile_NK, config.gate) if follows_scores
-               else jnp.ones(tile_NK.shape, x_ND.dtype))
-    y_ND = self._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
-    info = routing.RoutingInfo(tile_NK, gate_NK, score_NT, probability_NT, tiles.signatures_TD, selection_NT)
+    key = self.make_rng('routing') if config.routing == 'random' else None
+    info = route_tokens(q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T, config, logits_NT, bias_T, key)
+    y_ND = self._compute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles)
     return y_ND.reshape(x.shape), info
 
   def _parameters(self) -> dict[str, jax.Array]:
@@ -215,17 +247,6 @@ class TriXFFN(nn.Module):
     return self.config.routing == 'learned' or (
         self.config.routing != 'emergent' and self.has_variable('params', 'gate'))
 
-  def _choose(self, selection_NT: jax.Array) -> jax.Array:
-    """Tiles of every token by the configured routing, [N, K]."""
-    (N, T), K = selection_NT.shape, self.config.top_k
-    if self.config.routing == 'dense':
-      return jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (N, T))
-    if self.config.routing == 'first':
-      return jnp.broadcast_to(jnp.arange(K, dtype=jnp.int32), (N, K))
-    if self.config.routing == 'random':
-      selection_NT = jax.random.uniform(self.make_rng('routing'), (N, T))
-    return routing.select(selection_NT, K)
-
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
     one_hot_NKT = jax.nn.one_hot(tile_NK, self.config.tiles)
     gate_NT = jnp.sum(one_hot_NKT * gate_NK[..., None], axis=1)
@@ -240,7 +261,7 @@ class SparseTriXFFN(TriXFFN):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def silent_tiles(params: dict[str, jax.Array], config: FFNConfig) -> jax.Array:
+def silent_tiles(tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
   """True for tiles whose output is zero on input forced to them (64 standard normal vectors), [T] bool."""
   probe_ND = jax.random.normal(jax.random.key(0), (64, config.d_model))
-  return jnp.max(jnp.abs(tile_outputs(probe_ND, params, config)), axis=(1, 2)) == 0
+  return jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0

@@ -20,6 +20,17 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
   return '\n'.join(lines)
 
 
+def packed_table(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
+  """What packing changes, a line for each routing; `size` in bytes, of a model of so many parameters."""
+  lines = [f'packed, attention {rows[0]["attention"]}, head {rows[0]["head"]}: {size:,} bytes, '
+           f'{4 * parameters / size:.1f} times smaller than float32',
+           f'{"routing":<12}{"loss":>8}{"to XLA":>10}   tokens that go to another tile, % by layer']
+  for row in rows:
+    changed = ' '.join(f'{100 * share:6.3f}' for share in row['tile_disagreement'])
+    lines.append(f'{row["routing"]:<12}{row["loss"]:8.4f}{row["loss_difference"]:+10.5f}   {changed}')
+  return '\n'.join(lines)
+
+
 def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Share of tokens of every tile, a line for each layer."""
   row = routed(rows, trained_routing)

@@ -17,9 +17,9 @@ from trix_jax import (
   data,
   devices,
   evaluation,
+  inference,
   metrics,
   report,
-  sampling,
   training,
   workdirs,
 )
@@ -221,8 +221,9 @@ class _Run:
     if self.config.sample_length:
       prompt = self.corpus.validation[1:1 + min(32, config.context)]
       print('\nsample, after the prompt ' + repr(data.decode(prompt, vocabulary)) + ':')
-      for token in sampling.sample(self.model, state.params, state.routing, prompt, self.config.sample_length):
-        print(vocabulary[token], end='', flush=True)
+      model = inference.as_trained(self.model, vocabulary, state.params, state.routing)
+      for (piece,) in model.stream([prompt], self.config.sample_length):
+        print(piece, end='', flush=True)
       print()
 
 

@@ -11,6 +11,7 @@ from trix_jax import attention, ffn, routing
 from trix_jax.errors import InputError
 
 FORMS = ('reference', 'modern')
+CONVOLUTION_WIDTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,12 @@ def _project_backward(residuals, grad_BLE):
 project.defvjp(_project_forward, _project_backward)
 
 
+def head_norm(x_BLHD: jax.Array) -> jax.Array:
+  """Queries or keys at root mean square 1."""
+  normalised: Any = nn.RMSNorm(use_scale=False, parent=None).apply({}, x_BLHD)
+  return normalised
+
+
 class SelfAttention(nn.Module):
   """Causal multi-head self-attention, [B, L, D] -> [B, L, D]."""
 
@@ -95,8 +102,7 @@ class SelfAttention(nn.Module):
       return dense(name)(x_BLD).reshape(B, L, config.heads, -1)
     q_BLHD, k_BLHD, v_BLHD = heads('query'), heads('key'), heads('value')
     if modern:
-      norm = nn.RMSNorm(use_scale=False)
-      q_BLHD, k_BLHD = attention.rotary(norm(q_BLHD)), attention.rotary(norm(k_BLHD))
+      q_BLHD, k_BLHD = (attention.rotary(head_norm(x_BLHD)) for x_BLHD in (q_BLHD, k_BLHD))
     out_BLD = attention.causal_attention(q_BLHD, k_BLHD, v_BLHD).reshape(B, L, D)
     return dense('out')(out_BLD)
 
@@ -122,6 +128,13 @@ class Dropout(nn.Module):
     return dropout(x, self.rate, self.make_rng('dropout')) if train and self.rate else x
 
 
+def short_convolution(x_BPD: jax.Array, taps_WD: jax.Array) -> jax.Array:
+  """See `ShortConvolution`. [B, W - 1 + L, D], of which the first W - 1 were before, to [B, L, D]."""
+  before = taps_WD.shape[0] - 1
+  L = x_BPD.shape[1] - before
+  return x_BPD[:, before:] + sum(taps_WD[lag] * x_BPD[:, before - lag:before - lag + L] for lag in range(before + 1))
+
+
 class ShortConvolution(nn.Module):
   """x_t plus a learned, per-feature mix of x_t ... x_{t-3}, zero at first: [B, L, D] -> [B, L, D].
 
@@ -129,15 +142,12 @@ class ShortConvolution(nn.Module):
   parameters (Primer, arXiv 2109.08668, puts them into attention).
   """
 
-  width: int = 4
+  width: int = CONVOLUTION_WIDTH
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
-    L, D = x_BLD.shape[1:]
-    taps_WD = self.param('taps', nn.initializers.zeros, (self.width, D))
-    padded_BLD = jnp.pad(x_BLD, ((0, 0), (self.width - 1, 0), (0, 0)))
-    first = self.width - 1
-    return x_BLD + sum(taps_WD[lag] * padded_BLD[:, first - lag:first - lag + L] for lag in range(self.width))
+    taps_WD = self.param('taps', nn.initializers.zeros, (self.width, x_BLD.shape[-1]))
+    return short_convolution(jnp.pad(x_BLD, ((0, 0), (self.width - 1, 0), (0, 0))), taps_WD)
 
 
 class Block(nn.Module):
@@ -155,11 +165,12 @@ class Block(nn.Module):
     return x_BLD + Dropout(config.dropout)(y_BLD, train), info
 
   def _prepared(self, x_BLD: jax.Array, name: str) -> jax.Array:
-    x_BLD = _norm(self.config, f'{name}_norm')(x_BLD)
+    x_BLD = norm(self.config, f'{name}_norm')(x_BLD)
     return ShortConvolution(name=f'{name}_convolution')(x_BLD) if self.config.form == 'modern' else x_BLD
 
 
-def _norm(config: ModelConfig, name: str) -> nn.Module:
+def norm(config: ModelConfig, name: str | None = None) -> nn.Module:
+  """The normalisation of a form, for the last axis."""
   return nn.RMSNorm(name=name) if config.form == 'modern' else nn.LayerNorm(name=name)
 
 
@@ -183,7 +194,7 @@ class TransformerLM(nn.Module):
     for layer in range(config.layers):
       x_BLD, info = Block(config, name=f'layer_{layer}')(x_BLD, train)
       infos.append(info)
-    x_BLD = _norm(config, 'final_norm')(x_BLD)
+    x_BLD = norm(config, 'final_norm')(x_BLD)
     head = nn.Dense(V, use_bias=config.form == 'reference', kernel_init=nn.initializers.normal(0.02), name='head')
     return head(x_BLD), infos
 

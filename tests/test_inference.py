@@ -1,0 +1,263 @@
+"""The model at inference is the model that was trained, however its tokens come."""
+
+import dataclasses
+
+import inference_soak
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trix_jax import ffn, forward, inference, transformer, weights
+from trix_jax.errors import InputError
+
+VOCABULARY = 'abcdefghijk'
+V, CONTEXT = len(VOCABULARY), 24
+
+
+def config_of(**settings):
+  """A small model; `float_reference` has float activations, so that noise flips no rounding."""
+  model = {'form': 'modern', 'layers': 2, 'd_model': 32, 'heads': 2, 'context': CONTEXT, 'dropout': 0.1, 'd_ff': 64,
+           'tiles': 4, **settings}
+  return transformer.model_config(model)
+
+
+FLOAT_MODERN = {'int8_activations': False}
+FLOAT_REFERENCE = {'form': 'reference', 'int8_activations': False, 'quantiser': 'threshold', 'signature': 'sign',
+                   'gate': 'one_hot', 'activation': 'relu', 'shared_down_scale': True}
+KINDS = [{}, {'form': 'reference'}, FLOAT_REFERENCE, {'top_k': 2, 'tiles': 8, 'balance_bias': True},
+         {'routing': 'learned', 'balance_bias': True}, {'routing': 'dense', 'gate': 'one_hot'}, {'routing': 'first'},
+         {'signature': 'sign', 'activation': 'relu'}]
+
+
+def trained(config, seed=0):
+  """Parameters as training might leave them: everything away from its initial value."""
+  model = transformer.TransformerLM(config, V)
+  variables = model.init({'params': jax.random.key(seed), 'routing': jax.random.key(1)}, jnp.zeros((1, 1), jnp.int32))
+  leaves, structure = jax.tree.flatten(variables['params'])
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  params = jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
+                                          for leaf, key in zip(leaves, keys, strict=True)])
+  state = variables.get('routing', {})
+  state = jax.tree.map(lambda leaf: 20.0 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)), state)
+  return model, params, state
+
+
+def packed(model, params, state, attention='float32', head='float32'):
+  config = weights.InferenceConfig(model.config, V, attention, head)
+  return inference.LanguageModel(config, VOCABULARY, weights.pack(params, state, config), forward.PACKED, {})
+
+
+def tokens(*shape, seed=0):
+  return np.random.default_rng(seed).integers(0, V, shape).astype(np.int32)
+
+
+def assert_alike(model, token_BL, want, want_infos, error, most_wrong, same_tiles):
+  """Logits within `error` but for a share of `most_wrong`, and as large a share of tiles the same as `same_tiles`."""
+  logits, infos = forward.whole_text(model.computation, model.config, model.arrays, token_BL)
+  wrong = np.abs(np.asarray(logits) - want) > error
+  assert np.mean(wrong) <= most_wrong
+  tiles, want_tiles = (np.stack([info.tile_NK for info in layers]) for layers in (infos, want_infos))
+  assert np.mean(tiles == want_tiles) >= same_tiles
+
+
+@pytest.mark.parametrize('settings', KINDS)
+def test_every_kind_of_model_is_the_one_that_was_trained(settings):
+  model, params, state = trained(config_of(**settings))
+  token_BL = tokens(5, CONTEXT)
+  want, want_infos = transformer.apply(model, params, state, token_BL)
+  floats = not model.config.ffn.int8_activations
+  as_trained = inference.as_trained(model, VOCABULARY, params, state)
+  # Float noise upstream flips an int8 rounding here and there, and that a tile; without roundings nothing flips.
+  assert_alike(as_trained, token_BL, want, want_infos, 1e-4, *((0, 1) if floats else (0.2, 0.99)))
+  compact = packed(model, params, state)
+  assert {name: (array.dtype, array.shape) for name, array in compact.arrays.items()} == {
+      name: (np.dtype(entry.dtype), entry.shape) for name, entry in weights.layout(compact.config).items()}
+  # Packing quantises the activations of a float model, which all its logits feel.
+  assert_alike(compact, token_BL, want, want_infos, 0.2 * float(np.std(want)) if floats else 1e-4, 0.2,
+               0.9 if floats else 0.99)
+
+
+@pytest.mark.parametrize('routing', ['emergent', 'learned', 'dense', 'first', 'random'])
+@pytest.mark.parametrize('signature', ['sign', 'votes'])
+def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature):
+  config = ffn.FFNConfig(48, 96, 4, top_k=2, routing=routing, signature=signature, balance_bias=routing == 'emergent',
+                         gate='one_hot' if routing == 'dense' else 'probability')
+  x_ND = jax.random.normal(jax.random.key(0), (60, 48))
+  key = jax.random.key(3)
+  variables = ffn.SparseTriXFFN(config).init({'params': key, 'routing': key}, x_ND)
+  model = config_of(d_model=48, d_ff=96, layers=1, heads=1, **{
+      name: getattr(config, name) for name in ('top_k', 'routing', 'signature', 'balance_bias', 'gate')})
+  _, params, state = trained(model)
+  params['layer_0']['ffn'] = variables['params']
+  compact = packed(transformer.TransformerLM(model, V), params, state)
+  trained_arrays = weights.as_trained(params, state, model)
+  want, want_info = forward.xla_ffn(trained_arrays, 'layer_0.ffn', config, x_ND, key)
+  got, info = jax.jit(forward.packed_ffn, static_argnums=(1, 2))(compact.arrays, 'layer_0.ffn', config, x_ND, key)
+  np.testing.assert_array_equal(info.tile_NK, want_info.tile_NK)
+  np.testing.assert_allclose(info.gate_NK, want_info.gate_NK, rtol=2e-6)
+  np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6 * np.abs(want).max())
+  np.testing.assert_array_equal(info.score_NT, want_info.score_NT)
+
+
+@pytest.mark.parametrize('attention, head, most', [('float32', 'int8', 0.1), ('int8', 'float32', 0.1),
+                                                   ('int8', 'int8', 0.1), ('ternary', 'ternary', 1.5)])
+@pytest.mark.parametrize('form', ['modern', 'reference'])
+def test_fewer_bits_cost_little(form, attention, head, most):
+  model, params, state = trained(config_of(form=form))
+  token_BL = tokens(4, CONTEXT)
+  want = packed(model, params, state).logits(token_BL)
+  compact = packed(model, params, state, attention, head)
+  error = np.median(np.abs(compact.logits(token_BL) - want)) / np.std(want)
+  assert 0 < error < most
+  size, whole = (sum(array.nbytes for array in m.arrays.values()) for m in (compact, packed(model, params, state)))
+  assert size == sum(weights.sizes(compact.config).values()) < whole
+
+
+@pytest.mark.parametrize('settings', [FLOAT_MODERN, FLOAT_REFERENCE, {}])
+@pytest.mark.parametrize('make', ['as_trained', 'packed'])
+def test_a_cache_changes_nothing(settings, make):
+  """Prompts of different lengths in one batch, then token by token: the logits of whole texts."""
+  model, params, state = trained(config_of(**settings))
+  language_model = packed(model, params, state) if make == 'packed' else inference.as_trained(
+      model, VOCABULARY, params, state)
+  computation, config, arrays = language_model.computation, language_model.config, language_model.arrays
+  step = jax.jit(forward.forward, static_argnums=(0, 1))
+  token_BL, length_B = tokens(3, CONTEXT), np.array([9, 1, 5], np.int32)
+  want = np.asarray(language_model.logits(token_BL))
+  empty = forward.empty_cache(computation, config, 3, CONTEXT)
+  hidden, _, cache = step(computation, config, arrays, token_BL[:, :9], empty, length_B)
+  errors = [forward.logits(arrays, hidden)[row, :length] - want[row, :length] for row, length in enumerate(length_B)]
+  for _ in range(CONTEXT - 9):
+    here = np.asarray(cache.position_B)
+    hidden, _, cache = step(computation, config, arrays, token_BL[np.arange(3), here][:, None], cache)
+    errors.append(forward.logits(arrays, hidden)[:, 0] - want[np.arange(3), here])
+  error = np.concatenate([np.abs(error).reshape(-1) for error in errors])
+  # With int8 activations noise may flip a rounding here and there.
+  assert np.median(error) < 1e-4
+  if settings and make == 'as_trained':
+    assert error.max() < 1e-3
+
+
+def float_model(settings):
+  model, params, state = trained(config_of(**settings))
+  return inference.as_trained(model, VOCABULARY, params, state)
+
+
+def by_hand(model, prompt, length):
+  """Greedy text out of whole passes over what is in sight."""
+  seen, written = list(prompt[-CONTEXT:]), []
+  for _ in range(length):
+    # Always the same shape, which is compiled once; what stands behind the last token does not matter.
+    padded = np.pad(seen, (0, CONTEXT - len(seen)))[None]
+    written.append(int(np.argmax(model.logits(padded)[0, len(seen) - 1])))
+    if len(seen) == CONTEXT:
+      seen = [*seen[1:], written[-1]][-(CONTEXT // 2):]
+    else:
+      seen.append(written[-1])
+  return model.decode(written)
+
+
+@pytest.mark.parametrize('settings', [FLOAT_MODERN, FLOAT_REFERENCE])
+@pytest.mark.parametrize('prompt_lengths', [(1,), (CONTEXT,), (3, 12, 30, 1)])
+def test_greedy_text_is_the_likeliest_of_every_step(settings, prompt_lengths):
+  """Well beyond the context, so that rows become full at different times."""
+  model = float_model(settings)
+  prompts = [tokens(length, seed=length) for length in prompt_lengths]
+  got = model.generate(prompts, 40, temperature=0.0)
+  assert got == [by_hand(model, prompt, 40) for prompt in prompts]
+  assert len(set(''.join(got))) > 2
+
+
+@pytest.fixture(scope='module')
+def model():
+  return float_model(FLOAT_MODERN)
+
+
+def test_a_context_of_one():
+  config = dataclasses.replace(config_of(**FLOAT_MODERN), context=1)
+  m, p, s = trained(config)
+  assert len(inference.as_trained(m, VOCABULARY, p, s).generate(['a'], 5)[0]) == 5
+
+
+def test_a_seed_is_a_text_alone_and_among_others(model):
+  prompts = ['abc', 'k', 'hgfedcba' * 3]
+  texts = model.generate(prompts, 50, temperature=1.5, seed=7)
+  assert texts == model.generate(prompts, 50, temperature=1.5, seed=7)
+  assert texts == [model.generate([prompt], 50, temperature=1.5, seed=7 + i)[0] for i, prompt in enumerate(prompts)]
+  assert texts != model.generate(prompts, 50, temperature=1.5, seed=8)
+  assert [''.join(row) for row in zip(*model.stream(prompts, 50, temperature=1.5, seed=7), strict=True)] == texts
+
+
+def test_top_k_and_temperature_bound_the_choice(model):
+  greedy = model.generate(['abc'], 40, temperature=0.0)
+  assert model.generate(['abc'], 40, temperature=50.0, top_k=1) == greedy
+  assert model.generate(['abc'], 40, temperature=1e-6) == greedy
+  text = model.generate(['abc'], 300, temperature=50.0, top_k=2)[0]
+  seen = model.encode('abc' + text)[:CONTEXT]
+  best_LK = np.argsort(model.logits(seen[None])[0])[2:-1, -2:]
+  assert np.all(np.any(best_LK == seen[3:, None], axis=1))
+  assert 0 < np.mean(best_LK[:, 1] == seen[3:]) < 1
+  assert set(model.generate(['abc'], 300, temperature=50.0)[0]) == set(VOCABULARY)
+  assert model.generate(['abc'], 20, top_k=1000, seed=3) == model.generate(['abc'], 20, seed=3)
+
+
+def test_temperature_is_that_of_the_softmax(model):
+  """The first characters of many seeds come as often as their probabilities say."""
+  count, temperature = 4000, 0.7
+  first = np.array([VOCABULARY.index(text) for text in model.generate(['abc'] * count, 1, temperature=temperature)])
+  probability = jax.nn.softmax(model.logits(model.encode('abc')[None])[0, -1] / temperature)
+  error = np.bincount(first, minlength=V) / count - np.asarray(probability)
+  assert np.all(np.abs(error) < 5 * np.sqrt(0.25 / count))
+
+
+def test_nothing_to_write(model):
+  assert model.generate([], 10) == [] and model.generate(['a', 'b'], 0) == ['', '']
+  assert list(model.stream([], 10)) == []
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ((['ab', ''], 5), 'a prompt is empty'), ((['ab?'], 5), r"'\?'"), ((['a'], -1), 'length = -1'),
+    (([np.array([0, V])], 5), f'0 to {V}; the vocabulary has 0 to {V - 1}'), (([np.array([-1])], 5), 'go from -1'),
+    (([np.array([0.5])], 5), 'a prompt is')])
+def test_impossible_prompts_are_refused(model, arguments, message):
+  with pytest.raises(InputError, match=message):
+    model.stream(*arguments)
+
+
+@pytest.mark.parametrize('settings, message', [
+    ({'top_k': -1}, 'top_k = -1'), ({'temperature': float('nan')}, 'temperature = nan'),
+    ({'temperature': -0.1}, 'temperature = -0.1'), ({'temperature': float('inf')}, 'temperature = inf'),
+    ({'seed': -1}, 'seed = -1'), ({'seed': 2**32}, 'from 0 to')])
+def test_impossible_settings_are_refused(model, settings, message):
+  with pytest.raises(InputError, match=message):
+    model.generate(['a'], 5, **settings)
+
+
+@pytest.mark.parametrize('given, message', [
+    (np.zeros((1, CONTEXT + 1), int), 'context'), (np.zeros(3, int), r'\[B, L\]'),
+    (np.zeros((1, 0), int), 'at least one'), (np.zeros((1, 2)), 'integers'),
+    (np.full((1, 2), V), 'the vocabulary has'), (np.full((1, 2), -1), 'the vocabulary has')])
+def test_impossible_tokens_are_refused(model, given, message):
+  with pytest.raises(InputError, match=message):
+    model.logits(given)
+
+
+def test_leaving_in_the_middle_leaves_the_model_as_it_was(model):
+  want = model.generate(['abc'], 60, seed=1)
+  for pieces in range(3):
+    stream = model.stream(['abc'], 60, seed=1)
+    for _ in range(pieces):
+      next(stream)
+    stream.close()
+  assert model.generate(['abc'], 60, seed=1) == want
+
+
+def test_threads_may_share_a_model():
+  result = inference_soak.soak(3, threads=8, busy_core=True)
+  assert result['different'] == 0 and result['least_of_a_thread'] > 0
+
+
+def test_unknown_precisions_are_refused():
+  with pytest.raises(InputError, match="attention precision is 'int4'"):
+    weights.InferenceConfig(config_of(), V, 'int4', 'int8')

@@ -1,0 +1,175 @@
+"""A packed model as one safetensors file: arrays, config, vocabulary and provenance, without code of any kind.
+
+The arrays are those of `weights.layout`, in the bytes that every kernel reads. The metadata is text: `format`,
+`format_version`, `config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON, of every array and of those
+three). A reader trusts nothing: whatever is missing, superfluous, damaged or out of range is refused by name, before
+memory is spent on it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from trix_jax import ffn, transformer, weights
+from trix_jax.errors import InputError
+from trix_jax.weights import Entry, InferenceConfig
+
+FORMAT, FORMAT_VERSION = 'trix-jax', '1'
+DESCRIBED = ('config', 'vocabulary', 'provenance')
+MAX_CONTEXT = 1 << 16
+_DTYPES = {'float32': 'F32', 'int8': 'I8', 'uint8': 'U8'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+  """What a file holds: NumPy arrays by name, and what they mean."""
+
+  config: InferenceConfig
+  vocabulary: str
+  arrays: Mapping[str, np.ndarray]
+  provenance: Mapping[str, Any]
+
+
+def write(path: pathlib.Path, artifact: Artifact) -> None:
+  """Write a file, whole or not at all; InputError when it cannot be written."""
+  described = {'config': json.dumps(_config_to_dict(artifact.config), sort_keys=True),
+               'vocabulary': artifact.vocabulary, 'provenance': json.dumps(dict(artifact.provenance), sort_keys=True)}
+  arrays = {name: np.ascontiguousarray(artifact.arrays[name]) for name in weights.layout(artifact.config)}
+  digests = {**{name: _sha256(text.encode()) for name, text in described.items()},
+             **{name: _sha256(array.tobytes()) for name, array in arrays.items()}}
+  metadata = {'format': FORMAT, 'format_version': FORMAT_VERSION, **described,
+              'sha256': json.dumps(digests, sort_keys=True)}
+  partial = path.with_name(path.name + '.partial')
+  try:
+    partial.write_bytes(safetensors.numpy.save(arrays, metadata))
+    partial.replace(path)
+  except OSError as error:
+    raise InputError(f'cannot write {path}: {error.strerror}; choose another file') from error
+
+
+def read(path: pathlib.Path) -> Artifact:
+  """Read a file and check all of it.
+
+  Raises:
+    InputError: naming the field that is wrong, when this is not a file that `write` wrote.
+  """
+  try:
+    path.open('rb').close()  # An error of the file system, said better than safetensors says it.
+  except OSError as error:
+    raise InputError(f'cannot read {path}: {error.strerror}; give a file that trix_jax.export wrote') from error
+  try:
+    with safetensors.safe_open(path, framework='numpy') as file:
+      return _read(file)
+  except InputError as error:
+    raise InputError(f'{path}: {error}; export the model again') from error
+  # Its own errors, and those of Python for headers that are no text.
+  except (safetensors.SafetensorError, OSError, ValueError) as error:
+    raise InputError(f'{path}: header: {" ".join(str(error).split())[:200]}; give a file that trix_jax.export '
+                     'wrote') from error
+
+
+def _read(file) -> Artifact:
+  metadata = file.metadata() or {}
+  _require(metadata.get('format') == FORMAT, 'format', f'is {_shown(metadata.get("format"))}, not {FORMAT!r}')
+  version = metadata.get('format_version')
+  _require(version == FORMAT_VERSION, 'format_version', f'is {_shown(version)}; this version reads {FORMAT_VERSION!r}')
+  names = set(file.keys())
+  extra = set(metadata) - {'format', 'format_version', 'sha256', *DESCRIBED}
+  _require(not extra, min(extra, default=''), 'is not part of the metadata of this format')
+  digests = _json(metadata, 'sha256')
+  _require(set(digests) == names | set(DESCRIBED), 'sha256', 'does not name exactly what the file holds')
+  for name in DESCRIBED:
+    _require(name in metadata, name, 'is missing')
+    _require(_sha256(metadata[name].encode('utf-8', 'surrogatepass')) == digests[name], name,
+             'is damaged: its sha256 differs')
+
+  vocabulary = metadata['vocabulary']
+  _require(0 < len(vocabulary) == len(set(vocabulary)), 'vocabulary', 'must be distinct characters, at least one')
+  config = _config_from_dict(_json(metadata, 'config'), len(vocabulary), len(names))
+  entries = weights.layout(config)
+  for name in sorted(entries.keys() ^ names):
+    _require(name in names, name, 'is missing')
+    _require(name in entries, name, 'is no array of such a model')
+  for name, entry in entries.items():  # All of them before the first is read.
+    part = file.get_slice(name)
+    _require(part.get_dtype() == _DTYPES[entry.dtype], name, f'is {part.get_dtype()}, not {_DTYPES[entry.dtype]}')
+    _require(tuple(part.get_shape()) == entry.shape, name,
+             f'has shape {part.get_shape()}, not {list(entry.shape)}')
+  arrays = {}
+  for name, entry in entries.items():
+    arrays[name] = file.get_tensor(name)
+    _require(_sha256(arrays[name].tobytes()) == digests[name], name, 'is damaged: its sha256 differs')
+    _check_values(name, arrays[name], entry)
+  return Artifact(config, vocabulary, arrays, _json(metadata, 'provenance'))
+
+
+def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
+  if entry.dtype == 'float32':
+    _require(bool(np.isfinite(array).all()), name, 'holds a value that is not finite')
+  elif entry.dtype == 'int8':
+    _require(not array.size or int(array.min()) >= -weights.INT8_MAX, name, 'holds -128; values are -127 to 127')
+  else:
+    # Two bits a code: 3 is none in the lower three planes, and 2, which is -2, none in the top one.
+    _require(not np.any(array & (array >> 1) & 0b010101), name, 'holds a code that is not -1, 0 or 1')
+    _require(not np.any(array >> 6 == 2), name, 'holds a code that is not -1, 0 or 1')
+
+
+def _config_to_dict(config: InferenceConfig) -> dict[str, Any]:
+  model = dataclasses.asdict(config.model)
+  return {**model.pop('ffn'), **model, 'attention': config.attention, 'head': config.head}
+
+
+def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int) -> InferenceConfig:
+  types: dict[str, type] = {'attention': str, 'head': str}
+  for described in (transformer.ModelConfig, ffn.FFNConfig):
+    types |= {name: hint for name, hint in typing.get_type_hints(described).items() if name != 'ffn'}
+  for name in sorted(types.keys() ^ values.keys()):
+    _require(name in values, f'config.{name}', 'is missing')
+    _require(name in types, f'config.{name}', 'is no setting of this format')
+  for name, kind in types.items():
+    fits = type(values[name]) is kind or (kind is float and type(values[name]) is int)
+    _require(fits, f'config.{name}', f'is {_shown(values[name])}, not of type {kind.__name__}')
+    _require(kind is not str or len(values[name]) <= 40, f'config.{name}', f'is {_shown(values[name])}; no name of '
+             'this format is so long')
+  _require(values['layers'] <= arrays, 'config.layers', f'is {values["layers"]}, more than the file has arrays')
+  _require(values['context'] <= MAX_CONTEXT, 'config.context', f'is {values["context"]}, more than {MAX_CONTEXT}')
+  attention, head = values.pop('attention'), values.pop('head')
+  try:
+    return InferenceConfig(transformer.model_config(values), vocabulary_size, attention, head)
+  except InputError as error:
+    raise InputError(f'config: {error}') from error
+
+
+def _json(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+  try:
+    value = json.loads(metadata[name])
+    if not isinstance(value, dict):
+      raise ValueError('it is no object')
+  except KeyError as error:
+    raise InputError(f'{name}: is missing') from error
+  except (ValueError, RecursionError) as error:
+    raise InputError(f'{name}: is not the JSON it should be ({" ".join(str(error).split())[:100]})') from error
+  return value
+
+
+def _require(condition: bool, field: str, problem: str) -> None:
+  if not condition:
+    raise InputError(f'{_shown(field)[1:-1]}: {problem}')
+
+
+def _shown(value: Any) -> str:
+  """A value in one short line, whatever it is."""
+  text = repr(value)
+  return text if len(text) <= 80 else f'{text[:77]}...'
+
+
+def _sha256(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()

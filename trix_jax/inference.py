@@ -1,0 +1,244 @@
+"""A trained model, ready to use: load it once, then ask for logits or for text.
+
+  model = inference.load('model.safetensors')     # or inference.from_checkpoint(checkpoints.load_trained(...))
+  model.logits(model.encode('ROMEO:')[None])      # [1, 6, V]
+  model.generate(['ROMEO:', 'JULIET:'], length=200, seed=1)
+
+A model is never changed by being used, so any number of threads may share one.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trix_jax import artifact, data, forward, weights
+from trix_jax.errors import InputError
+from trix_jax.weights import InferenceConfig
+
+if TYPE_CHECKING:  # What a model is used with needs nothing of what it was trained with.
+  from trix_jax import checkpoints
+
+# Tokens drawn in one call of a compiled loop: so many that calling it costs little, so few that text seems to flow.
+CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+  """A language model at inference.
+
+  Attributes:
+    config: what it is.
+    vocabulary: its characters; a token is an index into it.
+    arrays: see `weights.layout`, or `weights.as_trained` for a model computed by XLA.
+    computation: `forward.PACKED` or `forward.XLA`.
+    provenance: where it comes from: versions, corpus, commit, command, validation loss.
+  """
+
+  config: InferenceConfig
+  vocabulary: str
+  arrays: Mapping[str, Any]
+  computation: forward.Computation
+  provenance: Mapping[str, Any]
+
+  def encode(self, text: str) -> np.ndarray:
+    """Text to int32 tokens; InputError names characters that the vocabulary lacks."""
+    return data.encode(text, self.vocabulary)
+
+  def decode(self, tokens: np.ndarray) -> str:
+    """Tokens to text."""
+    return data.decode(tokens, self.vocabulary)
+
+  def logits(self, token_BL: np.ndarray | jax.Array) -> jax.Array:
+    """Scores of every next token.
+
+    Args:
+      token_BL: integers [B, L], 1 <= L <= context.
+
+    Returns:
+      float32 [B, L, V]; compiled once for each shape.
+
+    Raises:
+      InputError: for another rank, more tokens than the context, or tokens that are none.
+    """
+    token_BL = np.asarray(token_BL)
+    if token_BL.ndim != 2 or not token_BL.size or not np.issubdtype(token_BL.dtype, np.integer):
+      raise InputError(f'tokens must be integers of shape [B, L], at least one, not {token_BL.dtype} {token_BL.shape}')
+    if token_BL.shape[1] > self.config.model.context:
+      raise InputError(f'{token_BL.shape[1]} tokens given to a model of context {self.config.model.context}')
+    self._check_tokens(token_BL)
+    return forward.whole_text(self.computation, self.config, self.arrays, jnp.asarray(token_BL, jnp.int32))[0]
+
+  def generate(self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0,
+               seed: int = 0) -> list[str]:
+    """The texts that `stream` writes after each prompt, at once."""
+    pieces = list(self.stream(prompts, length, temperature=temperature, top_k=top_k, seed=seed))
+    return [''.join(row) for row in zip(*pieces, strict=True)] if pieces else [''] * len(prompts)
+
+  def stream(self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0,
+             seed: int = 0) -> Iterator[list[str]]:
+    """Write on after each prompt, a few characters at a time.
+
+    A model sees at most `context` tokens. A row that has come to so many forgets all but the latest half of them and
+    goes on; of a longer prompt only the last `context` are seen.
+
+    Args:
+      prompts: texts, or int32 tokens, of at least one character each; they may differ in length.
+      length: characters to write after each.
+      temperature: divides the logits; 0 takes the likeliest character.
+      top_k: draw from the k likeliest characters only; 0 for all.
+      seed: prompt i is written on with seed + i, alone or among others.
+
+    Yields:
+      The next characters of every row.
+
+    Raises:
+      InputError: for an empty prompt, unknown characters or settings out of range; before anything is computed.
+    """
+    rows = [self.encode(prompt) if isinstance(prompt, str) else np.asarray(prompt) for prompt in prompts]
+    for row in rows:
+      if row.ndim != 1 or not row.size or not np.issubdtype(row.dtype, np.integer):
+        raise InputError('a prompt is empty, or no text and no list of tokens; give at least one character')
+      self._check_tokens(row)
+    if length < 0 or top_k < 0:
+      raise InputError(f'length = {length}, top_k = {top_k}; they must not be negative')
+    if not 0 <= temperature < math.inf:
+      raise InputError(f'temperature = {temperature}; it must be a number of at least 0')
+    if not 0 <= seed <= 2**32 - len(rows):
+      raise InputError(f'seed = {seed}; it must be from 0 to 2**32 - {len(rows)}, the number of prompts')
+    if not rows or not length:
+      return iter(())
+    drawn = _draw(self, rows, length, temperature, min(top_k, len(self.vocabulary)), seed)
+    return ([self.decode(row) for row in token_BS] for token_BS in drawn)
+
+  def _check_tokens(self, tokens):
+    if tokens.min() < 0 or tokens.max() >= len(self.vocabulary):
+      raise InputError(f'tokens go from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to '
+                       f'{len(self.vocabulary) - 1}')
+
+
+def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', head: str = 'int8') -> LanguageModel:
+  """Pack a trained model; `attention` and `head` as in `weights.InferenceConfig`.
+
+  Raises:
+    InputError: for a model that routes at random, which has no addresses to pack.
+  """
+  if trained.config.model.routing == 'random':
+    raise InputError('this model routes at random, so it has no addresses to pack; pack one of another routing')
+  config = InferenceConfig(trained.model.config, len(trained.vocabulary), attention, head)
+  arrays = weights.pack(trained.params, trained.routing, config)
+  return LanguageModel(config, trained.vocabulary, arrays, forward.PACKED, trained.provenance)
+
+
+def load(path: pathlib.Path | str) -> LanguageModel:
+  """Read a file that `save` or `python -m trix_jax.export` wrote; InputError naming what is wrong with another."""
+  read = artifact.read(pathlib.Path(path))
+  arrays = {name: jnp.asarray(array) for name, array in read.arrays.items()}
+  return LanguageModel(read.config, read.vocabulary, arrays, forward.PACKED, read.provenance)
+
+
+def save(model: LanguageModel, path: pathlib.Path | str) -> None:
+  """Write a packed model into one file; InputError when it cannot be written."""
+  arrays = jax.device_get(dict(model.arrays))
+  artifact.write(pathlib.Path(path), artifact.Artifact(model.config, model.vocabulary, arrays, model.provenance))
+
+
+def as_trained(model: Any, vocabulary: str, params: Any, routing_state: Any) -> LanguageModel:
+  """A `transformer.TransformerLM` as it was trained, computed by XLA, under any routing."""
+  config = InferenceConfig(model.config, len(vocabulary), 'float32', 'float32')
+  return LanguageModel(config, vocabulary, weights.as_trained(params, routing_state, model.config), forward.XLA, {})
+
+
+def _draw(model: LanguageModel, rows: list[np.ndarray], length: int, temperature: float, top_k: int,
+          seed: int) -> Iterator[np.ndarray]:
+  """Arrays of tokens [B, S], until every row has `length`."""
+  context = model.config.model.context
+  texts = [row[-context:].tolist() for row in rows]
+  keys_B = jax.vmap(jax.random.key)(np.arange(seed, seed + len(rows), dtype=np.uint32))
+  step = 0
+  while step < length:
+    state = _read(model, texts)
+    filled = max(len(text) for text in texts)
+    # Until a row is full: the last token it sees in its place draws one more.
+    until = min(length, step + context - filled + 1)
+    for token_BS in _chunks(model, state, keys_B, step, until, temperature, top_k):
+      step += token_BS.shape[1]
+      for text, tokens in zip(texts, token_BS, strict=True):
+        text.extend(tokens.tolist())
+      yield token_BS
+    texts = [text[-_half(context):] if len(text) > context else text for text in texts]
+
+
+def _half(context: int) -> int:
+  return max(1, context // 2)
+
+
+def _chunks(model, state, keys_B, step, until, temperature, top_k):
+  """Tokens of the steps from `step` to `until`. A chunk is under way while the one before it is looked at."""
+  pending: list[tuple[jax.Array, int]] = []
+  while step < until or pending:
+    if step < until:
+      tokens, state = decode_chunk(model.computation, model.config, model.arrays, state, keys_B, np.int32(step),
+                              np.float32(temperature), np.int32(top_k or len(model.vocabulary)), top_k > 0)
+      pending.append((tokens, min(CHUNK, until - step)))
+      step += pending[-1][1]
+      if len(pending) < 2 and step < until:
+        continue
+    tokens, count = pending.pop(0)
+    yield np.asarray(tokens)[:, :count]
+
+
+def _read(model, texts):
+  """Cache and logits after the prompts."""
+  # Two lengths to compile: half a context, which is also what is left of a full one, or a whole one.
+  context, longest = model.config.model.context, max(len(text) for text in texts)
+  token_BL = np.zeros((len(texts), context if longest > _half(context) else _half(context)), np.int32)
+  for row, text in enumerate(texts):
+    token_BL[row, :len(text)] = text
+  length_B = np.array([len(text) for text in texts], np.int32)
+  return prefill(model.computation, model.config, model.arrays, token_BL, length_B)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def prefill(computation: forward.Computation, config: InferenceConfig, arrays: Mapping[str, Any], token_BL: jax.Array,
+            length_B: jax.Array) -> tuple[jax.Array, forward.Cache]:
+  """Read prompts of lengths [B]: logits [B, V] of what follows them, and the cache to go on from."""
+  # A chunk may run past the end of the context; what it draws there is thrown away.
+  cache = forward.empty_cache(computation, config, token_BL.shape[0], config.model.context + CHUNK)
+  x_BLD, _, cache = forward.forward(computation, config, arrays, token_BL, cache, length_B, jax.random.key(0))
+  last_BD = jnp.take_along_axis(x_BLD, (length_B - 1)[:, None, None], axis=1)[:, 0]
+  return forward.logits(arrays, last_BD), cache
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 8), donate_argnums=3)
+def decode_chunk(computation: forward.Computation, config: InferenceConfig, arrays: Mapping[str, Any],
+                 state: tuple[jax.Array, forward.Cache], keys_B: jax.Array, step: jax.Array, temperature: jax.Array,
+                 top_k: jax.Array, limited: bool) -> tuple[jax.Array, tuple[jax.Array, forward.Cache]]:
+  """CHUNK tokens of every row, int32 [B, CHUNK], and the state after them; `state` is that of `prefill`, used up."""
+  step_S = step + jnp.arange(CHUNK)
+  # All at once before the loop, and a function of the row's seed and the step alone.
+  noise_SBV = jax.vmap(lambda step: jax.vmap(
+      lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,)))(keys_B))(step_S)
+
+  def draw(state, inputs):
+    (logits_BV, cache), (noise_BV, step) = state, inputs
+    scores_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+    if limited:
+      kept_BV = jax.lax.sort(logits_BV, dimension=1)
+      least_B1 = jax.lax.dynamic_slice_in_dim(kept_BV, config.vocabulary_size - top_k, 1, axis=1)
+      scores_BV = jnp.where(logits_BV >= least_B1, scores_BV, -jnp.inf)
+    warm = temperature > 0
+    scores_BV = jnp.where(warm, scores_BV / jnp.where(warm, temperature, 1.0) + noise_BV, scores_BV)
+    token_B = jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
+    key = jax.random.fold_in(jax.random.key(1), step)
+    x_B1D, _, cache = forward.forward(computation, config, arrays, token_B[:, None], cache, key=key)
+    return (forward.logits(arrays, x_B1D[:, 0]), cache), token_B
+
+  state, token_SB = jax.lax.scan(draw, state, (noise_SBV, step_S))
+  return token_SB.T, state

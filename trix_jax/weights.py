@@ -1,0 +1,272 @@
+"""A trained language model as inference takes it: a flat dictionary of arrays, tiles at two bits a weight.
+
+`layout` says which arrays there are, for writing, reading and checking alike; `pack` fills them from trained
+parameters. `as_trained` gives the same with nothing quantised that was not quantised in training, for XLA to compute.
+
+What is not a tile can be kept in float32, as int8 with a scale for each output (activations are quantised too, so that
+sums are exact), or as ternary codes. Embedding and positions, which are looked up and not multiplied, follow the head:
+float32 with a float32 head, else int8 with a scale for each row.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import xla_kernels
+from trix_jax import ffn, ternary, transformer
+from trix_jax.errors import InputError
+from xla_kernels import packing
+
+PRECISIONS = ('float32', 'int8', 'ternary')
+INT8_MAX = 127
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+  """What a model is at inference.
+
+  Attributes:
+    model: sizes and form of the language model.
+    vocabulary_size: V.
+    attention, head: how the projections around attention and the output head are kept, one of `PRECISIONS`.
+  """
+
+  model: transformer.ModelConfig
+  vocabulary_size: int
+  attention: str = 'int8'
+  head: str = 'int8'
+
+  @property
+  def tables(self) -> str:
+    """How embedding and positions are kept."""
+    return 'float32' if self.head == 'float32' else 'int8'
+
+  def __post_init__(self):
+    for name in ('attention', 'head'):
+      if getattr(self, name) not in PRECISIONS:
+        raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
+    if self.vocabulary_size < 1:
+      raise InputError(f'vocabulary_size = {self.vocabulary_size}; it must be at least 1')
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One array: its dtype and shape, and what its values must be.
+
+  float32 is finite; uint8 holds packed ternary codes, and int8 integers from -127 to 127, packed but for the rows of
+  tables.
+  """
+
+  dtype: str
+  shape: tuple[int, ...]
+
+
+def layout(config: InferenceConfig) -> dict[str, Entry]:
+  """Every array of a packed model by name."""
+  model = config.model
+  D, V = model.d_model, config.vocabulary_size
+  reference = model.form == 'reference'
+  entries = _table('embedding', V, D, config.tables)
+  if reference:
+    entries |= _table('positions', model.context, D, config.tables)
+  for layer in range(model.layers):
+    name = f'layer_{layer}'
+    for part in ('attention', 'ffn'):
+      entries |= _norm(f'{name}.{part}_norm', D, reference)
+      if not reference:
+        entries[f'{name}.{part}_convolution'] = Entry('float32', (transformer.CONVOLUTION_WIDTH, D))
+    entries |= _projection(f'{name}.attention.qkv', 3 * D, D, config.attention, reference)
+    entries |= _projection(f'{name}.attention.out', D, D, config.attention, reference)
+    entries |= {f'{name}.ffn.{key}': entry for key, entry in _tiles(model.ffn).items()}
+  return entries | _norm('final_norm', D, reference) | _projection('head', V, D, config.head, reference)
+
+
+def _table(name, rows, columns, precision):
+  if precision == 'float32':
+    return {f'{name}.rows': Entry('float32', (rows, columns))}
+  return {f'{name}.rows': Entry('int8', (rows, columns)), f'{name}.scale': Entry('float32', (rows,))}
+
+
+def _norm(name, width, with_bias):
+  names = ('scale', 'bias') if with_bias else ('scale',)
+  return {f'{name}.{key}': Entry('float32', (width,)) for key in names}
+
+
+def _projection(name, rows, columns, precision, with_bias):
+  if precision == 'float32':
+    entries = {f'{name}.weights': Entry('float32', (columns, rows))}  # XLA on CPU multiplies x w faster than x w^T.
+  else:
+    packed = _int8 if precision == 'int8' else _codes
+    entries = {f'{name}.weights': packed((), rows, columns), f'{name}.scale': Entry('float32', (rows,))}
+  return entries | ({f'{name}.bias': Entry('float32', (rows,))} if with_bias else {})
+
+
+def _tiles(config: ffn.FFNConfig) -> dict[str, Entry]:
+  D, T, H = config.d_model, config.tiles, config.hidden
+  entries = {
+      'up': _codes((T,), H, D), 'up_scale': Entry('float32', (T, H)),
+      'down': _codes((T,), D, H), 'down_scale': Entry('float32', (T, D)),
+      'signatures': (_codes if config.signature == 'sign' else _int8)((), T, D),
+      'signature_scale': Entry('float32', (T,)),
+  }
+  if config.routing == 'learned':
+    entries |= {'gate.weights': Entry('float32', (D, T)), 'gate.bias': Entry('float32', (T,))}
+  if config.balance_bias:
+    entries['balance_bias'] = Entry('float32', (T,))
+  return entries
+
+
+def _codes(lead, rows, columns):
+  return Entry('uint8', (*lead, packing.packed_bytes(rows, columns)))
+
+
+def _int8(lead, rows, columns):
+  return Entry('int8', (*lead, packing.packed_int8_bytes(rows, columns)))
+
+
+def pack(params: Any, routing_state: Any, config: InferenceConfig) -> dict[str, jax.Array]:
+  """The arrays of `layout` from the parameters and the `routing` collection of a `transformer.TransformerLM`."""
+  arrays = _around_tiles(params, config)
+  for layer in range(config.model.layers):
+    name = f'layer_{layer}'
+    tiles = _pack_tiles(params[name]['ffn'], _state_of(routing_state, name), config.model.ffn)
+    arrays |= {f'{name}.ffn.{key}': value for key, value in tiles.items()}
+  return {name: jnp.asarray(arrays[name], entry.dtype) for name, entry in layout(config).items()}
+
+
+def as_trained(params: Any, routing_state: Any, model: transformer.ModelConfig) -> dict[str, Any]:
+  """The same for XLA: all else in float32, and each layer's tiles, gate and balance bias as one tree, `layer_0.ffn`."""
+  V = params['embedding']['embedding'].shape[0]
+  arrays: dict[str, Any] = _around_tiles(params, InferenceConfig(model, V, 'float32', 'float32'))
+  for layer in range(model.layers):
+    name = f'layer_{layer}'
+    arrays[f'{name}.ffn'] = {'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
+                             **{key: params[name]['ffn'][key] for key in ('gate',) if key in params[name]['ffn']},
+                             **_state_of(routing_state, name)}
+  return arrays
+
+
+def _state_of(routing_state, name):
+  return (routing_state or {}).get(name, {}).get('ffn', {})
+
+
+def _around_tiles(params, config):
+  model, reference = config.model, config.model.form == 'reference'
+  arrays = _pack_table('embedding', params['embedding']['embedding'], config.tables)
+  if reference:
+    arrays |= _pack_table('positions', params['positions'], config.tables)
+  for layer in range(model.layers):
+    name = f'layer_{layer}'
+    block = params[name]
+    for part in ('attention', 'ffn'):
+      arrays |= {f'{name}.{part}_norm.{key}': value for key, value in block[f'{part}_norm'].items()}
+      if not reference:
+        arrays[f'{name}.{part}_convolution'] = block[f'{part}_convolution']['taps']
+    attention = block['attention']
+    qkv = [attention[key] for key in ('query', 'key', 'value')]
+    arrays |= _pack_projection(f'{name}.attention.qkv', qkv, config.attention)
+    arrays |= _pack_projection(f'{name}.attention.out', [attention['out']], config.attention)
+  arrays |= {f'final_norm.{key}': value for key, value in params['final_norm'].items()}
+  return arrays | _pack_projection('head', [params['head']], config.head)
+
+
+def _pack_table(name, rows_RD, precision):
+  if precision == 'float32':
+    return {f'{name}.rows': rows_RD}
+  q_RD, scale_R = quantise_rows(rows_RD)
+  return {f'{name}.rows': q_RD, f'{name}.scale': scale_R}
+
+
+def _pack_projection(name, denses, precision):
+  """Flax Dense layers on the same input, as one."""
+  weights_MK = jnp.concatenate([dense['kernel'].T for dense in denses])
+  bias = {f'{name}.bias': jnp.concatenate([dense['bias'] for dense in denses])} if 'bias' in denses[0] else {}
+  if precision == 'float32':
+    return {f'{name}.weights': weights_MK.T, **bias}
+  if precision == 'int8':
+    q_MK, scale_M = quantise_rows(weights_MK)
+    weights = xla_kernels.pack_int8(q_MK).data
+  else:
+    weights_MK, scale_M = ternarise_rows(weights_MK)
+    weights = xla_kernels.pack(weights_MK).data
+  return {f'{name}.weights': weights, f'{name}.scale': scale_M, **bias}
+
+
+def quantise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """int8 weights and a scale for each row, so that weights are about q * scale."""
+  q_MK, step_M1 = ternary.quantise_int8(weights_MK)
+  return q_MK.astype(jnp.int8), step_M1[:, 0]
+
+
+def ternarise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Ternary codes of weights that were not trained for it: absmean row by row, and the scales of least square error."""
+  codes_MK, _ = ternary.ternarise(weights_MK[:, None], 'absmean')
+  codes_MK = codes_MK[:, 0]
+  votes_M = jnp.sum(jnp.abs(codes_MK), axis=1)
+  scale_M = jnp.sum(codes_MK * weights_MK, axis=1) / jnp.maximum(votes_M, 1)
+  return codes_MK.astype(jnp.int8), scale_M
+
+
+def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
+  tiles = ffn.quantise_tiles(params, config)
+  def packed(codes_TXY):
+    return xla_kernels.pack(codes_TXY.swapaxes(1, 2).astype(jnp.int8)).data
+  signatures_TD = tiles.signatures_TD.astype(jnp.int8)
+  arrays = {
+      'up': packed(tiles.up_TDH), 'up_scale': tiles.up_scale_TH,
+      'down': packed(tiles.down_THD),
+      'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
+      'signatures': (xla_kernels.pack if config.signature == 'sign' else xla_kernels.pack_int8)(signatures_TD).data,
+      'signature_scale': tiles.signature_scale_T,
+  }
+  if config.routing == 'learned':
+    arrays |= {'gate.weights': params['gate']['kernel'], 'gate.bias': params['gate']['bias']}
+  if config.balance_bias:
+    arrays['balance_bias'] = state['balance_bias']
+  return arrays
+
+
+def sizes(config: InferenceConfig) -> dict[str, int]:
+  """Bytes of all arrays of `layout`, by what they are for."""
+  result = dict.fromkeys(('tiles', 'scales of tiles', 'routing addresses', 'attention', 'embedding, positions and head',
+                          'norms and convolutions'), 0)
+  for name, entry in layout(config).items():
+    part = name.split('.')[-1]
+    if '.ffn.' in name:
+      kind = {'up': 'tiles', 'down': 'tiles', 'up_scale': 'scales of tiles',
+              'down_scale': 'scales of tiles'}.get(part, 'routing addresses')
+    elif '.attention.' in name:
+      kind = 'attention'
+    else:
+      kind = ('norms and convolutions' if 'norm' in name or 'convolution' in name else
+              'embedding, positions and head')
+    result[kind] += np.dtype(entry.dtype).itemsize * int(np.prod(entry.shape))
+  return result
+
+
+def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> ffn.TernaryTiles:
+  """The tiles of a layer of packed arrays, as XLA computes with them."""
+  up_THD, down_TDH = map(xla_kernels.unpack, packed_tiles(arrays, name, config))
+  return ffn.TernaryTiles(
+      up_THD.swapaxes(1, 2).astype(jnp.float32), down_TDH.swapaxes(1, 2).astype(jnp.float32),
+      arrays[f'{name}.up_scale'], arrays[f'{name}.down_scale'],
+      xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32), arrays[f'{name}.signature_scale'])
+
+
+def packed_tiles(arrays: Mapping[str, Any], name: str,
+                 config: ffn.FFNConfig) -> tuple[xla_kernels.PackedTernary, xla_kernels.PackedTernary]:
+  """Up- and down-projections of a layer of packed arrays."""
+  D, H = config.d_model, config.hidden
+  return (xla_kernels.PackedTernary(arrays[f'{name}.up'], H, D),
+          xla_kernels.PackedTernary(arrays[f'{name}.down'], D, H))
+
+
+def signatures_of(arrays: Mapping[str, Any], name: str,
+                  config: ffn.FFNConfig) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
+  """The routing addresses of a layer of packed arrays."""
+  kind = xla_kernels.PackedTernary if config.signature == 'sign' else xla_kernels.PackedInt8
+  return kind(arrays[f'{name}.signatures'], config.tiles, config.d_model)
