@@ -10,12 +10,10 @@ two sparse loops (see torch_reference.py). --json writes one row a variant.
 """
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 
+import variants
 from absl import app, flags, logging
 
 from trix_jax import devices
@@ -40,45 +38,25 @@ def main(_):
   if _VARIANT.value:
     print(json.dumps(measure(_VARIANT.value)))
     return
-  if _JSON.value:
-    with open(_JSON.value, 'a'):  # Fails now rather than after the measurements.
-      pass
-  variants = [name for name in VARIANTS if not name.startswith('torch') or has_torch()]
-  rates: dict[str, list[float]] = {name: [] for name in variants}
-  for round_ in range(_ROUNDS.value):
-    for name in variants:
-      rates[name].append(in_own_process(name))
-      print(f'round {round_ + 1}/{_ROUNDS.value}  {name:<32}{rates[name][-1]:>10,.0f} tokens/s', flush=True)
+  variants.check_writable(_JSON.value)
+  rates = variants.take_turns(variants.installed(VARIANTS), _ROUNDS.value,
+                              [f'--steps={_STEPS.value}', f'--batch={_BATCH.value}'],
+                              lambda rate: f'{rate:>10,.0f} tokens/s', environment)
   medians = {name: statistics.median(values) for name, values in rates.items()}
   print(f'\n{"batch " + str(_BATCH.value) + " x " + str(CONTEXT):<32}{"tokens/s":>10}{"min":>10}{"max":>10}'
         f'{"to masked":>12}{"to gathered":>13}')
   for name, values in rates.items():
     ratios = [f'{medians[name] / medians[base]:.2f}x' if base in medians else '-' for base in BASELINES]
     print(f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratios[0]:>12}{ratios[1]:>13}')
-  if _JSON.value:
-    with open(_JSON.value, 'w') as file:
-      json.dump([{'variant': name, 'tokens_per_second': medians[name], 'min': min(values), 'max': max(values),
-                  'batch': _BATCH.value, 'context': CONTEXT, 'cores': os.cpu_count(),
-                  'processor': devices.processor()}
-                 for name, values in rates.items()], file, indent=1)
+  variants.write(_JSON.value, [
+      {'variant': name, 'tokens_per_second': medians[name], 'min': min(values), 'max': max(values),
+       'batch': _BATCH.value, 'context': CONTEXT} for name, values in rates.items()])
 
 
-def has_torch() -> bool:
-  try:
-    import torch  # noqa: F401
-  except ImportError:
-    print("PyTorch is not installed (pip install -e '.[torch]'): measuring ours alone", file=sys.stderr)
-    return False
-  return True
-
-
-def in_own_process(name: str) -> float:
-  environment = {**os.environ, 'GLIBC_TUNABLES': '' if 'plain allocator' in name else devices.ALLOCATOR}
-  if 'one device' in name:
-    environment['JAX_NUM_CPU_DEVICES'] = '1'
-  result = subprocess.run([sys.executable, __file__, f'--variant={name}', f'--steps={_STEPS.value}',
-                           f'--batch={_BATCH.value}'], env=environment, stdout=subprocess.PIPE, text=True, check=True)
-  return json.loads(result.stdout.splitlines()[-1])
+def environment(name: str) -> dict[str, str]:
+  """Of the variants that do without something."""
+  plain = {'GLIBC_TUNABLES': ''} if 'plain allocator' in name else {}
+  return {**plain, **({'JAX_NUM_CPU_DEVICES': '1'} if 'one device' in name else {})}
 
 
 def measure(name: str) -> float:

@@ -1,0 +1,63 @@
+"""What benchmarks of many variants share: each is measured in a process of its own, and the variants take turns."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from trix_jax import devices
+
+
+def installed(names: Iterable[str]) -> list[str]:
+  """The variants that can be measured here: those called torch... only where PyTorch is."""
+  try:
+    import torch  # noqa: F401
+  except ImportError:
+    print("PyTorch is not installed (pip install -e '.[torch]'): measuring ours alone", file=sys.stderr)
+    return [name for name in names if 'torch' not in name]
+  return list(names)
+
+
+def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Callable[[Any], str],
+               environment: Callable[[str], Mapping[str, str]] = lambda name: {}) -> dict[str, list[Any]]:
+  """Run this program once a round for each variant, as `--variant=NAME` with `flags`.
+
+  Args:
+    names: the variants.
+    rounds: how often each is measured.
+    flags: more of the command line of every process.
+    show: what the line of progress says of a measurement.
+    environment: variables for the process of a variant, besides glibc keeping its memory (`devices.ALLOCATOR`).
+
+  Returns:
+    For every variant the values that its processes printed, as JSON in their last line.
+  """
+  names = list(names)
+  results: dict[str, list[Any]] = {name: [] for name in names}
+  start, total = time.perf_counter(), rounds * len(names)
+  for done, (round_, name) in enumerate(((r, n) for r in range(rounds) for n in names), start=1):
+    process = subprocess.run([sys.executable, sys.argv[0], f'--variant={name}', *flags], stdout=subprocess.PIPE,
+                             env={**os.environ, 'GLIBC_TUNABLES': devices.ALLOCATOR, **environment(name)}, text=True,
+                             check=True)
+    results[name].append(json.loads(process.stdout.splitlines()[-1]))
+    left = (time.perf_counter() - start) / done * (total - done)
+    print(f'round {round_ + 1}/{rounds}  {name:<36}{show(results[name][-1])}  ({left / 60:.0f} min left)', flush=True)
+  return results
+
+
+def check_writable(path: str) -> None:
+  """Fail now rather than after the measurements."""
+  if path:
+    with open(path, 'a'):
+      pass
+
+
+def write(path: str, rows: list[dict]) -> None:
+  """Rows and the machine they were measured on."""
+  if path:
+    machine = {'cores': os.cpu_count(), 'processor': devices.processor()}
+    with open(path, 'w') as file:
+      json.dump([{**row, **machine} for row in rows], file, indent=1)

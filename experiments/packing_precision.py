@@ -1,0 +1,74 @@
+"""What do fewer bits cost? Trained models, packed with attention and head in float32, int8 or ternary.
+
+  python experiments/packing_precision.py --workdirs=runs/sparse,runs/dense --out=results/packing_precision.json
+
+For every workdir and every pair of precisions: the size, the loss on the whole validation split and its difference to
+XLA with the same weights as trained, the share of tokens that go to another tile, and how long a character of text
+takes (one row, greedy, the median of repeated runs). A minute a workdir.
+"""
+
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+from trix_jax import devices
+
+if __name__ == '__main__':
+  devices.prepare_cpu()  # Before anything touches JAX.
+
+from absl import flags
+
+from trix_jax import checkpoints, cli, evaluation, inference, transformer, weights, workdirs
+
+_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
+
+PAIRS = (('float32', 'float32'), ('int8', 'float32'), ('float32', 'int8'), ('int8', 'int8'), ('ternary', 'int8'),
+         ('int8', 'ternary'), ('ternary', 'ternary'))
+CHARACTERS, REPEATS = 1000, 9
+
+
+def main() -> None:
+  rows = []
+  for workdir in map(pathlib.Path, _WORKDIRS.value):
+    trained = checkpoints.load_trained(workdir, 'best')
+    validation, parameters = trained.corpus().validation, transformer.count_parameters(trained.params)
+    model, vocabulary = trained.model.config, trained.vocabulary
+    xla = {'routing': model.ffn.routing,
+           **evaluation.Evaluator(model, vocabulary, validation)(trained.params, trained.routing)}
+    print(f'{workdir}: XLA, as trained: loss {xla["loss"]:.4f}, {4 * parameters:,} bytes in float32')
+    for attention, head in PAIRS:
+      config = weights.InferenceConfig(model, len(vocabulary), attention, head)
+      [row] = evaluation.evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing)
+      size = sum(weights.sizes(config).values())
+      rows.append({'run': workdir.name, **{name: row[name] for name in (
+          'attention', 'head', 'routing', 'loss', 'loss_difference', 'tile_disagreement')}, 'xla_loss': xla['loss'],
+                   'bytes': size, 'times_smaller': round(4 * parameters / size, 2),
+                   'microseconds_per_character': round(microseconds(trained, attention, head), 1),
+                   'processor': devices.processor()})
+      row = rows[-1]
+      print(f'  attention {attention:<8} head {head:<8}{size:>10,} bytes, {row["times_smaller"]:>5.1f} times smaller'
+            f'  loss {row["loss"]:.4f} ({row["loss_difference"]:+.5f})  other tile '
+            f'{100 * max(row["tile_disagreement"]):.2f} % at most  {row["microseconds_per_character"]:.1f} us a '
+            'character', flush=True)
+  try:
+    workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
+  except OSError as error:
+    sys.exit(f'error: cannot write {_OUT.value}: {error.strerror}')
+
+
+def microseconds(trained, attention, head) -> float:
+  """Of one character of a long greedy text, reading the context again now and then included."""
+  model = inference.from_checkpoint(trained, attention=attention, head=head)
+  samples = []
+  for _ in range(REPEATS + 1):
+    start = time.perf_counter()
+    model.generate([trained.vocabulary[:1]], CHARACTERS, temperature=0.0)
+    samples.append((time.perf_counter() - start) / CHARACTERS * 1e6)
+  return statistics.median(samples[1:])
+
+
+if __name__ == '__main__':
+  cli.run(main)
