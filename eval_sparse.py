@@ -14,10 +14,10 @@ With --fit_gate a linear gate is first fitted to the frozen model, which answers
 reading the signatures routes as well as learning to route does.
 """
 
-from trix_jax import devices
+from trix_jax import host
 
 if __name__ == '__main__':
-  devices.prepare_cpu()  # Before anything touches JAX.
+  host.prepare_cpu()  # Before anything imports JAX.
 
 import hashlib
 import json

@@ -6,10 +6,10 @@
 A workdir's model is computed as it was trained; a file from `python -m trix_jax.export` is packed, and faster.
 """
 
-from trix_jax import devices
+from trix_jax import host
 
 if __name__ == '__main__':
-  devices.prepare_cpu()  # Before anything touches JAX.
+  host.prepare_cpu()  # Before anything imports JAX.
 
 import sys
 import time

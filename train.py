@@ -6,10 +6,10 @@ Any setting of the config can be changed: --config.training.steps=100 --config.m
 default, stands in trix_jax/configuration.py. Running the same command again resumes a run that was stopped.
 """
 
-from trix_jax import devices
+from trix_jax import host
 
 if __name__ == '__main__':
-  devices.prepare_cpu()  # Before anything touches JAX.
+  host.prepare_cpu()  # Before anything imports JAX.
 
 from absl import flags
 from ml_collections import config_flags

@@ -16,7 +16,7 @@ import time
 import variants
 from absl import app, flags, logging
 
-from trix_jax import devices
+from trix_jax import host
 
 CONTEXT = 256
 BASELINES = ('torch masked T=4', 'torch gathered T=4')
@@ -95,12 +95,12 @@ def torch_step(name: str):
 
 
 def jax_step(name: str):
-  devices.prepare_cpu()
+  host.prepare_cpu()
 
   import jax
   import numpy as np
 
-  from trix_jax import configuration, training, transformer
+  from trix_jax import configuration, devices, training, transformer
 
   config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
   config.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from trix_jax import devices
+from trix_jax import host
 
 
 def installed(names: Iterable[str]) -> list[str]:
@@ -30,7 +30,7 @@ def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Ca
     rounds: how often each is measured.
     flags: more of the command line of every process.
     show: what the line of progress says of a measurement.
-    environment: variables for the process of a variant, besides glibc keeping its memory (`devices.ALLOCATOR`).
+    environment: variables for the process of a variant, besides glibc keeping its memory (`host.ALLOCATOR`).
 
   Returns:
     For every variant the values that its processes printed, as JSON in their last line.
@@ -40,7 +40,7 @@ def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Ca
   start, total = time.perf_counter(), rounds * len(names)
   for done, (round_, name) in enumerate(((r, n) for r in range(rounds) for n in names), start=1):
     process = subprocess.run([sys.executable, sys.argv[0], f'--variant={name}', *flags], stdout=subprocess.PIPE,
-                             env={**os.environ, 'GLIBC_TUNABLES': devices.ALLOCATOR, **environment(name)}, text=True,
+                             env={**os.environ, 'GLIBC_TUNABLES': host.ALLOCATOR, **environment(name)}, text=True,
                              check=True)
     results[name].append(json.loads(process.stdout.splitlines()[-1]))
     left = (time.perf_counter() - start) / done * (total - done)
@@ -58,6 +58,6 @@ def check_writable(path: str) -> None:
 def write(path: str, rows: list[dict]) -> None:
   """Rows and the machine they were measured on."""
   if path:
-    machine = {'cores': os.cpu_count(), 'processor': devices.processor()}
+    machine = {'cores': os.cpu_count(), 'processor': host.processor()}
     with open(path, 'w') as file:
       json.dump([{**row, **machine} for row in rows], file, indent=1)

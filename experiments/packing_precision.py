@@ -13,10 +13,10 @@ import statistics
 import sys
 import time
 
-from trix_jax import devices
+from trix_jax import host
 
 if __name__ == '__main__':
-  devices.prepare_cpu()  # Before anything touches JAX.
+  host.prepare_cpu()  # Before anything imports JAX.
 
 from absl import flags
 
@@ -47,7 +47,7 @@ def main() -> None:
           'attention', 'head', 'routing', 'loss', 'loss_difference', 'tile_disagreement')}, 'xla_loss': xla['loss'],
                    'bytes': size, 'times_smaller': round(4 * parameters / size, 2),
                    'microseconds_per_character': round(microseconds(trained, attention, head), 1),
-                   'processor': devices.processor()})
+                   'processor': host.processor()})
       row = rows[-1]
       print(f'  attention {attention:<8} head {head:<8}{size:>10,} bytes, {row["times_smaller"]:>5.1f} times smaller'
             f'  loss {row["loss"]:.4f} ({row["loss_difference"]:+.5f})  other tile '

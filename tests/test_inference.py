@@ -33,7 +33,8 @@ KINDS = [{}, {'form': 'reference'}, FLOAT_REFERENCE, {'top_k': 2, 'tiles': 8, 'b
 def trained(config, seed=0):
   """Parameters as training might leave them: everything away from its initial value."""
   model = transformer.TransformerLM(config, V)
-  variables = model.init({'params': jax.random.key(seed), 'routing': jax.random.key(1)}, jnp.zeros((1, 1), jnp.int32))
+  variables = jax.jit(model.init)({'params': jax.random.key(seed), 'routing': jax.random.key(1)},
+                                  jnp.zeros((1, 1), jnp.int32))
   leaves, structure = jax.tree.flatten(variables['params'])
   keys = jax.random.split(jax.random.key(2), len(leaves))
   params = jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
@@ -65,7 +66,7 @@ def assert_alike(model, token_BL, want, want_infos, error, most_wrong, same_tile
 def test_every_kind_of_model_is_the_one_that_was_trained(settings):
   model, params, state = trained(config_of(**settings))
   token_BL = tokens(5, CONTEXT)
-  want, want_infos = transformer.apply(model, params, state, token_BL)
+  want, want_infos = jax.jit(transformer.apply, static_argnums=0)(model, params, state, token_BL)
   floats = not model.config.ffn.int8_activations
   as_trained = inference.as_trained(model, VOCABULARY, params, state)
   # Float noise upstream flips an int8 rounding here and there, and that a tile; without roundings nothing flips.
@@ -85,14 +86,14 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
                          gate='one_hot' if routing == 'dense' else 'probability')
   x_ND = jax.random.normal(jax.random.key(0), (60, 48))
   key = jax.random.key(3)
-  variables = ffn.SparseTriXFFN(config).init({'params': key, 'routing': key}, x_ND)
+  variables = jax.jit(ffn.SparseTriXFFN(config).init)({'params': key, 'routing': key}, x_ND)
   model = config_of(d_model=48, d_ff=96, layers=1, heads=1, **{
       name: getattr(config, name) for name in ('top_k', 'routing', 'signature', 'balance_bias', 'gate')})
   _, params, state = trained(model)
   params['layer_0']['ffn'] = variables['params']
   compact = packed(transformer.TransformerLM(model, V), params, state)
   trained_arrays = weights.as_trained(params, state, model)
-  want, want_info = forward.xla_ffn(trained_arrays, 'layer_0.ffn', config, x_ND, key)
+  want, want_info = jax.jit(forward.xla_ffn, static_argnums=(1, 2))(trained_arrays, 'layer_0.ffn', config, x_ND, key)
   got, info = jax.jit(forward.packed_ffn, static_argnums=(1, 2))(compact.arrays, 'layer_0.ffn', config, x_ND, key)
   np.testing.assert_array_equal(info.tile_NK, want_info.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want_info.gate_NK, rtol=2e-6)

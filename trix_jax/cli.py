@@ -9,8 +9,7 @@ from collections.abc import Callable
 import ml_collections
 from absl import app, flags, logging
 
-from trix_jax.errors import InputError
-from trix_jax.trainer import TrainingStopped
+from trix_jax.errors import InputError, TrainingStopped
 
 
 def run(main: Callable[[], None]) -> None:

@@ -9,10 +9,10 @@ CPU:
   python generate.py --model=model.safetensors --prompt='ROMEO:'
 """
 
-from trix_jax import devices
+from trix_jax import host
 
 if __name__ == '__main__':
-  devices.prepare_cpu()  # Before anything touches JAX.
+  host.prepare_cpu()  # Before anything imports JAX.
 
 import pathlib
 

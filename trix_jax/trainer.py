@@ -23,18 +23,10 @@ from trix_jax import (
   training,
   workdirs,
 )
-from trix_jax.errors import InputError
+from trix_jax.errors import InputError, TrainingStopped
 
 # A trace starts this many steps into a session, after compilation, and covers that many.
 PROFILE_AFTER, PROFILE_STEPS = 10, 5
-
-
-class TrainingStopped(Exception):
-  """A run that ended before its last step. The message says why and what to do; `exit_code` is for the shell."""
-
-  def __init__(self, message: str, exit_code: int = 1):
-    super().__init__(message)
-    self.exit_code = exit_code
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

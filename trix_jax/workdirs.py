@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data, devices, transformer
+from trix_jax import configuration, data, host, transformer
 from trix_jax.errors import InputError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -111,7 +111,7 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
       'commit': _commit(),
       'versions': {'python': platform.python_version(), **{name: importlib.metadata.version(name)
                                                            for name in PACKAGES}},
-      'machine': {'system': platform.platform(), 'processor': devices.processor(), 'cores': os.cpu_count(),
+      'machine': {'system': platform.platform(), 'processor': host.processor(), 'cores': os.cpu_count(),
                   'backend': jax.default_backend(), 'devices': mesh.size},
   }
   described = {'name': corpus.name, 'sha256': corpus.sha256, 'vocabulary': corpus.vocabulary,

@@ -1,5 +1,7 @@
 """Attention over a cache: what softmax says, the same bits on every path and however the tokens come."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 import xla_kernels
 from xla_kernels import native, reference
+
+compiled = jax.jit(reference.cached_attention, static_argnames='scale')
 
 
 def random(rng, *shape):
@@ -25,6 +29,7 @@ def in_float64(q_BLHW, k_BLHW, v_BLHW):
   return np.einsum('bhlm,bmhw->blhw', weight / weight.sum(axis=-1, keepdims=True), v)
 
 
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def in_pieces(q, k, v, pieces, slots):
   """The tokens in groups of so many, one after the other; the cache begins with NaN, which nobody may look at."""
   B, _, H, W = q.shape
@@ -33,9 +38,9 @@ def in_pieces(q, k, v, pieces, slots):
   for piece in pieces:
     part = slice(first, first + piece)
     out, cache = xla_kernels.cached_attention(q[:, part], k[:, part], v[:, part], jnp.full(B, first, jnp.int32), cache)
-    outputs.append(np.asarray(out))
+    outputs.append(out)
     first += piece
-  return np.concatenate(outputs, axis=1), cache
+  return jnp.concatenate(outputs, axis=1), cache
 
 
 @given(st.integers(1, 3), st.integers(1, 90), st.integers(1, 3), st.integers(1, 40), st.integers(0, 99))
@@ -49,24 +54,24 @@ def test_attention_of_every_size_on_every_path(B, L, H, W, seed):
     if path == native.REFERENCE:
       continue
     native.force(path)
-    whole, _ = in_pieces(q, k, v, [L], L)
+    whole, _ = in_pieces(q, k, v, (L,), L)
     np.testing.assert_allclose(whole, want, rtol=1e-5, atol=1e-5)
     bits = whole if bits is None else bits
     np.testing.assert_array_equal(whole, bits)
     # More slots than needed, and two calls.
-    parts, _ = in_pieces(q, k, v, [n for n in (cut, L - cut) if n], L + 40)
+    parts, _ = in_pieces(q, k, v, tuple(n for n in (cut, L - cut) if n), L + 40)
     np.testing.assert_array_equal(parts, bits)
   native.force(native.available_paths()[0])
   cache = xla_kernels.empty_cache(B, H, W, L)
-  got = reference.cached_attention(q, k, v, jnp.zeros(B, jnp.int32), *cache, scale=W**-0.5)[0]
+  got = compiled(q, k, v, jnp.zeros(B, jnp.int32), *cache, scale=W**-0.5)[0]
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_one_at_a_time_is_all_at_once(path):
   rng = np.random.default_rng(0)
   q, k, v = (random(rng, 2, 70, 4, 32) for _ in range(3))
-  whole, whole_cache = in_pieces(q, k, v, [70], 80)
-  single, cache = in_pieces(q, k, v, [1] * 70, 80)
+  whole, whole_cache = in_pieces(q, k, v, (70,), 80)
+  single, cache = in_pieces(q, k, v, (1,) * 70, 80)
   np.testing.assert_array_equal(single, whole)
   jax.tree.map(np.testing.assert_array_equal, cache, whole_cache)
 
@@ -85,7 +90,7 @@ def test_rows_have_positions_of_their_own(path):
     jax.tree.map(lambda a, b, row=row: np.testing.assert_array_equal(a[row], b[0]), new, kept)
     np.testing.assert_array_equal(new.keys_BHGWK[row, :, first // 16, :, first % 16], k[row, 0])
     np.testing.assert_array_equal(new.values_BHSW[row, :, first], v[row, 0])
-  want = reference.cached_attention(q, k, v, position, *cache, scale=0.25)
+  want = compiled(q, k, v, position, *cache, scale=0.25)
   np.testing.assert_allclose(out, want[0], rtol=1e-5, atol=1e-6)
 
 
@@ -95,10 +100,10 @@ def test_extreme_scores(path):
   k[0, 1] = 100
   v = np.arange(3, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 1, 16), np.float32)
   q = np.full((1, 3, 1, 16), 10, np.float32)
-  out, _ = in_pieces(q, k, v, [3], 16)
+  out, _ = in_pieces(q, k, v, (3,), 16)
   np.testing.assert_array_equal(out[0, :, 0, 0], [0, 1, 1])
   q[0, 2] = np.nan
-  out, _ = in_pieces(q, k, v, [3], 16)
+  out, _ = in_pieces(q, k, v, (3,), 16)
   assert np.isnan(out[0, 2]).all() and np.isfinite(out[0, :2]).all()
 
 
@@ -112,7 +117,7 @@ def test_a_full_cache_is_an_error(path):
 
 def test_a_full_cache_is_nan_in_the_reference():
   x = np.ones((2, 1, 1, 16), np.float32)
-  out, *_ = reference.cached_attention(x, x, x, np.array([15, 16], np.int32), *xla_kernels.empty_cache(2, 1, 16, 16),
+  out, *_ = compiled(x, x, x, np.array([15, 16], np.int32), *xla_kernels.empty_cache(2, 1, 16, 16),
                                        scale=0.25)
   assert np.isfinite(out[0]).all() and np.isnan(out[1]).all()
 
@@ -128,7 +133,7 @@ def test_in_place_in_a_scan_and_old_caches_stay(path):
     return cache, out
   run = jax.jit(lambda cache: jax.lax.scan(step, cache, (q, k, v, np.arange(20, dtype=np.int32))))
   cache, out = run(empty)
-  want, want_cache = in_pieces(*(x[:, :, 0].swapaxes(0, 1) for x in (q, k, v)), [20], 32)
+  want, want_cache = in_pieces(*(x[:, :, 0].swapaxes(0, 1) for x in (q, k, v)), (20,), 32)
   np.testing.assert_array_equal(out[:, :, 0].swapaxes(0, 1), want)
   np.testing.assert_array_equal(cache.values_BHSW[:, :, :20], want_cache.values_BHSW[:, :, :20])
   jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0), empty)
