@@ -24,7 +24,7 @@ _MODEL = flags.DEFINE_string('model', None, 'File that trix_jax.export wrote.')
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint of the workdir.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'Text to continue; by default a new line, or where the model knows '
                               'none, the first character it knows.')
-_LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write.')
+_LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write after the prompt.', lower_bound=0)
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.')
 _TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.')
 _SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.')
@@ -33,24 +33,39 @@ _SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.')
 def main() -> None:
   model = load()
   prompt = _PROMPT.value
+  if prompt == '':
+    raise InputError('--prompt is empty; give at least one character, or leave it out')
   if prompt is None:
     prompt = '\n' if '\n' in model.vocabulary else model.vocabulary[0]
   pieces = model.stream([prompt], _LENGTH.value, temperature=_TEMPERATURE.value, top_k=_TOP_K.value,
                         seed=_SEED.value)
   print(prompt, end='', flush=True)
-  start, written, first = 0.0, 0, 0
-  try:
-    for (piece,) in pieces:
-      print(piece, end='', flush=True)
-      written += len(piece)
-      if not start:  # The first piece waits for compilation.
-        start, first = time.perf_counter(), written
-  except KeyboardInterrupt:
-    pass
-  print()
-  if written > first:
-    rate = (written - first) / (time.perf_counter() - start)
-    print(f'({written} characters, {rate:,.0f} a second after the first {first})', file=sys.stderr)
+  clock = Clock()
+  host.before_leaving(clock.report)
+  for (piece,) in pieces:
+    print(piece, end='', flush=True)
+    clock.tick(len(piece))
+  clock.report()
+
+
+class Clock:
+  """Characters a second, without the first pieces, which wait for compilation and come together."""
+
+  SKIPPED, LEAST = 2, 8  # Pieces that do not count, and so many that do, or nothing is said.
+
+  def __init__(self):
+    self._marks: list[tuple[float, int]] = []
+
+  def tick(self, characters: int) -> None:
+    written = self._marks[-1][1] if self._marks else 0
+    self._marks.append((time.perf_counter(), written + characters))
+
+  def report(self) -> None:
+    print(flush=True)
+    if len(self._marks) >= self.SKIPPED + self.LEAST:
+      (start, before), (end, written) = self._marks[self.SKIPPED - 1], self._marks[-1]
+      print(f'({written:,} characters; {(written - before) / (end - start):,.0f} characters a second, not counting the '
+            f'start)', file=sys.stderr, flush=True)
 
 
 def load() -> inference.LanguageModel:
@@ -58,6 +73,8 @@ def load() -> inference.LanguageModel:
     raise InputError('give either --workdir, a folder that train.py wrote, or --model, a file that trix_jax.export '
                      'wrote')
   if _MODEL.value is not None:
+    if not _MODEL.value:
+      raise InputError('--model is empty; give the path of a file')
     if _CHECKPOINT.present:
       raise InputError('--checkpoint chooses one of a --workdir; a --model holds one already')
     return inference.load(_MODEL.value)

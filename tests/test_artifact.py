@@ -101,12 +101,14 @@ UP = 'layer_0.ffn.up'
     (lambda c: reconfigured(c, tiles=3), 'config: model.tiles = 3 does not divide'),
     (lambda c: reconfigured(c, attention='int4'), 'config: attention precision'),
     (lambda c: reconfigured(c, speed=3), 'config.speed: is no setting'),
+    (lambda c: reconfigured(c, routing='random'), "config.routing: is 'random'"),
     (lambda c: with_array(c, UP, lambda a: a[:1]), rf'{UP}: has shape \[1, 64\], not \[2, 64\]'),
     (lambda c: with_array(c, UP, lambda a: a.astype(np.int8)), f'{UP}: is I8, not U8'),
     (lambda c: with_array(c, UP, lambda a: a | 3), f'{UP}: holds a code that is not -1, 0 or 1'),
     (lambda c: with_array(c, UP, lambda a: a & 63 | 128), f'{UP}: holds a code that is not -1, 0 or 1'),
     (lambda c: with_array(c, 'head.weights', lambda a: np.full_like(a, -128)), 'head.weights: holds -128'),
-    (lambda c: with_array(c, 'head.scale', lambda a: a * np.nan), 'head.scale: holds a value that is not finite')])
+    (lambda c: with_array(c, 'head.scale', lambda a: a * np.nan), 'head.scale: holds a value that is not finite'),
+    (lambda c: with_array(c, 'head.scale', lambda a: a * 0 + 1e30), 'head.scale: holds a value .* beyond 65536')])
 def test_damage_is_named(tmp_path, content, damage, message):
   path = tmp_path / 'model.safetensors'
   path.write_bytes(damage(content))

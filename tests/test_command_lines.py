@@ -220,8 +220,21 @@ def test_interrupting_text_ends_it_cleanly(exported):
     assert len(process.stdout.read(500)) == 500
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-  assert process.returncode == 0
-  assert errors.count('\n') == 1 and 'a second after the first' in errors
+  assert process.returncode == 130
+  rate, *interrupted = errors.split('\n', 1)
+  assert 'characters a second, not counting the start' in rate and ''.join(interrupted).strip() == 'error: interrupted'
+
+
+@pytest.mark.parametrize('seconds', [0.4, 0.8, 1.2, 1.6, 2.0])
+def test_interrupting_imports_loading_or_compilation_ends_it_cleanly(exported, seconds, tmp_path):
+  surroundings = {**environment(), 'JAX_COMPILATION_CACHE_DIR': str(tmp_path)}  # So that something is compiled.
+  with subprocess.Popen(command('generate.py', f'--model={exported[0]}', '--length=100000000'), cwd=ROOT,
+                        env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert errors.strip().splitlines()[-1] == 'error: interrupted' and 'Traceback' not in errors
 
 
 def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
@@ -230,7 +243,11 @@ def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
   bad(run('generate.py', f'--model={path}', f'--workdir={trained[0]}'), 'either --workdir')
   bad(run('generate.py', f'--model={path}', '--checkpoint=last'), '--checkpoint chooses')
   bad(run('generate.py', f'--model={tmp_path / "none"}'), 'cannot read', 'trix_jax.export')
-  bad(run('generate.py', f'--model={path}', '--prompt='), 'a prompt is empty')
+  bad(run('generate.py', f'--model={path}', '--prompt='), '--prompt is empty')
+  bad(run('generate.py', '--model='), '--model is empty')
+  bad(run('generate.py', f'--model={path}', '--length=-1'), 'length')
+  bad(run('generate.py', f'--model={tmp_path}'), 'no ordinary file')
+  bad(run('-m', 'trix_jax.export', f'--workdir={trained[0]}', '--out=.'), 'no ordinary file')
   (tmp_path / 'half').write_bytes(path.read_bytes()[:-100])
   bad(run('generate.py', f'--model={tmp_path / "half"}'), 'header: ')
   bad(run('-m', 'trix_jax.export', f'--workdir={trained[0]}', f'--out={tmp_path / "no" / "folder"}'), 'cannot write')

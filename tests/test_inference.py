@@ -192,7 +192,8 @@ def test_a_seed_is_a_text_alone_and_among_others(model):
 
 def test_top_k_and_temperature_bound_the_choice(model):
   greedy = model.generate(['abc'], 40, temperature=0.0)
-  assert model.generate(['abc'], 40, temperature=50.0, top_k=1) == greedy
+  for temperature in (50.0, inference.MAX_TEMPERATURE):
+    assert model.generate(['abc'], 40, temperature=temperature, top_k=1) == greedy
   assert model.generate(['abc'], 40, temperature=1e-6) == greedy
   text = model.generate(['abc'], 300, temperature=50.0, top_k=2)[0]
   seen = model.encode('abc' + text)[:CONTEXT]
@@ -218,9 +219,11 @@ def test_nothing_to_write(model):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    ((['ab', ''], 5), 'a prompt is empty'), ((['ab?'], 5), r"'\?'"), ((['a'], -1), 'length = -1'),
+    ((['ab', ''], 5), 'prompt 1 is empty'), ((['ab?'], 5), r"'\?'"), ((['a'], -1), 'length = -1'),
+    (('ab', 5), 'prompts is one text'), ((['a'], 2.0), 'length = 2.0'), ((['a'], 2**40), f'length = {2**40}'),
+    (([[[1], [1, 2]]], 5), 'tokens are no array'), ((['a'], None), 'length = None'),
     (([np.array([0, V])], 5), f'0 to {V}; the vocabulary has 0 to {V - 1}'), (([np.array([-1])], 5), 'go from -1'),
-    (([np.array([0.5])], 5), 'a prompt is')])
+    (([np.array([0.5])], 5), 'prompt 0 is')])
 def test_impossible_prompts_are_refused(model, arguments, message):
   with pytest.raises(InputError, match=message):
     model.stream(*arguments)
@@ -229,7 +232,9 @@ def test_impossible_prompts_are_refused(model, arguments, message):
 @pytest.mark.parametrize('settings, message', [
     ({'top_k': -1}, 'top_k = -1'), ({'temperature': float('nan')}, 'temperature = nan'),
     ({'temperature': -0.1}, 'temperature = -0.1'), ({'temperature': float('inf')}, 'temperature = inf'),
-    ({'seed': -1}, 'seed = -1'), ({'seed': 2**32}, 'from 0 to')])
+    ({'temperature': 1e38}, 'from 0 to 1e'), ({'temperature': '1'}, "temperature = '1'"),
+    ({'top_k': 1.5}, 'top_k = 1.5'),
+    ({'seed': -1}, 'seed = -1'), ({'seed': 2**32}, 'from 0 to'), ({'seed': 0.5}, 'seed = 0.5')])
 def test_impossible_settings_are_refused(model, settings, message):
   with pytest.raises(InputError, match=message):
     model.generate(['a'], 5, **settings)
@@ -238,10 +243,22 @@ def test_impossible_settings_are_refused(model, settings, message):
 @pytest.mark.parametrize('given, message', [
     (np.zeros((1, CONTEXT + 1), int), 'context'), (np.zeros(3, int), r'\[B, L\]'),
     (np.zeros((1, 0), int), 'at least one'), (np.zeros((1, 2)), 'integers'),
-    (np.full((1, 2), V), 'the vocabulary has'), (np.full((1, 2), -1), 'the vocabulary has')])
+    ([[1], [1, 2]], 'no array'), (np.full((1, 2), V), 'the vocabulary has'),
+    (np.full((1, 2), -1), 'the vocabulary has')])
 def test_impossible_tokens_are_refused(model, given, message):
   with pytest.raises(InputError, match=message):
     model.logits(given)
+
+
+def test_tokens_that_are_none_are_no_text(model):
+  for token in (-1, V):
+    with pytest.raises(InputError, match='the vocabulary has'):
+      model.decode([0, token])
+
+
+def test_a_model_that_routes_at_random_can_be_used():
+  model_, params, state = trained(config_of(routing='random'))
+  assert np.isfinite(inference.as_trained(model_, VOCABULARY, params, state).logits(tokens(1, 5))).all()
 
 
 def test_leaving_in_the_middle_leaves_the_model_as_it_was(model):

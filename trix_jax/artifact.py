@@ -18,13 +18,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from trix_jax import ffn, transformer, weights
+from trix_jax import ffn, files, transformer, weights
 from trix_jax.errors import InputError
 from trix_jax.weights import Entry, InferenceConfig
 
 FORMAT, FORMAT_VERSION = 'trix-jax', '1'
 DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
+# Far beyond what training gives, and far from where products of scales would overflow.
+MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
 _DTYPES = {'float32': 'F32', 'int8': 'I8', 'uint8': 'U8'}
 
 
@@ -47,10 +49,8 @@ def write(path: pathlib.Path, artifact: Artifact) -> None:
              **{name: _sha256(array.tobytes()) for name, array in arrays.items()}}
   metadata = {'format': FORMAT, 'format_version': FORMAT_VERSION, **described,
               'sha256': json.dumps(digests, sort_keys=True)}
-  partial = path.with_name(path.name + '.partial')
   try:
-    partial.write_bytes(safetensors.numpy.save(arrays, metadata))
-    partial.replace(path)
+    files.write_whole(path, safetensors.numpy.save(arrays, metadata))
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; choose another file') from error
 
@@ -62,9 +62,12 @@ def read(path: pathlib.Path) -> Artifact:
     InputError: naming the field that is wrong, when this is not a file that `write` wrote.
   """
   try:
+    if path.exists() and not path.is_file():  # Reading from a pipe would wait for ever.
+      raise OSError(0, 'it is no ordinary file')
     path.open('rb').close()  # An error of the file system, said better than safetensors says it.
-  except OSError as error:
-    raise InputError(f'cannot read {path}: {error.strerror}; give a file that trix_jax.export wrote') from error
+  except (OSError, ValueError) as error:
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise InputError(f'cannot read {path}: {reason}; give a file that trix_jax.export wrote') from error
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       return _read(file)
@@ -113,7 +116,8 @@ def _read(file) -> Artifact:
 
 def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
   if entry.dtype == 'float32':
-    _require(bool(np.isfinite(array).all()), name, 'holds a value that is not finite')
+    most = MAX_BIAS if 'bias' in name else MAX_FLOAT
+    _require(bool((np.abs(array) <= most).all()), name, f'holds a value that is not finite or beyond {most:g}')
   elif entry.dtype == 'int8':
     _require(not array.size or int(array.min()) >= -weights.INT8_MAX, name, 'holds -128; values are -127 to 127')
   else:
@@ -141,6 +145,7 @@ def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int)
              'this format is so long')
   _require(values['layers'] <= arrays, 'config.layers', f'is {values["layers"]}, more than the file has arrays')
   _require(values['context'] <= MAX_CONTEXT, 'config.context', f'is {values["context"]}, more than {MAX_CONTEXT}')
+  _require(values['routing'] != 'random', 'config.routing', "is 'random', which a packed model cannot be")
   attention, head = values.pop('attention'), values.pop('head')
   try:
     return InferenceConfig(transformer.model_config(values), vocabulary_size, attention, head)

@@ -1,5 +1,6 @@
 """What the command lines share: one line for a user's mistake, and quiet libraries."""
 
+import io
 import os
 import pathlib
 import signal
@@ -15,6 +16,8 @@ from trix_jax.errors import InputError, TrainingStopped
 def run(main: Callable[[], None]) -> None:
   """Parse flags and call `main()`. Bad input gives one line on stderr and exit code 2."""
   logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises.
+  if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal that lacks a character shows its number.
+    sys.stdout.reconfigure(errors='backslashreplace')
   app.run(lambda argv: _main(main, argv), flags_parser=_parse)
 
 
@@ -48,8 +51,6 @@ def _main(main, argv):
     main()
   except InputError as error:
     _fail(str(error), 2)
-  except KeyboardInterrupt:
-    _fail('interrupted', 130)
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
   except MemoryError as error:

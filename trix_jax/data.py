@@ -10,6 +10,7 @@ import urllib.request
 
 import numpy as np
 
+from trix_jax import files
 from trix_jax.errors import InputError
 
 CORPORA = ('tinyshakespeare', 'python_stdlib', 'file')
@@ -101,7 +102,10 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
 
 
 def decode(tokens, vocabulary: str) -> str:
-  """Tokens to text."""
+  """Tokens to text; InputError for a token that the vocabulary has not."""
+  tokens = np.asarray(tokens)
+  if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(vocabulary):
+    raise InputError(f'tokens go from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {len(vocabulary) - 1}')
   return ''.join(vocabulary[token] for token in tokens)
 
 
@@ -175,9 +179,7 @@ def _download(url: str, path: pathlib.Path) -> None:
     if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:
       raise OSError('what came is another text')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f'.{os.getpid()}.part')
-    partial.write_bytes(content)
-    partial.replace(path)
+    files.write_whole(path, content)
   except (OSError, http.client.HTTPException) as error:
     raise InputError(f'cannot download TinyShakespeare from {url} ({error}); put the text at {path}, or set '
                      'TRIX_DATA_DIR to a folder that holds tinyshakespeare/input.txt, or train on '

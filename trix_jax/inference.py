@@ -9,7 +9,6 @@ A model is never changed by being used, so any number of threads may share one.
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,10 @@ if TYPE_CHECKING:  # What a model is used with needs nothing of what it was trai
 
 # Tokens drawn in one call of a compiled loop: so many that calling it costs little, so few that text seems to flow.
 CHUNK = 32
+# Steps are counted in int32, and a chunk may go beyond.
+MAX_LENGTH = 2**31 - 1 - CHUNK
+# Beyond it logits differ by less than float32 tells.
+MAX_TEMPERATURE = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +70,20 @@ class LanguageModel:
     Raises:
       InputError: for another rank, more tokens than the context, or tokens that are none.
     """
-    token_BL = np.asarray(token_BL)
+    token_BL = _array(token_BL)
     if token_BL.ndim != 2 or not token_BL.size or not np.issubdtype(token_BL.dtype, np.integer):
       raise InputError(f'tokens must be integers of shape [B, L], at least one, not {token_BL.dtype} {token_BL.shape}')
     if token_BL.shape[1] > self.config.model.context:
       raise InputError(f'{token_BL.shape[1]} tokens given to a model of context {self.config.model.context}')
     self._check_tokens(token_BL)
-    return forward.whole_text(self.computation, self.config, self.arrays, jnp.asarray(token_BL, jnp.int32))[0]
+    return forward.whole_text(self.computation, self.config, self.arrays, jnp.asarray(token_BL, jnp.int32),
+                              jax.random.key(0))[0]  # The key is for random routing.
 
   def generate(self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0,
                seed: int = 0) -> list[str]:
     """The texts that `stream` writes after each prompt, at once."""
+    if not isinstance(prompts, str):
+      prompts = list(prompts)
     pieces = list(self.stream(prompts, length, temperature=temperature, top_k=top_k, seed=seed))
     return [''.join(row) for row in zip(*pieces, strict=True)] if pieces else [''] * len(prompts)
 
@@ -91,7 +97,7 @@ class LanguageModel:
     Args:
       prompts: texts, or int32 tokens, of at least one character each; they may differ in length.
       length: characters to write after each.
-      temperature: divides the logits; 0 takes the likeliest character.
+      temperature: divides the logits, up to MAX_TEMPERATURE; 0 takes the likeliest character.
       top_k: draw from the k likeliest characters only; 0 for all.
       seed: prompt i is written on with seed + i, alone or among others.
 
@@ -101,17 +107,19 @@ class LanguageModel:
     Raises:
       InputError: for an empty prompt, unknown characters or settings out of range; before anything is computed.
     """
-    rows = [self.encode(prompt) if isinstance(prompt, str) else np.asarray(prompt) for prompt in prompts]
-    for row in rows:
+    if isinstance(prompts, str):
+      raise InputError('prompts is one text; give a list of them')
+    rows = [self.encode(prompt) if isinstance(prompt, str) else _array(prompt) for prompt in prompts]
+    for number, row in enumerate(rows):
       if row.ndim != 1 or not row.size or not np.issubdtype(row.dtype, np.integer):
-        raise InputError('a prompt is empty, or no text and no list of tokens; give at least one character')
+        raise InputError(f'prompt {number} is empty, or no text and no list of tokens; give at least one character')
       self._check_tokens(row)
-    if length < 0 or top_k < 0:
-      raise InputError(f'length = {length}, top_k = {top_k}; they must not be negative')
-    if not 0 <= temperature < math.inf:
-      raise InputError(f'temperature = {temperature}; it must be a number of at least 0')
-    if not 0 <= seed <= 2**32 - len(rows):
-      raise InputError(f'seed = {seed}; it must be from 0 to 2**32 - {len(rows)}, the number of prompts')
+    for name, value, most in (('length', length, MAX_LENGTH), ('top_k', top_k, 2**31 - 1),
+                              ('seed', seed, 2**32 - len(rows))):
+      if not isinstance(value, int | np.integer) or not 0 <= value <= most:
+        raise InputError(f'{name} = {value!r}; it must be an integer from 0 to {most}')
+    if not isinstance(temperature, int | float | np.number) or not 0 <= temperature <= MAX_TEMPERATURE:
+      raise InputError(f'temperature = {temperature!r}; it must be a number from 0 to {MAX_TEMPERATURE:g}')
     if not rows or not length:
       return iter(())
     drawn = _draw(self, rows, length, temperature, min(top_k, len(self.vocabulary)), seed)
@@ -127,10 +135,10 @@ def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', 
   """Pack a trained model; `attention` and `head` as in `weights.InferenceConfig`.
 
   Raises:
-    InputError: for a model that routes at random, which has no addresses to pack.
+    InputError: for a model that routes at random.
   """
   if trained.config.model.routing == 'random':
-    raise InputError('this model routes at random, so it has no addresses to pack; pack one of another routing')
+    raise InputError('this model routes at random, which a packed model cannot; pack one of another routing')
   config = InferenceConfig(trained.model.config, len(trained.vocabulary), attention, head)
   arrays = weights.pack(trained.params, trained.routing, config)
   return LanguageModel(config, trained.vocabulary, arrays, forward.PACKED, trained.provenance)
@@ -173,6 +181,13 @@ def _draw(model: LanguageModel, rows: list[np.ndarray], length: int, temperature
         text.extend(tokens.tolist())
       yield token_BS
     texts = [text[-_half(context):] if len(text) > context else text for text in texts]
+
+
+def _array(tokens: Any) -> np.ndarray:
+  try:
+    return np.asarray(tokens)
+  except ValueError as error:  # Rows of different lengths.
+    raise InputError(f'tokens are no array: {error}') from error
 
 
 def _half(context: int) -> int:
@@ -229,12 +244,12 @@ def decode_chunk(computation: forward.Computation, config: InferenceConfig, arra
   def draw(state, inputs):
     (logits_BV, cache), (noise_BV, step) = state, inputs
     scores_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+    warm = temperature > 0
+    scores_BV = jnp.where(warm, scores_BV / jnp.where(warm, temperature, 1.0) + noise_BV, scores_BV)
     if limited:
       kept_BV = jax.lax.sort(logits_BV, dimension=1)
       least_B1 = jax.lax.dynamic_slice_in_dim(kept_BV, config.vocabulary_size - top_k, 1, axis=1)
       scores_BV = jnp.where(logits_BV >= least_B1, scores_BV, -jnp.inf)
-    warm = temperature > 0
-    scores_BV = jnp.where(warm, scores_BV / jnp.where(warm, temperature, 1.0) + noise_BV, scores_BV)
     token_B = jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
     key = jax.random.fold_in(jax.random.key(1), step)
     x_B1D, _, cache = forward.forward(computation, config, arrays, token_B[:, None], cache, key=key)

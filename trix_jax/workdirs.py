@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data, host, transformer
+from trix_jax import configuration, data, files, host, transformer
 from trix_jax.errors import InputError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -56,9 +56,7 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Replace a file whole: a reader never sees half of it."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(text)
-  partial.replace(path)
+  files.write_whole(path, text.encode())
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:

@@ -1,0 +1,48 @@
+"""Files are written whole or not at all, whoever else writes them."""
+
+import os
+import pathlib
+import threading
+
+import pytest
+
+from trix_jax import files
+
+
+def test_many_writers_and_a_reader_see_whole_files(tmp_path):
+  path, contents = tmp_path / 'file', [bytes([i]) * 100_000 for i in range(3)]
+  files.write_whole(path, contents[0])
+  writers = [threading.Thread(target=lambda i=i: [files.write_whole(path, contents[i]) for _ in range(50)])
+             for i in range(3)]
+  for writer in writers:
+    writer.start()
+  while any(writer.is_alive() for writer in writers):
+    assert path.read_bytes() in contents
+  assert os.listdir(tmp_path) == ['file']
+
+
+def test_what_is_no_file_is_left_alone(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  for path in (tmp_path / 'pipe', tmp_path, pathlib.Path('/dev/null'), pathlib.Path('/')):
+    with pytest.raises(OSError, match='no ordinary file'):
+      files.write_whole(path, b'')
+  assert (tmp_path / 'pipe').is_fifo() and os.listdir(tmp_path) == ['pipe']
+
+
+def test_a_link_stays_one(tmp_path):
+  link, target = tmp_path / 'link', tmp_path / 'target'
+  link.symlink_to('target')
+  for content in (b'new', b'newer'):  # The file it names is not there at first.
+    files.write_whole(link, content)
+    assert link.is_symlink() and target.read_bytes() == content
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+  monkeypatch.setattr('pathlib.Path.replace', full)
+  with pytest.raises(OSError, match='No space'):
+    files.write_whole(tmp_path / 'file', b'x')
+  assert not os.listdir(tmp_path)
+  with pytest.raises(FileNotFoundError):
+    files.write_whole(tmp_path / 'no' / 'folder', b'x')
