@@ -170,14 +170,14 @@ def test_probabilities_are_the_softmax_of_scores_that_do_not_saturate():
   _, module, params, x = layer()
   info = call(module, params, x)[1]
   step = np.abs(x).max(axis=-1, keepdims=True) / 127
-  likelihood = np.exp(info.score_NT * step / np.sqrt(24))
-  np.testing.assert_allclose(info.probability_NT, likelihood / likelihood.sum(axis=-1, keepdims=True), rtol=1e-5)
+  likelihood = np.exp(info.score_NJ * step / np.sqrt(24))
+  np.testing.assert_allclose(info.probability_NJ, likelihood / likelihood.sum(axis=-1, keepdims=True), rtol=1e-5)
 
 
 def test_routing_gradient_reaches_the_up_projection_through_the_signature():
   _, module, params, x = layer(gate='one_hot')
   def probability_of_tile_0(params):
-    return module.apply({'params': params}, x)[1].probability_NT[:, 0].mean()
+    return module.apply({'params': params}, x)[1].probability_NJ[:, 0].mean()
   grad = jax.grad(probability_of_tile_0)(params)
   assert np.all(np.abs(np.asarray(grad['up'])).max(axis=(1, 2)) > 0)
   assert not np.any(grad['down'])
@@ -211,8 +211,8 @@ def test_weights_trained_with_a_gate_keep_its_probabilities_whoever_chooses(rout
   learned = call(module, params, x)[1]
   other = ffn.TriXFFN(dataclasses.replace(config, routing=routed))
   info = call(other, params, x)[1]
-  np.testing.assert_array_equal(info.probability_NT, learned.probability_NT)
-  np.testing.assert_array_equal(info.gate_NK, np.take_along_axis(learned.probability_NT, info.tile_NK, axis=1))
+  np.testing.assert_array_equal(info.probability_NJ, learned.probability_NJ)
+  np.testing.assert_array_equal(info.gate_NK, np.take_along_axis(learned.probability_NJ, info.tile_NK, axis=1))
 
 
 @pytest.mark.parametrize('sparse', [True, False])

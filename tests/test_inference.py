@@ -98,7 +98,7 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
   np.testing.assert_array_equal(info.tile_NK, want_info.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want_info.gate_NK, rtol=2e-6)
   np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6 * np.abs(want).max())
-  np.testing.assert_array_equal(info.score_NT, want_info.score_NT)
+  np.testing.assert_array_equal(info.score_NJ, want_info.score_NJ)
 
 
 @pytest.mark.parametrize('attention, head, most', [('float32', 'int8', 0.1), ('int8', 'float32', 0.1),

@@ -26,7 +26,7 @@ def test_a_sparse_layer_is_what_the_kernels_compute(settings):
       x_ND, xla_kernels.pack(codes) if config.signature == 'sign' else codes, bias_T,
       scale_T=tiles.signature_scale_T, top_k=config.top_k)
   np.testing.assert_array_equal(tile_NK, info.tile_NK)
-  np.testing.assert_array_equal(score_NK, np.take_along_axis(np.asarray(info.score_NT), np.asarray(tile_NK), axis=1))
+  np.testing.assert_array_equal(score_NK, np.take_along_axis(np.asarray(info.score_NJ), np.asarray(tile_NK), axis=1))
 
   up, down = (xla_kernels.pack(np.asarray(codes).swapaxes(1, 2).astype(np.int8))
               for codes in (tiles.up_TDH, tiles.down_THD))

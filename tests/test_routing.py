@@ -95,7 +95,7 @@ def test_a_few_bias_updates_alone_lower_a_made_imbalance():
   assert before > 0.6
   for _ in range(40):
     load_T = routing.load(info.tile_NK, 4)
-    state = {'balance_bias': routing.updated_balance_bias(state['balance_bias'], load_T, jnp.std(info.score_NT), 0.05)}
+    state = {'balance_bias': routing.updated_balance_bias(state['balance_bias'], load_T, jnp.std(info.score_NJ), 0.05)}
     _, info = max_load(config, params, x, state)
   assert float(routing.load(info.tile_NK, 4).max()) < 0.35
 
@@ -111,7 +111,7 @@ def test_the_bias_selects_but_does_not_score():
   _, without = max_load(config, params, x, {'balance_bias': jnp.zeros(4)})
   _, with_bias = max_load(config, params, x, {'balance_bias': jnp.array([0.0, 0.0, 1e6, 0.0])})
   assert np.all(np.asarray(with_bias.tile_NK) == 2)
-  np.testing.assert_array_equal(with_bias.probability_NT, without.probability_NT)
+  np.testing.assert_array_equal(with_bias.probability_NJ, without.probability_NJ)
 
 
 def test_selection_with_a_bias_is_bit_exact():
@@ -119,7 +119,7 @@ def test_selection_with_a_bias_is_bit_exact():
   rng = np.random.default_rng(3)
   q, s = rng.integers(-127, 128, (400, 64)).astype(np.float32), rng.integers(-20, 21, (4, 64)).astype(np.float32)
   scale, bias = np.float32([0.11, 0.13, 0.17, 0]), np.float32([3.3, -100.7, 41.9, 5.0])
-  selection = jax.jit(lambda q, s: routing.biased_scores(routing.signature_dots(q, s), scale, bias))(q, s)
+  selection = jax.jit(lambda q, s: routing.selection_scores(routing.signature_dots(q, s), scale, bias))(q, s)
   offset = np.float32([bias[0] / scale[0], bias[1] / scale[1], bias[2] / scale[2], 0])
   np.testing.assert_array_equal(selection, (q @ s.T + offset) * scale)
 

@@ -27,7 +27,7 @@ DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
 # Far beyond what training gives, and far from where products of scales would overflow.
 MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
-_DTYPES = {'float32': 'F32', 'int8': 'I8', 'uint8': 'U8'}
+_DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +118,9 @@ def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
   if entry.dtype == 'float32':
     most = MAX_BIAS if 'bias' in name else MAX_FLOAT
     _require(bool((np.abs(array) <= most).all()), name, f'holds a value that is not finite or beyond {most:g}')
+  elif entry.dtype == 'int32':
+    _require(np.array_equal(np.sort(array, axis=None), np.arange(array.size)), name,
+             f'does not hold each number from 0 to {array.size - 1} once')
   elif entry.dtype == 'int8':
     _require(not array.size or int(array.min()) >= -weights.INT8_MAX, name, 'holds -128; values are -127 to 127')
   else:

@@ -36,6 +36,15 @@ def default_config() -> ml_collections.ConfigDict:
           'activation': 'relu_squared',
           'shared_down_scale': False,
           'balance_bias': False,
+          'keep_ratio': 0.0,
+          'clusters': 0,
+          'probes': 1,
+      },
+      'hierarchy': {  # Of the index, with model.clusters; see routing_state.updated.
+          'average_decay': 0.9,  # Of the running averages of signatures, a step.
+          'rebuild_every': 100,  # Steps between two rebuildings of the clusters.
+          'freeze_after': 1.0,  # The index stays as it is after this part of the steps.
+          'revive_below': 0.05,  # Tiles with less than this part of a fair share become copies of busy ones, then.
       },
       'optimizer': {
           'name': 'muon',  # 'muon' for matrices with AdamW for the rest, or 'adamw' for all.
@@ -103,8 +112,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
   if config.training.batch_size % config.training.accumulation:
     raise InputError(f'config.training.accumulation = {config.training.accumulation} does not divide '
                      f'config.training.batch_size = {config.training.batch_size}')
+  if config.hierarchy.rebuild_every < 1:
+    raise InputError(f'config.hierarchy.rebuild_every = {config.hierarchy.rebuild_every}; it must be at least 1')
+  if config.hierarchy.average_decay == 1:
+    raise InputError('config.hierarchy.average_decay = 1.0; averages would never move, so set freeze_after=0 instead')
   for section, name in (('optimizer', 'warmup_fraction'), ('optimizer', 'final_fraction'),
-                        ('optimizer', 'weight_decay_fraction')):
+                        ('optimizer', 'weight_decay_fraction'), ('hierarchy', 'average_decay'),
+                        ('hierarchy', 'freeze_after'), ('hierarchy', 'revive_below')):
     if not 0 <= config[section][name] <= 1:
       raise InputError(f'config.{section}.{name} = {config[section][name]}; it must be from 0 to 1')
   for section, name in (('optimizer', 'learning_rate'), ('optimizer', 'adam_learning_rate'),

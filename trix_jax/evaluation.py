@@ -112,7 +112,7 @@ class Evaluator:
     def of_layer(info):
       # A batch of padding only has no mean; its weight is 0.
       means = routing.statistics(info, weight_N + (count == 0))
-      tile_NT = jax.nn.one_hot(info.tile_NK, info.score_NT.shape[-1]).sum(axis=1)
+      tile_NT = jax.nn.one_hot(info.tile_NK, self._ffn.tiles).sum(axis=1)
       return {**jax.tree.map(lambda leaf: leaf * count, means),
               'class_tiles': (class_NC * weight_N[:, None]).T @ tile_NT}
     layers = [of_layer(info) for info in infos]

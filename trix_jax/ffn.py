@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,9 @@ class FFNConfig:
     activation: `relu` or `relu_squared`.
     shared_down_scale: one output scale for all tiles (the reference) instead of one for each.
     balance_bias: add the selection bias kept in the `routing` collection.
+    keep_ratio: a token does without those of its `top_k` tiles whose probability is below this part of its first one's.
+    clusters: C > 0 makes it a `HierarchicalTriXFFN`, whose tiles are found through an index of C clusters.
+    probes: P, clusters that a token looks into.
   """
 
   d_model: int
@@ -44,6 +48,9 @@ class FFNConfig:
   activation: str = 'relu_squared'
   shared_down_scale: bool = False
   balance_bias: bool = False
+  keep_ratio: float = 0.0
+  clusters: int = 0
+  probes: int = 1
 
   def __post_init__(self):
     for name, allowed in (('routing', routing.ROUTINGS), ('signature', signatures.KINDS), ('gate', routing.GATES),
@@ -57,11 +64,29 @@ class FFNConfig:
                        'choose a positive number of tiles that does')
     if not 1 <= self.top_k <= self.tiles:
       raise InputError(f'model.top_k = {self.top_k}; choose a number from 1 to model.tiles = {self.tiles}')
+    if not 0 <= self.keep_ratio <= 1:
+      raise InputError(f'model.keep_ratio = {self.keep_ratio}; it must be from 0, keep all of top_k, to 1')
+    if self.clusters < 0 or (self.clusters and self.tiles % self.clusters):
+      raise InputError(f'model.clusters = {self.clusters} does not divide model.tiles = {self.tiles}; choose a number '
+                       'that does, near its square root, or 0 for no index')
+    if not 1 <= self.probes <= max(1, self.clusters):
+      raise InputError(f'model.probes = {self.probes} of model.clusters = {self.clusters}; choose a number from 1 to '
+                       'that of clusters, or 1 without an index')
+    if self.clusters and self.top_k > self.probes * (self.tiles // self.clusters):
+      raise InputError(f'model.top_k = {self.top_k} of {self.probes} probed cluster(s) with {self.tiles} / '
+                       f'{self.clusters} tiles each; choose fewer, or more model.probes')
+    if self.clusters and self.routing == 'learned':
+      raise InputError('model.routing = learned with model.clusters; a gate scores all tiles, so set model.clusters=0')
 
   @property
   def hidden(self) -> int:
     """H, hidden units of one tile."""
     return self.d_ff // self.tiles
+
+  @property
+  def keep_margin(self) -> float:
+    """`keep_ratio` as a difference of scores times the activations' step."""
+    return math.inf if not self.keep_ratio else -math.log(self.keep_ratio) * math.sqrt(self.d_model)
 
 
 @jax.tree_util.register_dataclass
@@ -86,12 +111,15 @@ class TernaryTiles:
 
 
 def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTiles:
-  """Read the ternary tiles from latent parameters `up`, `down`, `up_scale` and `down_scale`."""
+  """Read the ternary tiles from latent `up`, `down`, `up_scale`, `down_scale` and, where there is one, `output_scale`."""
   up_TDH, up_T11 = ternary.ternarise(params['up'], config.quantiser)
   down_THD, down_T11 = ternary.ternarise(params['down'], config.quantiser)
   signatures_TD, signature_scale_T = signatures.read_signatures(up_TDH, params['up'], config.signature)
-  return TernaryTiles(up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_T11[:, 0] * params['down_scale'],
-                      signatures_TD, signature_scale_T)
+  down_scale_TD = down_T11[:, 0] * params['down_scale']
+  if 'output_scale' in params:
+    down_scale_TD = down_scale_TD * params['output_scale'][:, None]
+  return TernaryTiles(up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_scale_TD, signatures_TD,
+                      signature_scale_T)
 
 
 def route_tokens(q_ND: jax.Array, step_N1: jax.Array, signatures_TD: jax.Array, signature_scale_T: jax.Array,
@@ -114,13 +142,23 @@ def route_tokens(q_ND: jax.Array, step_N1: jax.Array, signatures_TD: jax.Array, 
   else:
     dot_NT, scale_T = routing.signature_dots(q_ND, signatures_TD), signature_scale_T
     score_NT = dot_NT * scale_T
-    probability_NT = jax.nn.softmax(score_NT * step_N1 * config.d_model**-0.5)
-  selection_NT = score_NT if bias_T is None else routing.biased_scores(dot_NT, scale_T, bias_T)
+    probability_NT = softmax_of_scores(score_NT, step_N1, config)
+  selection_NT = routing.selection_scores(dot_NT, scale_T, bias_T)
   tile_NK = _choose(selection_NT, config, key)
+  kept_NK = None
+  if config.keep_ratio and config.routing in ('emergent', 'learned'):
+    score_NK = jnp.take_along_axis(score_NT, tile_NK, axis=-1)
+    kept_NK = ~(routing.unneeded(score_NK, step_N1, config.keep_margin) if logits_NT is None else
+                routing.unneeded(score_NK, jnp.ones_like(step_N1), -math.log(config.keep_ratio)))
   follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'
-  gate_NK = (routing.gates(probability_NT, tile_NK, config.gate) if follows_scores
+  gate_NK = (routing.gates(probability_NT, tile_NK, config.gate, kept_NK) if follows_scores
              else jnp.ones(tile_NK.shape, q_ND.dtype))
   return routing.RoutingInfo(tile_NK, gate_NK, score_NT, probability_NT, signatures_TD, selection_NT)
+
+
+def softmax_of_scores(score_NJ: jax.Array, step_N1: jax.Array, config: FFNConfig) -> jax.Array:
+  """Probabilities of tiles, or clusters, from scores in units of the activations' steps."""
+  return jax.nn.softmax(score_NJ * step_N1 * config.d_model**-0.5)
 
 
 def _choose(selection_NT, config, key):
@@ -207,22 +245,36 @@ class TriXFFN(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
-    D, T = config.d_model, config.tiles
+    D = config.d_model
     if x.shape[-1] != D:
       raise InputError(f'{type(self).__name__} of width {D} was given an array of shape {x.shape}; '
                        f'its last axis must be {D}')
-    x_ND = x.reshape(-1, D)
+    x_ND = self._prepared(x.reshape(-1, D))
     tiles = quantise_tiles(self._parameters(), config)
     q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-    logits_NT = bias_T = None
-    if self._scored_by_gate():
-      logits_NT = nn.Dense(T, kernel_init=nn.initializers.normal(D**-0.5), name='gate')(x_ND)
-    if config.balance_bias:
-      bias_T = self.variable('routing', 'balance_bias', jnp.zeros, (T,)).value
-    key = self.make_rng('routing') if config.routing == 'random' else None
-    info = route_tokens(q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T, config, logits_NT, bias_T, key)
+    info = self._route(x_ND, q_ND, step_N1, tiles)
     y_ND = self._compute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles)
     return y_ND.reshape(x.shape), info
+
+  def _prepared(self, x_ND: jax.Array) -> jax.Array:
+    return x_ND
+
+  def _route(self, x_ND, q_ND, step_N1, tiles: TernaryTiles) -> routing.RoutingInfo:
+    config = self.config
+    logits_NT = None
+    if self._scored_by_gate():
+      logits_NT = nn.Dense(config.tiles, kernel_init=nn.initializers.normal(config.d_model**-0.5), name='gate')(x_ND)
+    return route_tokens(q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T, config, logits_NT,
+                        self._balance_bias(), self._routing_key())
+
+  def _balance_bias(self) -> jax.Array | None:
+    if not self.config.balance_bias:
+      return None
+    bias_T: jax.Array = self.variable('routing', 'balance_bias', jnp.zeros, (self.config.tiles,)).value
+    return bias_T
+
+  def _routing_key(self) -> jax.Array | None:
+    return self.make_rng('routing') if self.config.routing == 'random' else None
 
   def _parameters(self) -> dict[str, jax.Array]:
     config = self.config

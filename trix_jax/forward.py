@@ -14,8 +14,16 @@ import jax
 import jax.numpy as jnp
 
 import xla_kernels
-from trix_jax import attention, ffn, routing, ternary, transformer
-from trix_jax.weights import InferenceConfig, packed_tiles, signatures_of
+from trix_jax import attention, ffn, hierarchical_ffn, routing, ternary, transformer
+from trix_jax.weights import (
+  InferenceConfig,
+  in_tile_order,
+  index_of,
+  keys_of,
+  packed_tiles,
+  signatures_of,
+  tile_index_of,
+)
 from xla_kernels import reference
 
 Weights = Mapping[str, Any]
@@ -167,21 +175,28 @@ def packed_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Arr
   Emergent routing is one call of a kernel; what `RoutingInfo` holds beyond its tiles and gates is computed by XLA, and
   only where somebody looks at it.
   """
-  signature_scale_T = weights[f'{name}.signature_scale']
-  gate, bias_T = weights.get(f'{name}.gate.weights'), weights.get(f'{name}.balance_bias')
-  bias_T = bias_T if config.balance_bias else None
+  if config.clusters:
+    x_ND = hierarchical_ffn.normed(x_ND, weights[f'{name}.norm.scale'])
+  gate, bias = weights.get(f'{name}.gate.weights'), weights.get(f'{name}.balance_bias')
+  bias = bias if config.balance_bias else None  # In the order of the signatures.
+  bias_T = None if bias is None else in_tile_order(weights, name, config, bias)
   up, down = packed_tiles(weights, name, config)
   tiles = up, weights[f'{name}.up_scale'], down, weights[f'{name}.down_scale']
-  signatures = signatures_of(weights, name, config)
-  signatures_TD = xla_kernels.unpack(signatures).astype(jnp.float32)
-  logits_NT = None if gate is None or config.routing == 'emergent' else x_ND @ gate + weights[f'{name}.gate.bias']
   q_ND, step_N1 = ternary.quantise_int8(x_ND)
-  info = ffn.route_tokens(q_ND, step_N1, signatures_TD, signature_scale_T, config, logits_NT, bias_T, key)
   if config.routing == 'emergent':
     y_ND, tile_NK, gate_NK = xla_kernels.routed_ffn(
-        x_ND, signatures, *tiles, scale_T=signature_scale_T, bias_T=bias_T, top_k=config.top_k,
-        gate=config.gate, activation=config.activation)
+        x_ND, signatures_of(weights, name, config), *tiles, scale_T=weights[f'{name}.signature_scale'], bias_T=bias,
+        top_k=config.top_k, index=tile_index_of(weights, name, config), gate=config.gate,
+        keep_margin=config.keep_margin, activation=config.activation)
+    if config.clusters:
+      cluster_bias_C = weights[f'{name}.cluster_bias'] if config.balance_bias else None
+      info = hierarchical_ffn.route_through_index(q_ND, step_N1, index_of(weights, name, config), config, bias_T,
+                                                  cluster_bias_C)
+    else:
+      info = ffn.route_tokens(q_ND, step_N1, *keys_of(weights, name, config), config, None, bias_T)
     return y_ND, dataclasses.replace(info, tile_NK=tile_NK, gate_NK=gate_NK)
+  logits_NT = None if gate is None else x_ND @ gate + weights[f'{name}.gate.bias']
+  info = ffn.route_tokens(q_ND, step_N1, *keys_of(weights, name, config), config, logits_NT, bias_T, key)
   y_ND = xla_kernels.routed_tile_ffn(x_ND, *tiles, info.tile_NK, info.gate_NK, config.activation)
   return y_ND, info
 
@@ -189,14 +204,21 @@ def packed_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Arr
 def xla_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array,
             key: jax.Array | None) -> tuple[jax.Array, routing.RoutingInfo]:
   """A layer of tiles as trained: what `ffn.TriXFFN` and `ffn.SparseTriXFFN` compute."""
-  layer = weights[name]
+  layer, index = weights[name], weights[name].get('index')
+  if index:
+    x_ND = hierarchical_ffn.normed(x_ND, layer['norm']['scale'])
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tiles = layer['tiles']
+  bias_T, cluster_bias_C = (layer[kind] if config.balance_bias and kind in layer else None
+                            for kind in ('balance_bias', 'cluster_bias'))
   logits_NT = None
   if 'gate' in layer and config.routing != 'emergent':
     logits_NT = x_ND @ layer['gate']['kernel'] + layer['gate']['bias']
-  info = ffn.route_tokens(q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T, config, logits_NT,
-                          layer.get('balance_bias') if config.balance_bias else None, key)
+  if index and config.routing == 'emergent':
+    info = hierarchical_ffn.route_through_index(q_ND, step_N1, index, config, bias_T, cluster_bias_C)
+  else:
+    keys = (index.key_TD, index.scale_T) if index else (tiles.signatures_TD, tiles.signature_scale_T)
+    info = ffn.route_tokens(q_ND, step_N1, *keys, config, logits_NT, bias_T, key)
   if config.routing == 'dense':
     return ffn.compute_dense(q_ND, step_N1, info.gate_NK, tiles, config), info
   return ffn.compute_sparse(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info

@@ -3,6 +3,8 @@
 A router is judged by `RoutingInfo` alone, the one result that every feed-forward layer returns.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -14,24 +16,45 @@ GATES = ('one_hot', 'probability')
 
 
 @struct.dataclass
+class Clusters:
+  """The first level of a routing through an index, for C clusters of which a token probes P.
+
+  Attributes:
+    cluster_NP: int32, probed clusters.
+    score_NC: scores without the balance bias.
+    probability_NC: their softmax, scaled as that of tiles.
+  """
+
+  cluster_NP: jax.Array
+  score_NC: jax.Array
+  probability_NC: jax.Array
+
+
+@struct.dataclass
 class RoutingInfo:
   """What one layer decided, for N tokens, T tiles and K tiles a token (K = T under dense routing).
 
+  J are the tiles that a token looked at: all T in their order, or the candidates that an index found.
+
   Attributes:
     tile_NK: int32 tiles of every token, best first.
-    gate_NK: factor of each tile's output.
-    score_NT: selection scores without the balance bias (gate logits for a learned gate).
-    probability_NT: softmax of the scores, scaled so that it does not saturate; all gradients of routing pass here.
+    gate_NK: factor of each tile's output; 0 for one that the token does without.
+    score_NJ: selection scores without the balance bias (gate logits for a learned gate).
+    probability_NJ: softmax of the scores, scaled so that it does not saturate; all gradients of routing pass here.
     signatures_TD: the signatures that were read, integers stored as float32 (also when they did not route).
-    selection_NT: `score_NT` with the balance bias, the numbers whose order decided.
+    selection_NJ: `score_NJ` with the balance bias, the numbers whose order decided.
+    candidate_NJ: int32, the tiles that were looked at; None for all.
+    clusters: what was decided about clusters; None without an index.
   """
 
   tile_NK: jax.Array
   gate_NK: jax.Array
-  score_NT: jax.Array
-  probability_NT: jax.Array
+  score_NJ: jax.Array
+  probability_NJ: jax.Array
   signatures_TD: jax.Array
-  selection_NT: jax.Array
+  selection_NJ: jax.Array
+  candidate_NJ: jax.Array | None = None
+  clusters: Clusters | None = None
 
 
 def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
@@ -39,53 +62,76 @@ def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
 
   For D up to 16,000.
   """
-  D = q_ND.shape[-1]
-  if 127 * 127 * D < 2**24:
-    return q_ND @ signatures_TD.T
-  # Beyond float32's exact integers the signatures are split, so that each part's product stays inside them.
-  high_TD = jnp.round(jax.lax.stop_gradient(signatures_TD) / 16)
-  low_TD = signatures_TD - 16 * high_TD
-  return q_ND @ low_TD.T + 16.0 * (q_ND @ high_TD.T)
+  return exact_products(q_ND, signatures_TD.T, jnp.matmul)
 
 
-def biased_scores(dot_NT: jax.Array, scale_T: jax.Array, bias_T: jax.Array) -> jax.Array:
-  """The scores that select when there is a balance bias: (dot + bias / scale) * scale, [N, T].
+def exact_products(q: jax.Array, keys: jax.Array, multiply: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+  """`multiply(q, keys)` of int8 activations [..., D] and keys, both stored as float32, as `signature_dots` says."""
+  if 127 * 127 * q.shape[-1] < 2**24:
+    return multiply(q, keys)
+  # Beyond float32's exact integers the keys are split, so that each part's product stays inside them.
+  high = jnp.round(jax.lax.stop_gradient(keys) / 16)
+  return multiply(q, keys - 16 * high) + 16.0 * multiply(q, high)
 
-  Not dot * scale + bias: compilers turn that into a fused multiply-add, which rounds once instead of twice, and then
-  two paths disagree about near-ties (XLA on CPU did so on a quarter of all scores).
+
+def selection_scores(dot_NJ: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+  """The scores that select: dot * scale, or with a balance bias (dot + bias / scale) * scale: [N, J].
+
+  Scale and bias are [J], or [N, J] where tokens look at tiles of their own. Not dot * scale + bias: compilers turn that
+  into a fused multiply-add, which rounds once instead of twice, and then two paths disagree about near-ties (XLA on CPU
+  did so on a quarter of all scores).
   """
-  offset_T = jnp.where(scale_T > 0, bias_T / jnp.where(scale_T > 0, scale_T, 1.0), 0.0)
-  return (dot_NT + offset_T) * scale_T
+  if bias is None:
+    return dot_NJ * scale
+  return (dot_NJ + jnp.where(scale > 0, bias / jnp.where(scale > 0, scale, 1.0), 0.0)) * scale
 
 
-def select(selection_NT: jax.Array, top_k: int) -> jax.Array:
-  """The `top_k` best tiles of every token, best first; among equals the lowest index wins. [N, K] int32."""
+def select(selection_NJ: jax.Array, top_k: int) -> jax.Array:
+  """The `top_k` best columns of every token, best first; among equals the lowest index wins. [N, K] int32."""
   if top_k == 1:
-    return jnp.argmax(selection_NT, axis=-1, keepdims=True).astype(jnp.int32)
-  return jax.lax.top_k(selection_NT, top_k)[1].astype(jnp.int32)
+    return jnp.argmax(selection_NJ, axis=-1, keepdims=True).astype(jnp.int32)
+  return jax.lax.top_k(selection_NJ, top_k)[1].astype(jnp.int32)
 
 
-def gates(probability_NT: jax.Array, tile_NK: jax.Array, gate: str) -> jax.Array:
+def gates(probability_NJ: jax.Array, chosen_NK: jax.Array, gate: str, kept_NK: jax.Array | None = None) -> jax.Array:
   """Factors of the chosen tiles' outputs.
 
   Args:
-    probability_NT: softmax of the scores.
-    tile_NK: chosen tiles.
+    probability_NJ: softmax of the scores.
+    chosen_NK: columns of the chosen tiles, best first.
     gate: `probability`, the chosen tiles' probabilities, forward and backward (Switch Transformer, arXiv 2101.03961);
       or `one_hot`, 1 forward and the gradient of the probability backward (straight-through top-1).
+    kept_NK: False for tiles that a token does without, whose gate is 0; see `unneeded`.
   """
-  chosen_NK = jnp.take_along_axis(probability_NT, tile_NK, axis=-1)
+  probability_NK = jnp.take_along_axis(probability_NJ, chosen_NK, axis=-1)
   if gate == 'probability':
-    return chosen_NK
-  if gate == 'one_hot':
-    return ternary.straight_through(jnp.ones_like(chosen_NK), chosen_NK)
-  raise ValueError(f'unknown gate {gate!r}; choose one of {", ".join(GATES)}')
+    gate_NK = probability_NK
+  elif gate == 'one_hot':
+    gate_NK = ternary.straight_through(jnp.ones_like(probability_NK), probability_NK)
+  else:
+    raise ValueError(f'unknown gate {gate!r}; choose one of {", ".join(GATES)}')
+  return gate_NK if kept_NK is None else jnp.where(kept_NK, gate_NK, 0.0)
 
 
-def load(tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None) -> jax.Array:
-  """Share of the assignments that each tile gets: [T], sums to 1. `weight_N` counts tokens differently."""
-  member_NT = jnp.mean(tile_NK[..., None] == jnp.arange(tiles), axis=1, dtype=jnp.float32)
-  return _mean(member_NT, weight_N)
+def unneeded(score_NK: jax.Array, step_N1: jax.Array, margin: float) -> jax.Array:
+  """Chosen tiles that a token, sure of its first one, does without: their scores are more than `margin` below.
+
+  Scores rather than probabilities are compared, so that every path does without the same ones.
+  """
+  return (score_NK[:, :1] - score_NK) * step_N1 > margin
+
+
+def load(tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None,
+         kept_NK: jax.Array | None = None) -> jax.Array:
+  """Share of the assignments that each tile, or cluster, gets: [T], sums to 1.
+
+  `weight_N` counts tokens differently; `kept_NK` says which assignments count at all.
+  """
+  member_NKT = tile_NK[..., None] == jnp.arange(tiles)
+  if kept_NK is not None:
+    member_NKT &= kept_NK[..., None]
+  mean_T = _mean(jnp.mean(member_NKT, axis=1, dtype=jnp.float32), weight_N)
+  return mean_T if kept_NK is None else mean_T / jnp.sum(mean_T)
 
 
 def _mean(x_NX, weight_N):
@@ -94,21 +140,27 @@ def _mean(x_NX, weight_N):
   return weight_N @ x_NX / jnp.sum(weight_N)
 
 
-def _best_two(x_NT):
+def _best_two(x_NJ):
   """The largest two entries of every row; `jax.lax.top_k` sorts whole rows on CPU."""
-  best_N1 = select(x_NT, 1)
-  rest_NT = jnp.where(jnp.arange(x_NT.shape[-1]) == best_N1, -jnp.inf, x_NT)
-  return jnp.take_along_axis(x_NT, best_N1, axis=-1)[:, 0], rest_NT.max(axis=-1)
+  best_N1 = select(x_NJ, 1)
+  rest_NJ = jnp.where(jnp.arange(x_NJ.shape[-1]) == best_N1, -jnp.inf, x_NJ)
+  return jnp.take_along_axis(x_NJ, best_N1, axis=-1)[:, 0], rest_NJ.max(axis=-1)
 
 
-def balance_loss(info: RoutingInfo, load_T: jax.Array) -> jax.Array:
+def balance_loss(info: RoutingInfo, load_T: jax.Array, cluster_load_C: jax.Array | None = None) -> jax.Array:
   """T * sum_t load_t * mean probability_t, 1 when balanced (Switch Transformer, arXiv 2101.03961, eq. 4).
 
-  The load is a constant; the gradient passes through the probabilities into the signatures. It is an argument so that
+  With an index the mean of the same for clusters and for tiles, those that were no candidate counting as improbable.
+  Loads are constants; the gradient passes through the probabilities into the signatures. They are arguments so that
   each of several devices can bring the load of all.
   """
-  T = info.probability_NT.shape[-1]
-  return T * jnp.sum(jax.lax.stop_gradient(load_T) * info.probability_NT.mean(axis=0))
+  load_T = jax.lax.stop_gradient(load_T)
+  if info.candidate_NJ is None:
+    return load_T.shape[0] * jnp.sum(load_T * info.probability_NJ.mean(axis=0))
+  of_tiles = load_T.shape[0] * jnp.mean(jnp.sum(load_T[info.candidate_NJ] * info.probability_NJ, axis=-1))
+  assert info.clusters is not None and cluster_load_C is not None
+  mean_C = info.clusters.probability_NC.mean(axis=0)
+  return (of_tiles + mean_C.shape[0] * jnp.sum(jax.lax.stop_gradient(cluster_load_C) * mean_C)) / 2
 
 
 def updated_balance_bias(bias_T: jax.Array, load_T: jax.Array, score_std: jax.Array, rate: float) -> jax.Array:
@@ -127,28 +179,38 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
 
   Returns:
     tile_load: [T], share of assignments.
+    tiles_used: mean number of tiles that a token computes.
     score_std: standard deviation of the scores, of all tokens alike.
-    routing_entropy: mean over tokens of the entropy of `probability_NT`, in nats (log T when undecided).
+    routing_entropy: mean over tokens of the entropy of `probability_NJ`, in nats (log T when undecided).
     routing_margin: mean difference between the best two probabilities.
     routing_ties: share of tokens whose best two selection scores are equal, so that the index decided.
     signature_zeros: share of signature entries that are 0, votes that cancelled.
     signature_diversity: see `signatures.diversity`.
+    cluster_load, cluster_score_std: with an index, the same of clusters and their probes.
   """
-  p_NT = info.probability_NT
-  N, T = p_NT.shape
-  if T > 1:
-    best_N, second_N = _best_two(p_NT)
-    margin_N, tie_N = best_N - second_N, jnp.equal(*_best_two(info.selection_NT))
+  p_NJ = info.probability_NJ
+  N, J = p_NJ.shape
+  if J > 1:
+    best_N, second_N = _best_two(p_NJ)
+    margin_N, tie_N = best_N - second_N, jnp.equal(*_best_two(info.selection_NJ))
   else:
     margin_N, tie_N = jnp.ones(N), jnp.zeros(N)
-  entropy_N = -jnp.sum(p_NT * jnp.log(jnp.maximum(p_NT, 1e-30)), axis=-1)
-  means_3 = _mean(jnp.stack([entropy_N, margin_N, tie_N.astype(jnp.float32)], axis=1), weight_N)
+  entropy_N = -jnp.sum(p_NJ * jnp.log(jnp.maximum(p_NJ, 1e-30)), axis=-1)
+  kept_NK = info.gate_NK != 0
+  used_N = jnp.sum(kept_NK, axis=-1)
+  means_4 = _mean(jnp.stack([entropy_N, margin_N, tie_N.astype(jnp.float32), used_N.astype(jnp.float32)], axis=1),
+                  weight_N)
+  of_clusters = {} if info.clusters is None else {
+      'cluster_load': load(info.clusters.cluster_NP, info.clusters.score_NC.shape[-1], weight_N),
+      'cluster_score_std': jnp.std(info.clusters.score_NC)}
   return {
-      'tile_load': load(info.tile_NK, T, weight_N),
-      'score_std': jnp.std(info.score_NT),
-      'routing_entropy': means_3[0],
-      'routing_margin': means_3[1],
-      'routing_ties': means_3[2],
+      **of_clusters,
+      'tile_load': load(info.tile_NK, info.signatures_TD.shape[0], weight_N, kept_NK),
+      'tiles_used': means_4[3],
+      'score_std': jnp.std(info.score_NJ),
+      'routing_entropy': means_4[0],
+      'routing_margin': means_4[1],
+      'routing_ties': means_4[2],
       'signature_zeros': jnp.mean(info.signatures_TD == 0),
       'signature_diversity': signatures.diversity(info.signatures_TD),
   }

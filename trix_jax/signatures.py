@@ -37,11 +37,15 @@ def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> t
   latent_TD = latent_TDH.sum(axis=-1)
   latent_rms_T1 = jax.lax.stop_gradient(rms(latent_TD))
   surrogate_TD = latent_TD * (rms_T1 / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0))
+  return ternary.straight_through(value_TD, surrogate_TD), scale_of(value_TD, kind)
+
+
+def scale_of(value_TD: jax.Array, kind: str) -> jax.Array:
+  """The factor that brings tallies to root mean square 1, 0 where there is no vote; 1 for `sign`: [T]."""
   if kind == 'sign':
-    scale_T = jnp.ones(value_TD.shape[0], value_TD.dtype)
-  else:
-    scale_T = jnp.where(rms_T1 > 0, 1.0 / jnp.where(rms_T1 > 0, rms_T1, 1.0), 0.0)[:, 0]
-  return ternary.straight_through(value_TD, surrogate_TD), scale_T
+    return jnp.ones(value_TD.shape[0], value_TD.dtype)
+  rms_T = jax.lax.stop_gradient(rms(value_TD))[:, 0]
+  return jnp.where(rms_T > 0, 1.0 / jnp.where(rms_T > 0, rms_T, 1.0), 0.0)
 
 
 def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str, majority: int = 1) -> jax.Array:
@@ -86,11 +90,11 @@ def diversity(signatures_TD: jax.Array) -> jax.Array:
   Tallies are compared by their signs, so that both kinds of signatures are measured alike.
   """
   T = signatures_TD.shape[0]
-  signatures_TD = jnp.sign(signatures_TD)
   if T == 1:
     return jnp.zeros(())
-  differing_TT = (signatures_TD[:, None, :] != signatures_TD[None, :, :]).mean(axis=-1)
-  return differing_TT.sum() / (T * (T - 1))
+  # Of an entry, every ordered pair but those that agree: T^2 - sum over signs of their number squared.
+  count_3D = jnp.stack([jnp.sum(jnp.sign(signatures_TD) == sign, axis=0, dtype=jnp.float32) for sign in (-1, 0, 1)])
+  return jnp.mean(T * T - jnp.sum(jnp.square(count_3D), axis=0)) / (T * (T - 1))
 
 
 def similarity_loss(signatures_TD: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import optax
 from flax import struct
 from jax.sharding import PartitionSpec
 
-from trix_jax import devices, optimizers, routing, signatures, transformer
+from trix_jax import devices, optimizers, routing, routing_state, signatures, transformer
 
 
 @struct.dataclass
@@ -19,7 +19,7 @@ class TrainState:
     step: int32, steps done.
     params: trained parameters.
     opt_state: of the optimiser.
-    routing: the `routing` collection (balance bias); an empty dict where nothing is kept.
+    routing: the `routing` collection (balance biases, indexes); an empty dict where nothing is kept.
   """
 
   step: jax.Array
@@ -54,18 +54,18 @@ def make_loss(config, model: transformer.TransformerLM):
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers.
   Must be traced under the mesh axis `devices.AXIS`: the balance loss uses the load of all devices.
   """
-  def loss_fn(params, routing_state, windows, key):
+  def loss_fn(params, state, windows, key):
     dropout_key, routing_key = jax.random.split(key)
-    logits, infos = transformer.apply(model, params, routing_state, windows[:, :-1], train=True,
+    logits, infos = transformer.apply(model, params, state, windows[:, :-1], train=True,
                                       rngs={'dropout': dropout_key, 'routing': routing_key})
     loss = transformer.next_token_loss(logits, windows[:, 1:]).mean()
     per_layer = [routing.statistics(info) for info in infos]
     metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
     objective = loss
     if config.loss.balance_weight:
-      load = jax.lax.pmean(metrics['tile_load'], devices.AXIS)
+      loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in ('tile_load', 'cluster_load') if name in metrics]
       objective += config.loss.balance_weight * jnp.mean(
-          jnp.stack([routing.balance_loss(info, load_T) for info, load_T in zip(infos, load, strict=True)]))
+          jnp.stack([routing.balance_loss(info, *of_layer) for info, *of_layer in zip(infos, *loads, strict=True)]))
     if config.loss.diversity_weight:
       objective += config.loss.diversity_weight * jnp.mean(
           jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos]))
@@ -97,8 +97,9 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
     grad_norm = optax.global_norm(grads)
     grads = jax.tree.map(shared_out, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    new_state = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state,
-                           updated_routing(state.routing, metrics, config.loss.balance_bias_rate))
+    moved, params = routing_state.updated(state.routing, optax.apply_updates(state.params, updates), metrics,
+                                          model.config, config, state.step)
+    new_state = TrainState(state.step + 1, params, opt_state, moved)
     finite = jnp.isfinite(jnp.stack([metrics['loss'], grad_norm, optax.global_norm(new_state.params)])).all()
     valid = finite & (state.step == index)
     new_state = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_state, state)
@@ -133,19 +134,6 @@ def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.
                        out_specs=PartitionSpec(), check_vma=False)
 
 
-def updated_routing(routing_state, metrics, rate: float):
-  """The routing collection after a step: every layer's balance bias moved by its load."""
-  if not routing_state:
-    return routing_state
-  new_state = {}
-  for layer in range(len(routing_state)):
-    name = f'layer_{layer}'
-    bias_T = routing_state[name]['ffn']['balance_bias']
-    bias_T = routing.updated_balance_bias(bias_T, metrics['tile_load'][layer], metrics['score_std'][layer], rate)
-    new_state[name] = {'ffn': {'balance_bias': bias_T}}
-  return new_state
-
-
 def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, state: TrainState,
                      windows) -> str:
   """Name of the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
@@ -155,8 +143,8 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
   names: list[str] = []
 
   @jax.jit
-  def finite_activations(params, routing_state, windows):
-    _, captured = model.apply({'params': params, 'routing': routing_state}, windows[:, :-1],
+  def finite_activations(params, state, windows):
+    _, captured = model.apply({'params': params, 'routing': state}, windows[:, :-1],
                               capture_intermediates=True, mutable=['intermediates'],
                               rngs={'routing': jax.random.key(0)})
     activations = _in_order_of_time(captured['intermediates'])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import attention, ffn, routing
+from trix_jax import attention, ffn, hierarchical_ffn, routing
 from trix_jax.errors import InputError
 
 FORMS = ('reference', 'modern')
@@ -158,7 +158,10 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BLD: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
-    layer = ffn.TriXFFN if config.ffn.routing == 'dense' else ffn.SparseTriXFFN
+    if config.ffn.clusters:
+      layer: type[ffn.TriXFFN] = hierarchical_ffn.HierarchicalTriXFFN
+    else:
+      layer = ffn.TriXFFN if config.ffn.routing == 'dense' else ffn.SparseTriXFFN
     attended_BLD = SelfAttention(config, name='attention')(self._prepared(x_BLD, 'attention'))
     x_BLD = x_BLD + Dropout(config.dropout)(attended_BLD, train)
     y_BLD, info = layer(config.ffn, name='ffn')(self._prepared(x_BLD, 'ffn'))

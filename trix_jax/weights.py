@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax import ffn, ternary, transformer
+from trix_jax import ffn, hierarchical_ffn, hierarchy, ternary, transformer
 from trix_jax.errors import InputError
 from xla_kernels import packing
 
@@ -58,7 +58,7 @@ class Entry:
   """One array: its dtype and shape, and what its values must be.
 
   float32 is finite; uint8 holds packed ternary codes, and int8 integers from -127 to 127, packed but for the rows of
-  tables.
+  tables; int32 holds each number from 0 on once.
   """
 
   dtype: str
@@ -106,17 +106,23 @@ def _projection(name, rows, columns, precision, with_bias):
 
 
 def _tiles(config: ffn.FFNConfig) -> dict[str, Entry]:
-  D, T, H = config.d_model, config.tiles, config.hidden
+  D, T, H, C = config.d_model, config.tiles, config.hidden, config.clusters
+  keys = _codes if config.signature == 'sign' else _int8
+  of_tiles = (C, T // C) if C else (T,)  # Of the numbers that routing has for every tile.
   entries = {
       'up': _codes((T,), H, D), 'up_scale': Entry('float32', (T, H)),
       'down': _codes((T,), D, H), 'down_scale': Entry('float32', (T, D)),
-      'signatures': (_codes if config.signature == 'sign' else _int8)((), T, D),
-      'signature_scale': Entry('float32', (T,)),
+      'signatures': keys(of_tiles[:-1], of_tiles[-1], D), 'signature_scale': Entry('float32', of_tiles),
   }
+  if C:
+    entries |= {'members': Entry('int32', of_tiles), 'clusters': keys((), C, D),
+                'cluster_scale': Entry('float32', (C,)), **_norm('norm', D, False)}
   if config.routing == 'learned':
     entries |= {'gate.weights': Entry('float32', (D, T)), 'gate.bias': Entry('float32', (T,))}
   if config.balance_bias:
-    entries['balance_bias'] = Entry('float32', (T,))
+    entries['balance_bias'] = Entry('float32', of_tiles)
+    if C:
+      entries['cluster_bias'] = Entry('float32', (C,))
   return entries
 
 
@@ -144,9 +150,12 @@ def as_trained(params: Any, routing_state: Any, model: transformer.ModelConfig) 
   arrays: dict[str, Any] = _around_tiles(params, InferenceConfig(model, V, 'float32', 'float32'))
   for layer in range(model.layers):
     name = f'layer_{layer}'
-    arrays[f'{name}.ffn'] = {'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
-                             **{key: params[name]['ffn'][key] for key in ('gate',) if key in params[name]['ffn']},
-                             **_state_of(routing_state, name)}
+    state = _state_of(routing_state, name)
+    arrays[f'{name}.ffn'] = {
+        'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
+        **{key: params[name]['ffn'][key] for key in ('gate', 'norm') if key in params[name]['ffn']},
+        **{key: state[key] for key in ('balance_bias', 'cluster_bias') if key in state},
+        **({'index': hierarchical_ffn.index_of(state, model.ffn)} if model.ffn.clusters else {})}
   return arrays
 
 
@@ -215,18 +224,28 @@ def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
   tiles = ffn.quantise_tiles(params, config)
   def packed(codes_TXY):
     return xla_kernels.pack(codes_TXY.swapaxes(1, 2).astype(jnp.int8)).data
-  signatures_TD = tiles.signatures_TD.astype(jnp.int8)
+  def packed_keys(key):
+    return (xla_kernels.pack if config.signature == 'sign' else xla_kernels.pack_int8)(key.astype(jnp.int8)).data
   arrays = {
       'up': packed(tiles.up_TDH), 'up_scale': tiles.up_scale_TH,
       'down': packed(tiles.down_THD),
       'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
-      'signatures': (xla_kernels.pack if config.signature == 'sign' else xla_kernels.pack_int8)(signatures_TD).data,
-      'signature_scale': tiles.signature_scale_T,
   }
+  in_order = lambda x_T: x_T  # noqa: E731
+  key_TD, scale_T = tiles.signatures_TD, tiles.signature_scale_T
+  if config.clusters:
+    index = hierarchical_ffn.index_of(state, config)
+    in_order = lambda x_T: x_T[index.member_CM]  # noqa: E731
+    key_TD, scale_T = index.key_TD, index.scale_T
+    arrays |= {'members': index.member_CM, 'clusters': packed_keys(index.cluster_key_CD),
+               'cluster_scale': index.cluster_scale_C, 'norm.scale': params['norm']['scale']}
+  arrays |= {'signatures': packed_keys(in_order(key_TD)), 'signature_scale': in_order(scale_T)}
   if config.routing == 'learned':
     arrays |= {'gate.weights': params['gate']['kernel'], 'gate.bias': params['gate']['bias']}
   if config.balance_bias:
-    arrays['balance_bias'] = state['balance_bias']
+    arrays['balance_bias'] = in_order(state['balance_bias'])
+    if config.clusters:
+      arrays['cluster_bias'] = state['cluster_bias']
   return arrays
 
 
@@ -253,8 +272,7 @@ def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) ->
   up_THD, down_TDH = map(xla_kernels.unpack, packed_tiles(arrays, name, config))
   return ffn.TernaryTiles(
       up_THD.swapaxes(1, 2).astype(jnp.float32), down_TDH.swapaxes(1, 2).astype(jnp.float32),
-      arrays[f'{name}.up_scale'], arrays[f'{name}.down_scale'],
-      xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32), arrays[f'{name}.signature_scale'])
+      arrays[f'{name}.up_scale'], arrays[f'{name}.down_scale'], *keys_of(arrays, name, config))
 
 
 def packed_tiles(arrays: Mapping[str, Any], name: str,
@@ -267,6 +285,41 @@ def packed_tiles(arrays: Mapping[str, Any], name: str,
 
 def signatures_of(arrays: Mapping[str, Any], name: str,
                   config: ffn.FFNConfig) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
-  """The routing addresses of a layer of packed arrays."""
-  kind = xla_kernels.PackedTernary if config.signature == 'sign' else xla_kernels.PackedInt8
-  return kind(arrays[f'{name}.signatures'], config.tiles, config.d_model)
+  """The routing addresses of a layer of packed arrays, of all tiles, or of those of each cluster."""
+  return _kind(config)(arrays[f'{name}.signatures'], config.tiles // (config.clusters or 1), config.d_model)
+
+
+def tile_index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> xla_kernels.TileIndex | None:
+  """The clusters of a layer of packed arrays; None without an index."""
+  if not config.clusters:
+    return None
+  clusters = _kind(config)(arrays[f'{name}.clusters'], config.clusters, config.d_model)
+  bias_C = arrays[f'{name}.cluster_bias'] if config.balance_bias else None
+  return xla_kernels.TileIndex(clusters, arrays[f'{name}.cluster_scale'], bias_C, arrays[f'{name}.members'],
+                               config.probes)
+
+
+def in_tile_order(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig, x: jax.Array) -> jax.Array:
+  """What routing has for every tile, [T, ...] or in the order of clusters [C, M, ...], as [T, ...]."""
+  if not config.clusters:
+    return x
+  return x.reshape(config.tiles, *x.shape[2:])[jnp.argsort(arrays[f'{name}.members'].reshape(-1))]
+
+
+def keys_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tuple[jax.Array, jax.Array]:
+  """Unpacked routing addresses of all tiles, float32 [T, D], and their scales [T]."""
+  keys = xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32)
+  return (in_tile_order(arrays, name, config, keys),
+          in_tile_order(arrays, name, config, arrays[f'{name}.signature_scale']))
+
+
+def index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> hierarchy.Index:
+  """The unpacked index of a layer of packed arrays."""
+  tile_index = tile_index_of(arrays, name, config)
+  assert tile_index is not None and tile_index.scale_C is not None
+  return hierarchy.Index(*keys_of(arrays, name, config), tile_index.member_CM,
+                         xla_kernels.unpack(tile_index.clusters).astype(jnp.float32), tile_index.scale_C)
+
+
+def _kind(config):
+  return xla_kernels.PackedTernary if config.signature == 'sign' else xla_kernels.PackedInt8

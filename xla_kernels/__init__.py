@@ -12,7 +12,15 @@ Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles,
 
 from xla_kernels.attention import KeyValueCache, cached_attention, empty_cache
 from xla_kernels.native import active_path, available_paths
-from xla_kernels.operations import accumulate, int8_matmul, route, routed_ffn, routed_tile_ffn, ternary_matmul
+from xla_kernels.operations import (
+  TileIndex,
+  accumulate,
+  int8_matmul,
+  route,
+  routed_ffn,
+  routed_tile_ffn,
+  ternary_matmul,
+)
 from xla_kernels.packing import (
   MAX_COLUMNS,
   MAX_INT8_COLUMNS,
@@ -23,6 +31,6 @@ from xla_kernels.packing import (
   unpack,
 )
 
-__all__ = ['MAX_COLUMNS', 'MAX_INT8_COLUMNS', 'KeyValueCache', 'PackedInt8', 'PackedTernary', 'accumulate',
-           'active_path', 'available_paths', 'cached_attention', 'empty_cache', 'int8_matmul', 'pack', 'pack_int8',
-           'route', 'routed_ffn', 'routed_tile_ffn', 'ternary_matmul', 'unpack']
+__all__ = ['MAX_COLUMNS', 'MAX_INT8_COLUMNS', 'KeyValueCache', 'PackedInt8', 'PackedTernary', 'TileIndex',
+           'accumulate', 'active_path', 'available_paths', 'cached_attention', 'empty_cache', 'int8_matmul', 'pack',
+           'pack_int8', 'route', 'routed_ffn', 'routed_tile_ffn', 'ternary_matmul', 'unpack']

@@ -6,7 +6,10 @@ what a custom call gets and gives: wrap it in `shard_map` to keep it sharded. `j
 `jax.export.DisabledSafetyCheck.custom_call('trix_...')`.
 """
 
+import dataclasses
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,22 +84,47 @@ def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array) -> jax
   return _int8_matmul(x_NK, packed, scales_M)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['clusters', 'scale_C', 'bias_C', 'member_CM'],
+                   meta_fields=['probes'])
+@dataclasses.dataclass(frozen=True, eq=False)
+class TileIndex:
+  """Clusters over T = C * M tiles, so that a token scores C clusters and the tiles of a few; a pytree.
+
+  Attributes:
+    clusters: keys of the clusters, one packed matrix of C rows and D columns, of the kind of the signatures.
+    scale_C, bias_C: float32 [C], as `scale_T` and `bias_T` of `route`, or None.
+    member_CM: int32 [C, M], the tiles of every cluster; each tile is in one.
+    probes: P, the clusters that a token looks into, those that match best.
+  """
+
+  clusters: PackedTernary | PackedInt8
+  scale_C: jax.Array | None
+  bias_C: jax.Array | None
+  member_CM: jax.Array
+  probes: int = 1
+
+
 def route(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Array, bias_T: jax.Array | None = None, *,
-          scale_T: jax.Array | None = None, top_k: int | None = None) -> tuple[jax.Array, jax.Array]:
+          scale_T: jax.Array | None = None, top_k: int | None = None,
+          index: TileIndex | None = None) -> tuple[jax.Array, jax.Array]:
   """The tiles whose signatures match each token best.
 
   The score of a tile is the exact integer dot product of its signature with the token's int8 activations, times
   `scale_T`. Tiles are chosen by (dot + bias / scale) * scale, in float32; among equals the lowest index wins. A token
   that is not finite goes to tiles 0, 1, ... with scores NaN.
 
+  With an index, clusters are chosen in the same way first, and then tiles out of the P clusters that are best. Among
+  equal tiles the one that comes first in `member_CM` wins, and signatures, scales and biases are given in that order.
+
   Args:
     x_ND: float32 or bfloat16 [N, D].
     signatures: one matrix of T rows and D columns: ternary or tallies of int8, packed. An int8 array [T, D] is packed
-      on the way, every time.
-    bias_T: float32 [T], balance bias; it takes part in choosing, not in the scores. A tile whose scale is not positive
-      has none. A tile whose selection is NaN is chosen last.
-    scale_T: float32 [T], 1 by default.
+      on the way, every time. With an index C matrices of M rows, [C, M, D].
+    bias_T: float32 [T], with an index [C, M]: balance bias; it takes part in choosing, not in the scores. A tile whose
+      scale is not positive has none. A tile whose selection is NaN is chosen last.
+    scale_T: float32 [T], with an index [C, M]; 1 by default.
     top_k: how many tiles a token gets.
+    index: clusters over the tiles.
 
   Returns:
     tile int32 and score float32: [N] without `top_k`, [N, top_k], best first, with it.
@@ -105,8 +133,8 @@ def route(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Array, b
     TypeError, ValueError: for other dtypes, ranks or sizes.
   """
   calls.check_array('route', 'x', x_ND, 'N D', (jnp.float32, jnp.bfloat16))
-  signatures, scale_T, bias_T = _check_signatures('route', x_ND.shape[1], signatures, scale_T, bias_T, top_k)
-  tile_NK, score_NK = _route(x_ND, signatures, scale_T, bias_T, top_k or 1)
+  keys = _check_keys('route', x_ND.shape[1], signatures, scale_T, bias_T, top_k, index)
+  tile_NK, score_NK = _route(x_ND, keys, top_k or 1, index.probes if index else 0)
   return (tile_NK, score_NK) if top_k else (tile_NK[:, 0], score_NK[:, 0])
 
 
@@ -150,15 +178,18 @@ def routed_tile_ffn(x_ND: jax.Array, up: PackedTernary, up_scale_TH: jax.Array, 
 def routed_ffn(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Array, up: PackedTernary,
                up_scale_TH: jax.Array, down: PackedTernary, down_scale_TD: jax.Array, *,
                scale_T: jax.Array | None = None, bias_T: jax.Array | None = None, top_k: int = 1,
-               gate: str = 'probability', activation: str = 'relu_squared') -> tuple[jax.Array, jax.Array, jax.Array]:
+               index: TileIndex | None = None, gate: str = 'probability', keep_margin: float = math.inf,
+               activation: str = 'relu_squared') -> tuple[jax.Array, jax.Array, jax.Array]:
   """A whole feed-forward layer in one call: `route`, the gates of the chosen tiles, and `routed_tile_ffn`.
 
   Args:
     x_ND: float32 or bfloat16 [N, D].
-    signatures, scale_T, bias_T, top_k: as for `route`, one signature a tile.
+    signatures, scale_T, bias_T, top_k, index: as for `route`, one signature a tile.
     up, up_scale_TH, down, down_scale_TD, activation: as for `routed_tile_ffn`.
-    gate: `probability`, a chosen tile's part of softmax(score * step / sqrt(D)) over all tiles, where step is that of
-      the token's int8 activations; or `one_hot`, 1.
+    gate: `probability`, a chosen tile's part of softmax(score * step / sqrt(D)) over all tiles, with an index over all
+      tiles of the probed clusters, where step is that of the token's int8 activations; or `one_hot`, 1.
+    keep_margin: a token does without the tiles for which (score of its first one - own score) * step is more than this:
+      they are not computed, and their gates are 0.
 
   Returns:
     y [N, D] in the dtype of `x_ND`, the tiles int32 [N, top_k], best first, and their gates float32 [N, top_k].
@@ -170,27 +201,55 @@ def routed_ffn(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Arr
   if gate not in GATES:
     raise ValueError(f'{name}: gate is {gate!r}; choose one of {", ".join(GATES)}')
   _check_tiles(name, x_ND, up, up_scale_TH, down, down_scale_TD, activation)
-  signatures, scale_T, bias_T = _check_signatures(name, x_ND.shape[1], signatures, scale_T, bias_T, top_k, up.shape[0])
-  return _routed_ffn(x_ND, signatures, scale_T, bias_T, up, up_scale_TH, down, down_scale_TD, top_k,
-                     gate == 'probability', activation == 'relu_squared')
+  if math.isnan(keep_margin):
+    raise ValueError(f'{name}: keep_margin is NaN; it must be a number, infinity to keep all tiles')
+  keys = _check_keys(name, x_ND.shape[1], signatures, scale_T, bias_T, top_k, index, up.shape[0])
+  return _routed_ffn(x_ND, keys, (up, up_scale_TH, down, down_scale_TD), top_k, index.probes if index else 0,
+                     gate == 'probability', float(keep_margin), activation == 'relu_squared')
 
 
-def _check_signatures(name, width, signatures, scale_T, bias_T, top_k, tiles=None):
-  """Signatures, scales and biases, packed and defaults filled in."""
+def _check_keys(name, width, signatures, scale_T, bias_T, top_k, index, tiles=None):
+  """What the kernels score by: signatures, scales and offsets, and with an index the same of clusters, and members."""
   if not isinstance(signatures, PackedTernary | PackedInt8):
-    calls.check_array(name, 'signatures', signatures, 'T D', (jnp.int8,), (None, width))
+    axes, lengths = ('C M D', (None, None, width)) if index else ('T D', (None, width))
+    calls.check_array(name, 'signatures', signatures, axes, (jnp.int8,), lengths)
     signatures = pack_int8(signatures)
-  calls.check_matrix(name, signatures, width, (PackedTernary, PackedInt8))
-  T = signatures.rows
+  keys = _keys(name, 'signatures', width, signatures, scale_T, bias_T, 3 if index else 2)
+  T = math.prod(signatures.shape[:-1])
   if tiles not in (None, T):
     raise ValueError(f'{name}: there are {T} signatures for {tiles} tiles; give one a tile')
+  if index:
+    C, M = signatures.shape[:2]
+    keys += _keys(name, 'index: clusters', width, index.clusters, index.scale_C, index.bias_C, 2)
+    if type(index.clusters) is not type(signatures) or index.clusters.rows != C:
+      raise ValueError(f'{name}: index: {index.clusters.rows} {type(index.clusters).__name__} clusters of signatures '
+                       f'{type(signatures).__name__} {list(signatures.shape)}; they must be of one kind, [C, D] and '
+                       '[C, M, D]')
+    calls.check_array(name, 'index: member', index.member_CM, 'C M', (jnp.int32,), (C, M))
+    if not isinstance(index.probes, int) or not 1 <= index.probes <= C:
+      raise ValueError(f'{name}: index: probes = {index.probes!r} of {C} clusters; choose a number from 1 to {C}')
+    keys += (index.member_CM,)
+    T = index.probes * M
   if not T or (top_k is not None and not (isinstance(top_k, int) and 1 <= top_k <= T)):
-    raise ValueError(f'{name}: top_k = {top_k!r} of {T} tiles; choose a number from 1 to {T}')
-  scale_T = jnp.ones(T, jnp.float32) if scale_T is None else scale_T
-  bias_T = jnp.zeros(T, jnp.float32) if bias_T is None else bias_T
-  calls.check_array(name, 'scale', scale_T, 'T', (jnp.float32,), (T,))
-  calls.check_array(name, 'bias', bias_T, 'T', (jnp.float32,), (T,))
-  return signatures, scale_T, bias_T
+    raise ValueError(f'{name}: top_k = {top_k!r} of {T} tiles that a token looks at; choose a number from 1 to {T}')
+  return keys
+
+
+def _keys(name, what, width, packed, scale, bias, rank):
+  """Packed keys, their scales and offsets, defaults filled in."""
+  check_packed(f'{name}: {what}', packed, (PackedTernary, PackedInt8))
+  if len(packed.shape) != rank or packed.columns != width:
+    shape = {2: '[rows, columns]', 3: '[C, M, columns] with an index'}[rank]
+    raise ValueError(f'{name}: {what} must be {shape} with {width} columns, as the activations have, not '
+                     f'{list(packed.shape)}')
+  shape = packed.shape[:-1]
+  scale = jnp.ones(shape, jnp.float32) if scale is None else scale
+  bias = jnp.zeros(shape, jnp.float32) if bias is None else bias
+  axes = {2: 'T', 3: 'C M'}[rank]
+  owner = '' if what == 'signatures' else f'{what}: '
+  calls.check_array(name, f'{owner}scale', scale, axes, (jnp.float32,), shape)
+  calls.check_array(name, f'{owner}bias', bias, axes, (jnp.float32,), shape)
+  return packed, scale, _offsets(bias, scale)
 
 
 def _check_tiles(name, x_ND, up, up_scale_TH, down, down_scale_TD, activation):
@@ -227,10 +286,12 @@ def _int8_matmul(x_NK, packed, scales_M):
   return y_NM.astype(x_NK.dtype)
 
 
-@calls.inference_only(static=(4,))
-def _route(x_ND, signatures, scale_T, bias_T, top_k):
-  return calls.on_cpu(f'trix_route_{_kind(signatures)}', functools.partial(reference.route, top_k=top_k),
-                      x_ND.astype(jnp.float32), signatures, scale_T, _offsets(bias_T, scale_T))
+@calls.inference_only(static=(2, 3))
+def _route(x_ND, keys, top_k, probes):
+  settings: dict[str, Any] = {'probes': np.int64(probes)} if probes else {}
+  return calls.on_cpu(f'trix_{"indexed_" if probes else ""}route_{_kind(keys)}',
+                      functools.partial(reference.route, top_k=top_k, probes=probes), x_ND.astype(jnp.float32), keys,
+                      **settings)
 
 
 @calls.inference_only(static=(7,))
@@ -241,18 +302,20 @@ def _routed_tile_ffn(x_ND, up, up_scale_TH, down, down_scale_TD, tile_NK, gate_N
   return y_ND.astype(x_ND.dtype)
 
 
-@calls.inference_only(static=(8, 9, 10))
-def _routed_ffn(x_ND, signatures, scale_T, bias_T, up, up_scale_TH, down, down_scale_TD, top_k, probability, squared):
-  settings = {'probability': probability, 'squared': squared, 'temperature': np.float32(x_ND.shape[1] ** -0.5)}
-  y_ND, tile_NK, gate_NK = calls.on_cpu(
-      f'trix_routed_ffn_{_kind(signatures)}', functools.partial(reference.routed_ffn, top_k=top_k, **settings),
-      x_ND.astype(jnp.float32), signatures, scale_T, _offsets(bias_T, scale_T), up, up_scale_TH, down, down_scale_TD,
-      **settings)
+@calls.inference_only(static=(3, 4, 5, 6, 7))
+def _routed_ffn(x_ND, keys, tiles, top_k, probes, probability, keep_margin, squared):
+  settings = {'probability': probability, 'squared': squared, 'temperature': np.float32(x_ND.shape[1] ** -0.5),
+              'margin': np.float32(keep_margin)}
+  otherwise = functools.partial(reference.routed_ffn, top_k=top_k, probes=probes, **settings)
+  if probes:
+    settings['probes'] = np.int64(probes)
+  y_ND, tile_NK, gate_NK = calls.on_cpu(f'trix_{"indexed" if probes else "routed"}_ffn_{_kind(keys)}', otherwise,
+                                        x_ND.astype(jnp.float32), keys, tiles, **settings)
   return y_ND.astype(x_ND.dtype), tile_NK, gate_NK
 
 
-def _kind(signatures):
-  return 'ternary' if isinstance(signatures, PackedTernary) else 'int8'
+def _kind(keys):
+  return 'ternary' if isinstance(keys[0], PackedTernary) else 'int8'
 
 
 def _offsets(bias_T, scale_T):

@@ -3,6 +3,8 @@
 Integers are held in float32 where that is exact, because XLA multiplies those fast on every backend.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,39 +54,63 @@ def int8_matmul(x: jax.Array, packed: packing.PackedInt8, scales: jax.Array) -> 
   return (_int8_product(q, packing.unpack(packed)) * step) * scales
 
 
-def route(x: jax.Array, signatures: packing.PackedTernary | packing.PackedInt8, scale_T: jax.Array, offset_T: jax.Array,
-          top_k: int) -> tuple[jax.Array, jax.Array]:
-  """Tiles int32 [N, top_k] and scores float32 [N, top_k]."""
-  tile_NK, score_NT, _ = _route_all(x, signatures, scale_T, offset_T, top_k)
-  return tile_NK, jnp.take_along_axis(score_NT, tile_NK, axis=-1)
+# Packed keys, scales and offsets of tiles; with an index also those of clusters, and the members of these.
+Keys = tuple[Any, ...]
 
 
-def _route_all(x, signatures, scale_T, offset_T, top_k):
-  """Tiles, the scores of all tiles, and the activations' step."""
+def route(x: jax.Array, keys: Keys, top_k: int, probes: int) -> tuple[jax.Array, jax.Array]:
+  """Tiles int32 [N, top_k] and scores float32 [N, top_k]; `probes` is 0 without an index."""
+  tile_NK, place_NK, score_NJ, _ = _route_all(x, keys, top_k, probes)
+  return tile_NK, jnp.take_along_axis(score_NJ, place_NK, axis=-1)
+
+
+def _route_all(x, keys, top_k, probes):
+  """Tiles, their places among the candidates, the scores of those, and the activations' step."""
   q, step = quantise(x)
-  if isinstance(signatures, packing.PackedTernary):
-    dot_NT = _product(q, packing.unpack(signatures))
-  else:
-    dot_NT = _int8_product(q, packing.unpack(signatures))
+  signatures, scale, offset, *index = keys
+  # With an index too all products are computed, and then those that a kernel would have left out are.
+  dot_NJ = _dots(q, packing.unpack(signatures), isinstance(signatures, packing.PackedTernary))
+  scale_J, offset_J = scale.reshape(1, -1), offset.reshape(1, -1)
+  if not probes:
+    place_NK, score_NJ = _best(dot_NJ, scale_J, offset_J, step, top_k)
+    return place_NK, place_NK, score_NJ, step
+  clusters, cluster_scale, cluster_offset, member_CM = index
+  cluster_dot_NC = _dots(q, packing.unpack(clusters), isinstance(clusters, packing.PackedTernary))
+  cluster_NP = jnp.sort(_best(cluster_dot_NC, cluster_scale, cluster_offset, step, probes)[0], axis=-1)
+  M = member_CM.shape[1]
+  candidate_NJ = (cluster_NP[..., None] * M + jnp.arange(M)).reshape(x.shape[0], probes * M)
+  of_candidates = lambda x_NT: jnp.take_along_axis(jnp.broadcast_to(x_NT, dot_NJ.shape), candidate_NJ, axis=-1)  # noqa: E731
+  place_NK, score_NJ = _best(of_candidates(dot_NJ), of_candidates(scale_J), of_candidates(offset_J), step, top_k)
+  tile_NK = member_CM.reshape(-1)[jnp.take_along_axis(candidate_NJ, place_NK, axis=-1)]
+  return tile_NK, place_NK, score_NJ, step
+
+
+def _dots(q_NK, keys, ternary):
+  """Products with keys [..., K], whose leading axes become one."""
+  return (_product if ternary else _int8_product)(q_NK, keys.reshape(-1, keys.shape[-1]))
+
+
+def _best(dot_NJ, scale, offset, step, top_k):
+  """The `top_k` best columns, int32, and the scores of all."""
   finite_N1 = ~jnp.isnan(step)
-  selection_NT = jnp.where(finite_N1, (dot_NT + offset_T) * scale_T, 0.0)
+  selection_NJ = jnp.where(finite_N1, (dot_NJ + offset) * scale, 0.0)
   # `top_k` takes -0 for less than 0, and NaN for the most.
-  selection_NT = jnp.where(jnp.isnan(selection_NT), -jnp.inf, jnp.where(selection_NT == 0, 0.0, selection_NT))
-  tile_NK = jax.lax.top_k(selection_NT, top_k)[1].astype(jnp.int32)
-  return tile_NK, jnp.where(finite_N1, dot_NT * scale_T, jnp.nan), step
+  selection_NJ = jnp.where(jnp.isnan(selection_NJ), -jnp.inf, jnp.where(selection_NJ == 0, 0.0, selection_NJ))
+  return (jax.lax.top_k(selection_NJ, top_k)[1].astype(jnp.int32), jnp.where(finite_N1, dot_NJ * scale, jnp.nan))
 
 
-def routed_ffn(x: jax.Array, signatures: packing.PackedTernary | packing.PackedInt8, scale_T: jax.Array,
-               offset_T: jax.Array, up: packing.PackedTernary, up_scale_TH: jax.Array, down: packing.PackedTernary,
-               down_scale_TD: jax.Array, top_k: int, probability: bool, squared: bool,
-               temperature: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def routed_ffn(x: jax.Array, keys: Keys, tiles: tuple[packing.PackedTernary, jax.Array, packing.PackedTernary,
+                                                       jax.Array], top_k: int, probes: int, probability: bool,
+               squared: bool, temperature: float, margin: float) -> tuple[jax.Array, jax.Array, jax.Array]:
   """float32 [N, D], tiles int32 [N, top_k] and their gates float32 [N, top_k]."""
-  tile_NK, score_NT, step_N1 = _route_all(x, signatures, scale_T, offset_T, top_k)
+  tile_NK, place_NK, score_NJ, step_N1 = _route_all(x, keys, top_k, probes)
   if probability:
-    gate_NK = jnp.take_along_axis(jax.nn.softmax((score_NT * step_N1) * temperature), tile_NK, axis=-1)
+    gate_NK = jnp.take_along_axis(jax.nn.softmax((score_NJ * step_N1) * temperature), place_NK, axis=-1)
   else:
     gate_NK = jnp.ones(tile_NK.shape, jnp.float32)
-  return routed_tile_ffn(x, up, up_scale_TH, down, down_scale_TD, tile_NK, gate_NK, squared), tile_NK, gate_NK
+  score_NK = jnp.take_along_axis(score_NJ, place_NK, axis=-1)
+  gate_NK = jnp.where((score_NK[:, :1] - score_NK) * step_N1 > margin, 0.0, gate_NK)
+  return routed_tile_ffn(x, *tiles, tile_NK, gate_NK, squared), tile_NK, gate_NK
 
 
 def routed_tile_ffn(x: jax.Array, up: packing.PackedTernary, up_scale_TH: jax.Array, down: packing.PackedTernary,

@@ -11,7 +11,7 @@ from inputs import ODD_SIZES, codes_of, on_every_path, quantised
 import xla_kernels
 from xla_kernels import reference
 
-compiled = jax.jit(reference.route, static_argnums=4)
+compiled = jax.jit(reference.route, static_argnums=(2, 3))
 
 
 @given(ODD_SIZES, st.booleans())
@@ -32,7 +32,7 @@ def test_routing_is_exact_for_every_size(size, tally):
   def route():
     return xla_kernels.route(x, given_signatures, bias, scale_T=scale, top_k=top_k)
   offset = jnp.asarray(bias) / scale
-  for got in (*on_every_path(route), compiled(x, given_signatures, scale, offset, top_k)):
+  for got in (*on_every_path(route), compiled(x, (given_signatures, scale, offset), top_k, 0)):
     np.testing.assert_array_equal(got[0], tile)
     np.testing.assert_array_equal(got[1], score)
 
@@ -56,7 +56,7 @@ def test_zeros_of_either_sign_are_ties_and_nan_comes_last(path):
     bias, scale = np.asarray(bias, np.float32), np.asarray(scale, np.float32)
     tile, score = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=4)
     offset = np.divide(bias, scale, out=np.zeros(4, np.float32), where=scale > 0)
-    wants = compiled(x, xla_kernels.pack_int8(signatures), scale, offset, 4)
+    wants = compiled(x, (xla_kernels.pack_int8(signatures), scale, offset), 4, 0)
     np.testing.assert_array_equal(tile, wants[0])
     np.testing.assert_array_equal(score, wants[1])
     if want:

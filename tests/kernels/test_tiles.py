@@ -11,7 +11,7 @@ import xla_kernels
 from xla_kernels import reference
 
 compiled_tiles = jax.jit(reference.routed_tile_ffn, static_argnums=7)
-compiled_layer = jax.jit(reference.routed_ffn, static_argnums=(8, 9, 10, 11))
+compiled_layer = jax.jit(reference.routed_ffn, static_argnums=tuple(range(3, 9)))
 
 
 def ffn_in_float64(x, up, up_scale, down, down_scale, tile, gate, squared):
@@ -90,8 +90,8 @@ def test_a_whole_layer_is_its_parts(N, D, H, T, K, gate):
       np.testing.assert_allclose(gates, want if gate == 'probability' else np.ones((N, K)), rtol=2e-6)
       np.testing.assert_array_equal(y, xla_kernels.routed_tile_ffn(x, up, up_scale, down, down_scale, tiles, gates))
       np.testing.assert_array_equal(y, results[0][0])
-    y, tiles, gates = compiled_layer(x, signatures, scale, bias / scale, up, up_scale, down, down_scale, K,
-                                           gate == 'probability', True, D**-0.5)
+    y, tiles, gates = compiled_layer(x, (signatures, scale, bias / scale), (up, up_scale, down, down_scale), K, 0,
+                                     gate == 'probability', True, D**-0.5, np.inf)
     np.testing.assert_array_equal(tiles, tile)
     np.testing.assert_allclose(gates, want if gate == 'probability' else np.ones((N, K)), rtol=2e-6)
     np.testing.assert_allclose(y, results[0][0] if results else y, rtol=2e-6, atol=1e-6 * np.abs(y).max(initial=0))

@@ -99,7 +99,7 @@ bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
   PackInt8(tally, tiles, d, packed.data());
   for (auto& value : x) value = static_cast<float>(static_cast<int>(random() % 255) - 127);
   x[0] = 127.0f;  // So that the quantised activations are the activations.
-  Route(Pool(), x.data(), 1, {nullptr, packed.data(), tiles, d, scale.data(), offset.data()}, tiles, 0.0f,
+  Route(Pool(), x.data(), 1, {nullptr, packed.data(), tiles, d, scale.data(), offset.data()}, nullptr, tiles, {},
         tile.data(), score.data(), nullptr);
   for (int64_t i = 0; i < tiles; ++i) {
     int64_t want = 0;

@@ -18,9 +18,13 @@ NB_MODULE(_native, module) {
     add("trix_ternary_matmul", TrixTernaryMatmul);
     add("trix_route_ternary", TrixRouteTernary);
     add("trix_route_int8", TrixRouteInt8);
+    add("trix_indexed_route_ternary", TrixIndexedRouteTernary);
+    add("trix_indexed_route_int8", TrixIndexedRouteInt8);
     add("trix_routed_tile_ffn", TrixRoutedTileFfn);
     add("trix_routed_ffn_ternary", TrixRoutedFfnTernary);
     add("trix_routed_ffn_int8", TrixRoutedFfnInt8);
+    add("trix_indexed_ffn_ternary", TrixIndexedFfnTernary);
+    add("trix_indexed_ffn_int8", TrixIndexedFfnInt8);
     add("trix_int8_matmul", TrixInt8Matmul);
     add("trix_cached_attention", TrixCachedAttention);
     add("trix_timed_matmul", TrixTimedMatmul);

@@ -28,11 +28,27 @@ struct Signatures {
   const float* offset;  // [tiles], the balance bias in units of dot products
 };
 
-// The best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest index among equals; and their
-// dot * scale. A selection that is NaN counts as the least. A row that is not finite gets tiles 0, 1, ... and scores
-// NaN. Where `probability` is not null, it gets the chosen tiles' softmax((dot * scale) * step * temperature).
-void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k,
-           float temperature, int32_t* tile, float* score, float* probability);
+// An index over tiles: each row looks at the tiles of the best `probes` clusters only, its candidates.
+struct Index {
+  Signatures clusters;    // Keys of clusters; `tiles` is their number.
+  const int32_t* member;  // [clusters, tiles of a cluster], the tiles that the signatures are of
+  int64_t probes;
+};
+
+// How a chosen tile's output is weighted: by its part of softmax((dot * scale) * step * temperature) over all tiles, or
+// all candidates, or by 1; and by 0 where (first - own) * step > margin, `first` and `own` being scores dot * scale.
+struct Gating {
+  bool probability;
+  float temperature, margin;
+};
+
+// The best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest place among equals; and, where the
+// results are not null, their dot * scale and their gates. A selection that is NaN counts as the least. A row that is
+// not finite gets the first tiles and scores NaN. With an index, signatures are [clusters, tiles of a cluster]
+// matrices, `signatures.tiles` being the tiles of a cluster, and a place is the position among the candidates in that
+// order; without (null) it is the tile.
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index,
+           int64_t top_k, const Gating& gating, int32_t* tile, float* score, float* gate);
 
 struct Tiles {
   int64_t tiles, d, h;
@@ -43,7 +59,8 @@ struct Tiles {
   bool squared;              // relu(x)^2 instead of relu(x)
 };
 
-// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]). Every tile index must be in range: see `FirstBadTile`.
+// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]), without computing those beyond the first whose gate is 0. Every tile
+// index must be in range: see `FirstBadTile`.
 void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& tiles, const int32_t* tile,
                    const float* gate, int64_t top_k, float* y);
 

@@ -1,4 +1,5 @@
 // Routing by signatures: exact integer scores, the best tiles of every token.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -9,95 +10,174 @@
 namespace trix {
 namespace {
 
-// Tiles in order of selection, best first; a later tile must be better, not equal, to come before an earlier one.
-void SelectBest(const int32_t* dot, const Signatures& signatures, int64_t top_k, float* best, int32_t* tile,
-                float* score) {
+// What a row may go to: products with keys, and factors and biases of those. All have `count` entries.
+struct Candidates {
+  const int32_t* dot;
+  const float *scale, *offset;
+  int64_t count;
+};
+
+// Places in order of selection, best first; a later one must be better, not equal, to come before an earlier one.
+void SelectBest(const Candidates& candidates, int64_t top_k, float* best, int32_t* place, float* score) {
   int64_t chosen = 0;
-  for (int64_t t = 0; t < signatures.tiles; ++t) {
-    const float product = static_cast<float>(dot[t]);
-    float selection = (product + signatures.offset[t]) * signatures.scale[t];
+  for (int64_t c = 0; c < candidates.count; ++c) {
+    const float product = static_cast<float>(candidates.dot[c]);
+    float selection = (product + candidates.offset[c]) * candidates.scale[c];
     if (std::isnan(selection)) selection = -std::numeric_limits<float>::infinity();
     if (chosen == top_k && !(selection > best[top_k - 1])) continue;
-    int64_t place = chosen < top_k ? chosen++ : top_k - 1;
-    for (; place > 0 && selection > best[place - 1]; --place) {
-      best[place] = best[place - 1];
-      tile[place] = tile[place - 1];
-      score[place] = score[place - 1];
+    int64_t at = chosen < top_k ? chosen++ : top_k - 1;
+    for (; at > 0 && selection > best[at - 1]; --at) {
+      best[at] = best[at - 1];
+      place[at] = place[at - 1];
+      score[at] = score[at - 1];
     }
-    best[place] = selection;
-    tile[place] = static_cast<int32_t>(t);
-    score[place] = product * signatures.scale[t];
+    best[at] = selection;
+    place[at] = static_cast<int32_t>(c);
+    score[at] = product * candidates.scale[c];
   }
 }
 
-// The chosen tiles' part of softmax((dot * scale) * step * temperature) over all tiles. `work` holds PaddedRows(tiles)
-// floats.
-void Probabilities(const int32_t* dot, const Signatures& signatures, float step, float temperature, int64_t top_k,
-                   const int32_t* tile, float* work, float* probability) {
-  const int64_t padded = PaddedRows(signatures.tiles);
+// The first places, for a row that is not finite.
+void SelectFirst(int64_t top_k, int32_t* place, float* score) {
+  for (int64_t i = 0; i < top_k; ++i) {
+    place[i] = static_cast<int32_t>(i);
+    score[i] = std::nanf("");
+  }
+}
+
+// The chosen places' part of softmax((dot * scale) * step * temperature) over all candidates. `work` holds
+// PaddedRows(count) floats.
+void Probabilities(const Candidates& candidates, float step, float temperature, int64_t top_k, const int32_t* place,
+                   float* work, float* probability) {
+  const int64_t count = candidates.count, padded = PaddedRows(count);
   static_assert(kNarrowRows % kLanes == 0);
   float highest = -std::numeric_limits<float>::infinity();
-  for (int64_t t = 0; t < signatures.tiles; ++t) {
-    work[t] = ((static_cast<float>(dot[t]) * signatures.scale[t]) * step) * temperature;
-    highest = work[t] > highest ? work[t] : highest;
+  for (int64_t c = 0; c < count; ++c) {
+    work[c] = ((static_cast<float>(candidates.dot[c]) * candidates.scale[c]) * step) * temperature;
+    highest = work[c] > highest ? work[c] : highest;
   }
-  for (int64_t t = signatures.tiles; t < padded; ++t) work[t] = -std::numeric_limits<float>::infinity();
+  for (int64_t c = count; c < padded; ++c) work[c] = -std::numeric_limits<float>::infinity();
   Lanes sums = {};
-  for (int64_t t = 0; t < padded; t += kLanes) {
-    At(work + t) -= highest;
-    ExpOfNegative(At(work + t));
-    sums += At(work + t);
+  for (int64_t c = 0; c < padded; c += kLanes) {
+    At(work + c) -= highest;
+    ExpOfNegative(At(work + c));
+    sums += At(work + c);
   }
   const float sum = SumOf(sums);
-  for (int64_t i = 0; i < top_k; ++i) probability[i] = work[tile[i]] / sum;
+  for (int64_t i = 0; i < top_k; ++i) probability[i] = work[place[i]] / sum;
+}
+
+void Gates(const Candidates& candidates, float step, const Gating& gating, int64_t top_k, const int32_t* place,
+           const float* score, float* work, float* gate) {
+  if (gating.probability) {
+    Probabilities(candidates, step, gating.temperature, top_k, place, work, gate);
+  } else {
+    std::fill_n(gate, top_k, 1.0f);
+  }
+  for (int64_t i = 1; i < top_k; ++i) {
+    if ((score[0] - score[i]) * step > gating.margin) gate[i] = 0.0f;
+  }
+}
+
+// Products of rows with the keys of one matrix: of row t to dot + t * matrix.tiles. `matrix` is which of several.
+void Products(const Path& path, const Signatures& keys, int64_t matrix, const Rows& rows, int64_t count, int32_t* dot) {
+  const int64_t tiles = keys.tiles, d = keys.d;
+  const auto keep = [&](int64_t t, int64_t row, int64_t width, const int32_t* acc) {
+    std::memcpy(dot + t * tiles + row, acc, static_cast<size_t>(width) * sizeof(int32_t));
+  };
+  if (keys.packed != nullptr) {
+    DotBlocks(path, keys.packed + matrix * PackedBytes(tiles, d), tiles, d, 0, BlockCount<uint8_t>(tiles), rows, count,
+              keep);
+  } else {
+    DotBlocks(path, keys.tally + matrix * PackedInt8Bytes(tiles, d), tiles, d, 0, BlockCount<int8_t>(tiles), rows,
+              count, keep);
+  }
+}
+
+// Working memory of a panel of rows.
+struct Workspace {
+  Rows rows;
+  int32_t *dot, *cluster_dot, *cluster;
+  float *scale, *offset;  // Of the candidates of one row, with an index
+  float *best, *score, *work;
+
+  static Workspace Carve(Carver& carver, int panel, const Signatures& signatures, const Index* index, int64_t top_k) {
+    const int64_t clusters = index == nullptr ? 0 : index->clusters.tiles, probes = index == nullptr ? 0 : index->probes;
+    const int64_t candidates = std::max<int64_t>(probes, 1) * signatures.tiles;
+    Workspace w;
+    w.rows = Rows::Carve(carver, panel, signatures.d);
+    w.dot = carver.Take<int32_t>(index == nullptr ? panel * signatures.tiles : candidates);
+    w.cluster_dot = carver.Take<int32_t>(panel * clusters);
+    w.cluster = carver.Take<int32_t>(probes);
+    w.scale = carver.Take<float>(probes * signatures.tiles);
+    w.offset = carver.Take<float>(probes * signatures.tiles);
+    w.best = carver.Take<float>(std::max(top_k, probes));
+    w.score = carver.Take<float>(std::max(top_k, probes));
+    w.work = carver.Take<float>(PaddedRows(candidates));
+    return w;
+  }
+};
+
+// The candidates of row t of a panel: those of the clusters whose keys match it best, in the order of clusters.
+Candidates LookUp(const Path& path, const Signatures& signatures, const Index& index, const Workspace& w, int t) {
+  const Signatures& clusters = index.clusters;
+  const int64_t members = signatures.tiles;
+  if (std::isnan(w.rows.step[t])) {
+    SelectFirst(index.probes, w.cluster, w.score);
+  } else {
+    SelectBest({w.cluster_dot + t * clusters.tiles, clusters.scale, clusters.offset, clusters.tiles}, index.probes,
+               w.best, w.cluster, w.score);
+    std::sort(w.cluster, w.cluster + index.probes);
+  }
+  for (int64_t p = 0; p < index.probes; ++p) {
+    Products(path, signatures, w.cluster[p], w.rows.From(t), 1, w.dot + p * members);
+    const size_t bytes = static_cast<size_t>(members) * sizeof(float);
+    std::memcpy(w.scale + p * members, signatures.scale + w.cluster[p] * members, bytes);
+    std::memcpy(w.offset + p * members, signatures.offset + w.cluster[p] * members, bytes);
+  }
+  return {w.dot, w.scale, w.offset, index.probes * members};
 }
 
 }  // namespace
 
-void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, int64_t top_k,
-           float temperature, int32_t* tile, float* score, float* probability) {
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index,
+           int64_t top_k, const Gating& gating, int32_t* tile, float* score, float* gate) {
   const Path& path = ActivePath();
-  const int64_t d = signatures.d, tiles = signatures.tiles;
-  const int64_t tasks = std::clamp<int64_t>(n * d * tiles / kTaskMacs, 1, std::max<int64_t>(n, 1));
+  const int64_t d = signatures.d, members = signatures.tiles;
+  const int64_t keys = index == nullptr ? members : index->clusters.tiles + index->probes * members;
+  const int64_t tasks = std::clamp<int64_t>(n * d * keys / kTaskMacs, 1, std::max<int64_t>(n, 1));
   ParallelFor(pool, tasks, [&](int64_t task) {
-    const auto carve = [&](Carver carver, Rows* rows, int32_t** dot, float** best, float** work) {
-      *rows = Rows::Carve(carver, path.panel, d);
-      *dot = carver.Take<int32_t>(path.panel * tiles);
-      *best = carver.Take<float>(top_k);
-      *work = carver.Take<float>(PaddedRows(tiles));
-      return carver.used();
-    };
-    Rows rows;
-    int32_t* dot;
-    float *best, *work;
+    Carver sizes(nullptr);
+    Workspace::Carve(sizes, path.panel, signatures, index, top_k);
     thread_local Scratch scratch;
-    const size_t bytes = carve(Carver(nullptr), &rows, &dot, &best, &work);
-    carve(Carver(scratch.Bytes(bytes)), &rows, &dot, &best, &work);
+    Carver carver(scratch.Bytes(sizes.used()));
+    const Workspace w = Workspace::Carve(carver, path.panel, signatures, index, top_k);
     const int64_t last = n * (task + 1) / tasks;
     for (int64_t first = n * task / tasks; first < last;) {
       const int panel = PanelSize(last - first, path.panel);
-      for (int t = 0; t < panel; ++t) rows.Quantise(path, t, x + (first + t) * d, d);
-      const auto keep = [&](int64_t t, int64_t row, int64_t count, const int32_t* acc) {
-        std::memcpy(dot + t * tiles + row, acc, static_cast<size_t>(count) * sizeof(int32_t));
-      };
-      if (signatures.packed != nullptr) {
-        DotBlocks(path, signatures.packed, tiles, d, 0, BlockCount<uint8_t>(tiles), rows, panel, keep);
+      for (int t = 0; t < panel; ++t) w.rows.Quantise(path, t, x + (first + t) * d, d);
+      if (index == nullptr) {
+        Products(path, signatures, 0, w.rows, panel, w.dot);
       } else {
-        DotBlocks(path, signatures.tally, tiles, d, 0, BlockCount<int8_t>(tiles), rows, panel, keep);
+        Products(path, index->clusters, 0, w.rows, panel, w.cluster_dot);
       }
       for (int t = 0; t < panel; ++t) {
-        int32_t* chosen = tile + (first + t) * top_k;
-        float* scores = score + (first + t) * top_k;
-        SelectBest(dot + t * tiles, signatures, top_k, best, chosen, scores);
-        if (std::isnan(rows.step[t])) {
-          for (int64_t i = 0; i < top_k; ++i) {
-            chosen[i] = static_cast<int32_t>(i);
-            scores[i] = std::nanf("");
-          }
+        const Candidates candidates =
+            index == nullptr ? Candidates{w.dot + t * members, signatures.scale, signatures.offset, members}
+                             : LookUp(path, signatures, *index, w, t);
+        const float step = w.rows.step[t];
+        int32_t* place = tile + (first + t) * top_k;
+        float* scores = score == nullptr ? w.score : score + (first + t) * top_k;
+        if (std::isnan(step)) {
+          SelectFirst(top_k, place, scores);
+        } else {
+          SelectBest(candidates, top_k, w.best, place, scores);
         }
-        if (probability != nullptr) {
-          Probabilities(dot + t * tiles, signatures, rows.step[t], temperature, top_k, chosen, work,
-                        probability + (first + t) * top_k);
+        if (gate != nullptr) {
+          Gates(candidates, step, gating, top_k, place, scores, w.work, gate + (first + t) * top_k);
+        }
+        for (int64_t i = 0; index != nullptr && i < top_k; ++i) {
+          place[i] = index->member[w.cluster[place[i] / members] * members + place[i] % members];
         }
       }
       first += panel;

@@ -21,16 +21,20 @@ struct Grouped {
   std::vector<Group> groups;
 };
 
-// tile[t * stride] is the tile of token t.
-void GroupByTile(const int32_t* tile, int64_t count, int64_t stride, int64_t tiles, Grouped* grouped) {
+// tile[t * stride] is the tile of token t, for all whose needed(t).
+template <typename Needed>
+void GroupByTile(const int32_t* tile, int64_t count, int64_t stride, int64_t tiles, const Needed& needed,
+                 Grouped* grouped) {
   if (count == 1) {  // As in generating text, for which all this is a tenth of the work.
     grouped->order.assign(1, 0);
-    grouped->groups.assign(1, {tile[0], 0, 1});
+    grouped->groups.assign(needed(0) ? 1 : 0, {tile[0], 0, 1});
     return;
   }
   thread_local std::vector<int64_t> next;
   next.assign(static_cast<size_t>(tiles) + 1, 0);
-  for (int64_t t = 0; t < count; ++t) ++next[static_cast<size_t>(tile[t * stride]) + 1];
+  for (int64_t t = 0; t < count; ++t) {
+    if (needed(t)) ++next[static_cast<size_t>(tile[t * stride]) + 1];
+  }
   grouped->groups.clear();
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t begin = next[static_cast<size_t>(t)], end = begin + next[static_cast<size_t>(t) + 1];
@@ -41,7 +45,7 @@ void GroupByTile(const int32_t* tile, int64_t count, int64_t stride, int64_t til
   }
   grouped->order.resize(static_cast<size_t>(count));
   for (int64_t t = 0; t < count; ++t) {
-    grouped->order[static_cast<size_t>(next[static_cast<size_t>(tile[t * stride])]++)] = t;
+    if (needed(t)) grouped->order[static_cast<size_t>(next[static_cast<size_t>(tile[t * stride])]++)] = t;
   }
 }
 
@@ -100,7 +104,9 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
   for (int64_t k = 0; k < top_k; ++k) {
     thread_local Grouped of_thread;
     Grouped& grouped = of_thread;  // The caller's, also in tasks that other threads run.
-    GroupByTile(tile + k, n, top_k, tiles.tiles, &grouped);
+    // What a gate of 0 would add changes nothing once there is an output.
+    const auto needed = [&](int64_t t) { return k == 0 || gate[t * top_k + k] != 0.0f; };
+    GroupByTile(tile + k, n, top_k, tiles.tiles, needed, &grouped);
     ParallelFor(workers, static_cast<int64_t>(grouped.groups.size()), [&](int64_t task) {
       const Group group = grouped.groups[static_cast<size_t>(task)];
       const int64_t* tokens = grouped.order.data() + group.first;

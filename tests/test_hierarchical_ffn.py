@@ -1,0 +1,227 @@
+"""The layer behind an index: living tiles, the same in every form, and state that moves as it should."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trix_jax import configuration, ffn, hierarchical_ffn, hierarchy, routing_state, transformer
+from trix_jax.errors import InputError
+
+D = 32
+
+
+def config_of(tiles=16, clusters=4, **settings):
+  return ffn.FFNConfig(**{'d_model': D, 'd_ff': 8 * tiles, 'tiles': tiles, 'clusters': clusters, **settings})
+
+
+def layer_of(config, tokens=80, seed=0):
+  """A module, its variables and an input."""
+  x = jax.random.normal(jax.random.key(seed + 1), (tokens, D))
+  module = hierarchical_ffn.HierarchicalTriXFFN(config)
+  return module, jax.jit(module.init)({'params': jax.random.key(seed), 'routing': jax.random.key(2)}, x), x
+
+
+@pytest.mark.parametrize('tiles, clusters', [(16, 4), (64, 8), (128, 8), (256, 16)])
+def test_shapes_and_every_size_alive(tiles, clusters):
+  config = config_of(tiles, clusters)
+  module, variables, x = layer_of(config)
+  x_BLD = x.reshape(4, 20, D)
+  y, info = jax.jit(module.apply)(variables, x_BLD)
+  assert y.shape == x_BLD.shape and info.tile_NK.shape == (80, 1)
+  assert info.candidate_NJ.shape == info.score_NJ.shape == (80, tiles // clusters)
+  assert np.all(np.any(info.candidate_NJ == info.tile_NK, axis=1))
+  tiles_ = ffn.quantise_tiles(variables['params'], config)
+  assert not ffn.silent_tiles(tiles_, config).any()
+
+
+def test_a_token_scores_clusters_and_candidates_only():
+  """Counted in the lowered program: no product with all keys, as there is under other routings."""
+  config = config_of(256, 16)
+  _module, variables, x = layer_of(config, tokens=8)
+  def largest(config):
+    module = hierarchical_ffn.HierarchicalTriXFFN(config)
+    text = jax.jit(lambda v, x: module.apply(v, x)[1].score_NJ).lower(variables, x).as_text()
+    return '8x256' in text
+  assert largest(dataclasses.replace(config, routing='first')) and not largest(config)
+
+
+def test_all_clusters_probed_is_flat_routing():
+  config = config_of(64, 8, top_k=2, balance_bias=True)
+  module, variables, x = layer_of(config)
+  state = dict(variables['routing'])
+  state['balance_bias'] = 20.0 * jnp.cos(jnp.arange(64.0))
+  variables = {**variables, 'routing': state}
+  everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=8))
+  _y, info = everywhere.apply(variables, x)
+  index = hierarchical_ffn.index_of(state, config)
+  flat = dataclasses.replace(config, clusters=0, probes=1)
+  q, step = ffn.ternary.quantise_int8(hierarchical_ffn.normed(x, variables['params']['norm']['scale']))
+  want = ffn.route_tokens(q, step, index.key_TD, index.scale_T, flat, None, state['balance_bias'])
+  np.testing.assert_array_equal(info.tile_NK, want.tile_NK)
+  np.testing.assert_allclose(info.gate_NK, want.gate_NK, rtol=1e-5)
+  assert not np.array_equal(module.apply(variables, x)[1].tile_NK, want.tile_NK)
+
+
+def test_the_layer_is_the_sum_of_its_tiles():
+  config = config_of(16, 4, top_k=2, probes=2)
+  module, variables, x = layer_of(config)
+  params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape),
+                        variables['params'])
+  y, info = module.apply({**variables, 'params': params}, x)
+  tile = hierarchical_ffn.TriXTile(hierarchical_ffn.one_tile(config))
+  normed = hierarchical_ffn.normed(x, params['norm']['scale'])
+  every_TND = jnp.stack([tile.apply({'params': hierarchical_ffn.tile_parameters(params, t, config)}, normed)[0]
+                         for t in range(16)])
+  want = sum(every_TND[info.tile_NK[:, k], jnp.arange(80)] * info.gate_NK[:, k, None] for k in range(2))
+  np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
+  fresh = jax.eval_shape(tile.init, jax.random.key(0), normed)['params']
+  assert jax.tree.map(jnp.shape, hierarchical_ffn.tile_parameters(params, 0, config)) == jax.tree.map(jnp.shape, fresh)
+
+
+def test_a_block_adds_to_its_input():
+  config = config_of()
+  module, variables, x = layer_of(config)
+  nested = {kind: {'ffn': tree} for kind, tree in variables.items()}
+  y, _ = hierarchical_ffn.HierarchicalTriXBlock(config).apply(nested, x)
+  np.testing.assert_array_equal(y, x + module.apply(variables, x)[0])
+
+
+def test_every_tile_gets_a_gradient_and_changes_its_tokens():
+  config = config_of(16, 4)
+  module, variables, x = layer_of(config, tokens=400)
+  def loss(params):
+    y, _ = module.apply({**variables, 'params': params}, x)
+    return jnp.mean(jnp.square(y - jnp.roll(x, 1, axis=1)))
+  grads = jax.grad(loss)(variables['params'])
+  for name in hierarchical_ffn.TILE_PARAMETERS:
+    assert np.all(np.any(np.reshape(grads[name], (16, -1)) != 0, axis=1)), name
+  y, info = module.apply(variables, x)
+  for tile in range(16):
+    params = {**variables['params'], 'output_scale': variables['params']['output_scale'].at[tile].set(0.0)}
+    without, _ = module.apply({**variables, 'params': params}, x)
+    changed = np.any(np.asarray(without != y), axis=1)
+    np.testing.assert_array_equal(changed, info.tile_NK[:, 0] == tile)
+    assert changed.any()
+
+
+def test_averages_route_not_the_signatures_of_now():
+  config = config_of()
+  module, variables, x = layer_of(config)
+  _, info = module.apply(variables, x)
+  other = {**variables, 'params': {**variables['params'], 'up': -variables['params']['up']}}
+  np.testing.assert_array_equal(module.apply(other, x)[1].tile_NK, info.tile_NK)
+  state = {**variables['routing'], 'average': -variables['routing']['average']}
+  assert not np.array_equal(module.apply({**variables, 'routing': state}, x)[1].tile_NK, info.tile_NK)
+
+
+def test_sure_tokens_do_without_more_tiles():
+  config = config_of(16, 4, top_k=4, probes=4)
+  _module, variables, x = layer_of(config, tokens=300)
+  used = []
+  for ratio in (0.0, 0.3, 0.8, 1.0):
+    _, info = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, keep_ratio=ratio)).apply(variables, x)
+    kept = np.asarray(info.gate_NK) != 0
+    used.append(kept.sum(axis=1).mean())
+    columns = np.argmax(np.asarray(info.candidate_NJ)[:, None] == np.asarray(info.tile_NK)[..., None], axis=2)
+    probability = np.take_along_axis(np.asarray(info.probability_NJ), columns, axis=1)
+    near = np.abs(probability / probability[:, :1] - ratio) < 1e-4
+    np.testing.assert_array_equal((kept | near), (probability >= ratio * probability[:, :1]) | near)
+  assert used[0] == 4 > used[1] > used[2] > used[3] >= 1
+
+
+def training_settings(**hierarchy_settings):
+  settings = configuration.default_config()
+  settings.hierarchy.update({'rebuild_every': 2, **hierarchy_settings})
+  settings.loss.balance_bias_rate = 0.1
+  return settings
+
+
+def moved(config, state, params, step, load, **hierarchy_settings):
+  """State and parameters of one layer after a step with these loads."""
+  model = transformer.ModelConfig('modern', 1, D, 2, 8, 0.0, config)
+  C = config.clusters
+  metrics = {'tile_load': load[None], 'cluster_load': jnp.full((1, C), 1 / C).at[0, 0].add(0.1),
+             'score_std': jnp.ones(1), 'cluster_score_std': jnp.ones(1)}
+  new_state, new_params = routing_state.updated(
+      {'layer_0': {'ffn': state}}, {'layer_0': {'ffn': params}}, metrics, model,
+      training_settings(**hierarchy_settings), jnp.array(step))
+  return new_state['layer_0']['ffn'], new_params['layer_0']['ffn']
+
+
+def test_the_state_moves_after_a_step():
+  config = config_of(64, 8, balance_bias=True)
+  _module, variables, _x = layer_of(config)
+  state, params = variables['routing'], {**variables['params'], 'up': jax.random.normal(jax.random.key(9), (64, D, 8))}
+  fair = jnp.full(64, 1 / 64)
+  after, same = moved(config, state, params, 0, fair.at[3].set(0.0), average_decay=0.75)
+  now = ffn.quantise_tiles(params, config).signatures_TD
+  np.testing.assert_allclose(after['average'], 0.75 * state['average'] + 0.25 * now, rtol=1e-6)
+  np.testing.assert_allclose(after['load'], 0.75 / 64 + 0.25 * fair.at[3].set(0.0), rtol=1e-6)
+  assert after['balance_bias'][3] > 0 and after['cluster_bias'][0] < 0 and not after['frozen']
+  np.testing.assert_array_equal(after['member'], state['member'])  # Not a step of rebuilding.
+  jax.tree.map(np.testing.assert_array_equal, same, params)
+  rebuilt, _ = moved(config, state, params, 1, fair, average_decay=0.0)
+  assert not np.array_equal(rebuilt['member'], state['member'])
+  points = hierarchical_ffn.scaled_keys(rebuilt, config)
+  np.testing.assert_array_equal(rebuilt['member'], hierarchy.recluster(points, points[state['member']].sum(axis=1)))
+
+
+def test_frozen_routing_stays_and_gets_no_gradient():
+  config = config_of(balance_bias=True)
+  module, variables, x = layer_of(config)
+  state, params = variables['routing'], {**variables['params'], 'up': jax.random.normal(jax.random.key(9), (16, D, 8))}
+  after, same = moved(config, state, params, 1, jnp.zeros(16).at[0].set(1.0), freeze_after=0.0)
+  assert after.pop('frozen') == 1
+  for name, value in after.items():
+    np.testing.assert_array_equal(value, state[name])
+  jax.tree.map(np.testing.assert_array_equal, same, params)
+  def probability(params, frozen):
+    variables_ = {'params': params, 'routing': {**state, 'frozen': jnp.array(frozen)}}
+    return module.apply(variables_, x)[1].probability_NJ[:, 0].mean()
+  learns, rests = (np.any(jax.grad(probability)(variables['params'], frozen)['up']) for frozen in (0.0, 1.0))
+  assert learns and not rests
+
+
+def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
+  config = config_of(16, 4)
+  _module, variables, x = layer_of(config, tokens=2000)
+  params, state = dict(variables['params']), dict(variables['routing'])
+  dead = 5
+  params['up'] = params['up'].at[dead].set(0.0)  # A signature of nothing.
+  state['average'] = state['average'].at[dead].set(0.0)
+  state['load'] = jnp.where(jnp.arange(16) == dead, 0.0, state['load']).at[7].set(0.3)
+  def use(state, params):
+    everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=4))
+    _, info = everywhere.apply({'params': params, 'routing': state}, x)
+    return np.bincount(np.asarray(info.tile_NK)[:, 0], minlength=16) / 2000
+  before = use(state, params)
+  state, params = routing_state.revived(state, params, config, 0.05, jax.random.key(0))
+  after = use(state, params)
+  assert before[dead] < 0.01 and after[dead] > 0.2 * before[7] and after[7] > 0.2 * before[7]
+  np.testing.assert_array_equal(params['down'][dead], params['down'][7])
+  np.testing.assert_array_equal(state['average'][dead], ffn.quantise_tiles(params, config).signatures_TD[dead])
+  changed = np.any(np.asarray(params['up'] != variables['params']['up']), axis=(1, 2))
+  np.testing.assert_array_equal(changed, np.arange(16) == dead)
+  assert state['load'][dead] == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize('settings, message', [
+    ({'clusters': 5}, 'model.clusters = 5 does not divide'), ({'probes': 5}, 'model.probes = 5 of model.clusters = 4'),
+    ({'clusters': 0, 'probes': 2}, 'model.probes = 2'), ({'top_k': 5}, 'model.top_k = 5 of 1 probed'),
+    ({'routing': 'learned'}, 'model.routing = learned with model.clusters'),
+    ({'keep_ratio': 1.5}, 'model.keep_ratio = 1.5'), ({'keep_ratio': -0.1}, 'model.keep_ratio = -0.1')])
+def test_impossible_settings_are_refused(settings, message):
+  with pytest.raises(InputError, match=message):
+    config_of(**settings)
+
+
+def test_the_hierarchical_reference_model_has_the_originals_size():
+  """450,401 parameters: the original's 16 tiles in two layers."""
+  config = configuration.reference_config('emergent')
+  config.model.update({'layers': 2, 'tiles': 16, 'clusters': 4, 'shared_down_scale': False})
+  model = transformer.TransformerLM(transformer.model_config(config.model), 65)
+  shapes = jax.eval_shape(model.init, {'params': jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+  assert transformer.count_parameters(shapes['params']) == 450_401

@@ -1,0 +1,137 @@
+"""Ternary tiles behind a two-level index: a content-addressable memory whose values are small programs.
+
+The index is state, not parameters: running averages of the tiles' signatures, clusters over them, and balance biases.
+It lives in the collection `routing`, routes in training and inference alike, and is moved on after a training step by
+`updated_state`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from trix_jax import ffn, hierarchy, routing
+from trix_jax.ffn import FFNConfig, TernaryTiles
+
+TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
+
+
+def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
+  """What a layer's clusters are made of: the keys of its tiles at root mean square 1 (`votes`), [T, D]."""
+  index = index_of(state, config)
+  return index.key_TD * index.scale_T[:, None]
+
+
+def index_of(state: Mapping[str, jax.Array], config: FFNConfig,
+             signatures_TD: jax.Array | None = None) -> hierarchy.Index:
+  """The index out of a layer's state; gradients pass to `signatures_TD`, those of now, unless routing is frozen."""
+  if signatures_TD is not None:
+    signatures_TD = signatures_TD * (1 - state['frozen'])
+  return hierarchy.make_index(state['average'], state['member'], config.signature, signatures_TD)
+
+
+def route_through_index(q_ND: jax.Array, step_N1: jax.Array, index: hierarchy.Index, config: FFNConfig,
+                        bias_T: jax.Array | None = None,
+                        cluster_bias_C: jax.Array | None = None) -> routing.RoutingInfo:
+  """Clusters, tiles and gates of every token; of all tiles only the candidates are looked at.
+
+  Args:
+    q_ND, step_N1: quantised activations.
+    index: of the tiles.
+    config: of the layer.
+    bias_T, cluster_bias_C: balance biases, where there are any.
+  """
+  found = hierarchy.look_up(q_ND, index, config.probes, cluster_bias_C)
+  score_NJ = found.dot_NJ * found.scale_NJ
+  probability_NJ = ffn.softmax_of_scores(score_NJ, step_N1, config)
+  bias_NJ = None if bias_T is None else bias_T[found.tile_NJ]
+  selection_NJ = routing.selection_scores(found.dot_NJ, found.scale_NJ, bias_NJ)
+  chosen_NK = routing.select(selection_NJ, config.top_k)
+  kept_NK = None
+  if config.keep_ratio:
+    kept_NK = ~routing.unneeded(jnp.take_along_axis(score_NJ, chosen_NK, axis=-1), step_N1, config.keep_margin)
+  clusters = routing.Clusters(found.cluster_NP, found.cluster_score_NC,
+                              ffn.softmax_of_scores(found.cluster_score_NC, step_N1, config))
+  return routing.RoutingInfo(
+      jnp.take_along_axis(found.tile_NJ, chosen_NK, axis=-1),
+      routing.gates(probability_NJ, chosen_NK, config.gate, kept_NK), score_NJ, probability_NJ, index.key_TD,
+      selection_NJ, found.tile_NJ, clusters)
+
+
+def one_tile(config: FFNConfig) -> FFNConfig:
+  """A layer's config for one of its tiles alone."""
+  return dataclasses.replace(config, d_ff=config.hidden, tiles=1, top_k=1, routing='first', gate='one_hot', clusters=0,
+                             probes=1, keep_ratio=0.0, balance_bias=False)
+
+
+def tile_parameters(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
+  """The parameters of one tile of a `HierarchicalTriXFFN`, for `TriXTile`."""
+  shared = ('down_scale',) if config.shared_down_scale else ()
+  return {name: params[name] if name in shared else params[name][tile:tile + 1] for name in TILE_PARAMETERS}
+
+
+def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
+  """What the layer's tiles see of its input, given the `scale` of its norm."""
+  result: Any = nn.RMSNorm(parent=None).apply({'params': {'scale': scale_D}}, x_ND)
+  return result
+
+
+class TriXTile(ffn.TriXFFN):
+  """The unit: one ternary tile with its output scale, whatever routes to it. Takes a config from `one_tile`."""
+
+  def _parameters(self) -> dict[str, jax.Array]:
+    scale_T = self.param('output_scale', nn.initializers.ones, (self.config.tiles,))
+    return {**super()._parameters(), 'output_scale': scale_T}
+
+
+class HierarchicalTriXFFN(TriXTile):
+  """Many of them behind an index: y = sum_k gate_k * tile_k(norm(x)), tile_k with its output scale.
+
+  Emergent routing costs C + P * T / C scores a token. Other routings are for comparison and score all tiles, by the
+  same keys. Its state, besides the balance biases [T] and [C]: `average` [T, D], the running averages of signatures;
+  `member` int32 [C, T / C], the clusters; `load` [T], running averages of the shares of assignments; `frozen` [], 1
+  when routing is not to learn any more.
+  """
+
+  def _prepared(self, x_ND: jax.Array) -> jax.Array:
+    prepared_ND: jax.Array = nn.RMSNorm(name='norm')(x_ND)
+    return prepared_ND
+
+  def _route(self, x_ND, q_ND, step_N1, tiles: TernaryTiles) -> routing.RoutingInfo:
+    config = self.config
+    index = index_of(self._index_state(tiles), config, tiles.signatures_TD)
+    bias_T = self._balance_bias()
+    if config.routing == 'emergent':
+      cluster_bias_C = (self.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
+                        if config.balance_bias else None)
+      return route_through_index(q_ND, step_N1, index, config, bias_T, cluster_bias_C)
+    return ffn.route_tokens(q_ND, step_N1, index.key_TD, index.scale_T, config, None, bias_T, self._routing_key())
+
+  def _index_state(self, tiles: TernaryTiles) -> dict[str, jax.Array]:
+    signatures_TD = jax.lax.stop_gradient(tiles.signatures_TD)
+    def first_clusters():
+      points_TD = signatures_TD * tiles.signature_scale_T[:, None]
+      return hierarchy.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
+    return {'average': self.variable('routing', 'average', lambda: signatures_TD).value,
+            'member': self.variable('routing', 'member', first_clusters).value,
+            'load': self.variable('routing', 'load', lambda: jnp.full(self.config.tiles, 1 / self.config.tiles)).value,
+            'frozen': self.variable('routing', 'frozen', jnp.zeros, ()).value}
+
+  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
+    if self.config.routing == 'dense':
+      return super()._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
+    return ffn.compute_sparse(q_ND, step_N1, tile_NK, gate_NK, tiles, self.config)
+
+
+class HierarchicalTriXBlock(nn.Module):
+  """The layer with its residual: y = x + output_scale * tile(norm(x))."""
+
+  config: FFNConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, routing.RoutingInfo]:
+    y, info = HierarchicalTriXFFN(self.config, name='ffn')(x)
+    return x + y, info

@@ -1,0 +1,191 @@
+"""A two-level index over tile signatures: balanced k-means builds it, a lookup goes through it.
+
+T tiles lie in C clusters of M = T / C tiles each. A token scores the C clusters, probes the best P of them and scores
+their J = P * M tiles, its *candidates*, instead of all T. With C near sqrt(T) that is of the order of sqrt(T) scores.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from trix_jax import dispatch, routing, signatures, ternary
+
+
+@struct.dataclass
+class Index:
+  """What routes: keys of tiles and of clusters. All keys are integers stored as float32.
+
+  Attributes:
+    key_TD, scale_T: what a tile is found by, of the same kind as signatures, and the factor of its scores.
+    member_CM: int32, the tiles of every cluster, ascending; each tile is in one.
+    cluster_key_CD, cluster_scale_C: the same of clusters.
+  """
+
+  key_TD: jax.Array
+  scale_T: jax.Array
+  member_CM: jax.Array
+  cluster_key_CD: jax.Array
+  cluster_scale_C: jax.Array
+
+
+@struct.dataclass
+class Candidates:
+  """The tiles that tokens look at: J = P * M of each, in the order of clusters and of members within them.
+
+  Attributes:
+    cluster_NP: int32, probed clusters, ascending.
+    cluster_score_NC: scores of all clusters, without bias.
+    tile_NJ: int32.
+    dot_NJ: exact products with the tiles' keys.
+    scale_NJ: the tiles' scales.
+  """
+
+  cluster_NP: jax.Array
+  cluster_score_NC: jax.Array
+  tile_NJ: jax.Array
+  dot_NJ: jax.Array
+  scale_NJ: jax.Array
+
+
+def balanced_assignment(similarity_TC: jax.Array) -> jax.Array:
+  """Clusters of equal size, the most similar pairs of tile and cluster first: int32 [T].
+
+  The pairs are taken in falling order of similarity, and each is joined whose tile is free and whose cluster is not
+  full. Computed as a stable matching (Gale and Shapley, 1962), which is the same thing where both sides rank by one
+  similarity, but takes few rounds: each tile proposes to the best cluster that has not refused it, and each cluster
+  keeps the best M of all that proposed. T must be a multiple of C.
+  """
+  T, C = similarity_TC.shape
+
+  def propose(refused_TC):
+    """Each tile's proposal, and whether it is refused."""
+    open_TC = jnp.where(refused_TC, -jnp.inf, similarity_TC)
+    choice_T = jnp.argmax(open_TC, axis=1).astype(jnp.int32)
+    order_T = jnp.lexsort((-open_TC.max(axis=1), choice_T))  # By cluster, the most similar first.
+    sorted_T = choice_T[order_T]
+    rank_T = jnp.arange(T) - jnp.searchsorted(sorted_T, jnp.arange(C))[sorted_T]
+    return choice_T, jnp.zeros(T, bool).at[order_T].set(rank_T >= T // C)
+
+  def refuse(state):
+    refused_TC, choice_T, loses_T = state
+    refused_TC = refused_TC | ((jnp.arange(C) == choice_T[:, None]) & loses_T[:, None])
+    return refused_TC, *propose(refused_TC)
+
+  nothing_TC = jnp.zeros((T, C), bool)
+  return jax.lax.while_loop(lambda state: state[2].any(), refuse, (nothing_TC, *propose(nothing_TC)))[1]
+
+
+def balanced_kmeans(point_TD: jax.Array, clusters: int, key: jax.Array, iterations: int = 20) -> jax.Array:
+  """Spherical k-means with clusters of equal size, a function of its arguments alone.
+
+  Args:
+    point_TD: what to cluster, by cosine similarity; a zero vector is like nothing.
+    clusters: C, which divides T.
+    key: chooses the points that clusters start from.
+    iterations: see `recluster`.
+
+  Returns:
+    member_CM, see `Index`.
+  """
+  first_C = jax.random.choice(key, point_TD.shape[0], (clusters,), replace=False)
+  return recluster(point_TD, point_TD[first_C], iterations)
+
+
+def recluster(point_TD: jax.Array, centre_CD: jax.Array, iterations: int = 20) -> jax.Array:
+  """`balanced_kmeans` from given centres, so that every cluster stays near where it was.
+
+  At most `iterations`, fewer when nothing changes any more; the result is that of the one after which points were most
+  similar to the centres they were assigned by.
+  """
+  unit_TD = _unit(point_TD)
+
+  def assign(centre_CD):
+    similarity_TC = jnp.matmul(unit_TD, _unit(centre_CD).T, precision='highest')
+    cluster_T = balanced_assignment(similarity_TC)
+    fit = jnp.take_along_axis(similarity_TC, cluster_T[:, None], axis=1).sum()
+    return jnp.argsort(cluster_T, stable=True).astype(jnp.int32).reshape(centre_CD.shape[0], -1), fit
+
+  def improve(state):
+    step, member_CM, best_CM, best_fit, _ = state
+    new_CM, fit = assign(unit_TD[member_CM].sum(axis=1))
+    better = fit > best_fit
+    return (step + 1, new_CM, jnp.where(better, new_CM, best_CM), jnp.where(better, fit, best_fit),
+            jnp.any(new_CM != member_CM))
+
+  member_CM, fit = assign(centre_CD)
+  state = (1, member_CM, member_CM, fit, jnp.array(True))
+  best_CM: jax.Array = jax.lax.while_loop(lambda state: (state[0] < iterations) & state[4], improve, state)[2]
+  return best_CM
+
+
+def _unit(x):
+  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
+  return x / jnp.where(length > 0, length, 1.0)
+
+
+def make_index(average_TD: jax.Array, member_CM: jax.Array, kind: str, signature_TD: jax.Array | None = None) -> Index:
+  """The index of tiles that are found by the running average of their signatures.
+
+  Args:
+    average_TD: running averages of signatures.
+    member_CM: clusters.
+    kind: of the signatures, `sign` or `votes`; keys are of the same kind, the averages rounded.
+    signature_TD: the signatures of now, whose straight-through gradient that of the keys becomes; by default none.
+  """
+  key_TD = jnp.clip(jnp.round(jax.lax.stop_gradient(average_TD)), -ternary.INT8_MAX, ternary.INT8_MAX)
+  if signature_TD is not None:
+    key_TD = ternary.straight_through(key_TD, signature_TD)
+  scale_T = signatures.scale_of(key_TD, kind)
+  cluster_key_CD = cluster_keys((key_TD * scale_T[:, None])[member_CM], kind)
+  return Index(key_TD, scale_T, member_CM, cluster_key_CD, signatures.scale_of(cluster_key_CD, kind))
+
+
+def cluster_keys(key_CMD: jax.Array, kind: str) -> jax.Array:
+  """The sum of the members' scaled keys as a key of the same kind, with its gradient straight through: [C, D].
+
+  For `sign` its signs; for `votes` integers, the largest magnitude of which becomes 127.
+  """
+  sum_CD = key_CMD.sum(axis=1)
+  if kind == 'sign':
+    value_CD = jnp.sign(sum_CD)
+    rms_C1 = jax.lax.stop_gradient(signatures.rms(sum_CD))
+    surrogate_CD = sum_CD * (signatures.rms(value_CD) / jnp.where(rms_C1 > 0, rms_C1, 1.0))
+    return ternary.straight_through(value_CD, surrogate_CD)
+  return ternary.quantise_int8(sum_CD)[0]
+
+
+def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Array | None = None) -> Candidates:
+  """Find the tiles that may be meant: C + P * M products a token.
+
+  Tokens are sorted by the clusters that they probe, so that each cluster's keys are multiplied with its own tokens
+  only. Gradients pass into keys and activations.
+
+  Args:
+    q_ND: int8 activations stored as float32.
+    index: of tiles.
+    probes: P, clusters to probe.
+    cluster_bias_C: balance bias of clusters, which takes part in choosing them only.
+  """
+  N, (C, M) = q_ND.shape[0], index.member_CM.shape
+  cluster_dot_NC = routing.signature_dots(q_ND, index.cluster_key_CD)
+  selection_NC = routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, cluster_bias_C)
+  # In the order of clusters, so that among equals the first place wins, as it does for the kernels.
+  cluster_NP = jnp.sort(routing.select(selection_NC, probes), axis=-1)
+  dot_AM = jnp.zeros((0, M))
+  if N:
+    plan = dispatch.plan_dispatch(cluster_NP.reshape(-1), C)
+    dot_GRM = routing.exact_products(dispatch.to_slots(q_ND, plan), index.key_TD[index.member_CM].swapaxes(1, 2),
+                                     lambda q_GRD, key_CDM: dispatch.multiply(q_GRD, key_CDM, plan))
+    dot_AM = dispatch.from_slots(dot_GRM, plan)
+  def of_candidates(x_T):
+    return x_T[index.member_CM][cluster_NP].reshape(N, probes * M)
+  return Candidates(cluster_NP, cluster_dot_NC * index.cluster_scale_C, of_candidates(jnp.arange(C * M)),
+                    dot_AM.reshape(N, probes * M), of_candidates(index.scale_T))
+
+
+def recall(q_ND: jax.Array, index: Index, probes: int) -> jax.Array:
+  """Share of tokens whose best tile among the candidates is the best of all (recall@1), without biases."""
+  flat_N = jnp.argmax(routing.signature_dots(q_ND, index.key_TD) * index.scale_T, axis=-1)
+  found = look_up(q_ND, index, probes)
+  best_N1 = jnp.argmax(found.dot_NJ * found.scale_NJ, axis=-1, keepdims=True)
+  return jnp.mean(jnp.take_along_axis(found.tile_NJ, best_N1, axis=-1)[:, 0] == flat_N)

@@ -1,0 +1,104 @@
+"""How the collection `routing` moves on after a training step: balance biases, running averages, clusters, revival.
+
+Nothing here is learned by gradient. It is state, saved with every checkpoint and counted in `run.json`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trix_jax import ffn, hierarchical_ffn, hierarchy, routing, signatures, transformer
+
+# How far the copy of a busy tile starts from it: noise on its up-projection, in parts of that's root mean square.
+SPLIT_NOISE = 0.5
+
+
+def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[str, jax.Array],
+            model: transformer.ModelConfig, settings: Any, step: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The collection and the parameters after a step; parameters change only where a dead tile is revived.
+
+  Args:
+    state: of all layers; empty where nothing is kept.
+    params: after the step's update.
+    metrics: `routing.statistics` of the step, stacked over layers.
+    model: the language model.
+    settings: the config; its sections `loss` and `hierarchy` and the number of steps matter.
+    step: steps done before this one.
+  """
+  new_state, new_params = dict(state), dict(params)
+  for layer in range(model.layers if state else 0):
+    name = f'layer_{layer}'
+    before = state[name]['ffn']
+    of_layer = {key: values[layer] for key, values in metrics.items()}
+    after = _moved_biases(before, of_layer, settings.loss.balance_bias_rate)
+    if 'average' in before:
+      after, tiles = _moved_index(after, params[name]['ffn'], of_layer, model.ffn, settings, step)
+      frozen = step >= round(settings.hierarchy.freeze_after * settings.training.steps)
+      after = jax.tree.map(lambda new, old, frozen=frozen: jnp.where(frozen, old, new), after, dict(before))
+      after['frozen'] = jnp.where(frozen, 1.0, before['frozen'])
+      tiles = jax.tree.map(lambda new, old, frozen=frozen: jnp.where(frozen, old, new), tiles, params[name]['ffn'])
+      new_params[name] = {**params[name], 'ffn': tiles}
+    new_state[name] = {'ffn': after}
+  return new_state, new_params
+
+
+def _moved_biases(state, metrics, rate):
+  """The state of a layer with its balance biases moved by the loads."""
+  after = dict(state)
+  for name, load, std in (('balance_bias', 'tile_load', 'score_std'),
+                          ('cluster_bias', 'cluster_load', 'cluster_score_std')):
+    if name in state and load in metrics:
+      after[name] = routing.updated_balance_bias(state[name], metrics[load], metrics[std], rate)
+  return after
+
+
+def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
+  """The state of a layer with its averages moved and, now and then, its clusters; and its parameters."""
+  decay = settings.hierarchy.average_decay
+  signatures_TD = ffn.quantise_tiles(params, config).signatures_TD
+  state = {**state, 'average': decay * state['average'] + (1 - decay) * signatures_TD,
+           'load': decay * state['load'] + (1 - decay) * metrics['tile_load']}
+  rebuild = (step + 1) % settings.hierarchy.rebuild_every == 0
+
+  def rebuilt(state, params):
+    if settings.hierarchy.revive_below:
+      state, params = revived(state, params, config, settings.hierarchy.revive_below,
+                              jax.random.fold_in(jax.random.key(settings.seed), step))
+    point_TD = hierarchical_ffn.scaled_keys(state, config)
+    return {**state, 'member': hierarchy.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
+
+  return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
+
+
+def revived(state: Mapping[str, jax.Array], params: Mapping[str, Any], config: ffn.FFNConfig, below: float,
+            key: jax.Array) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+  """A layer in which every dead tile has become a copy of a busy one, a little off, so that the two share its tokens.
+
+  So are empty cells split in vector quantisation (Linde, Buzo and Gray, 1980).
+
+  Args:
+    state: of the layer; `load` is the running average of the tiles' shares of assignments.
+    params: of the layer.
+    config: of the layer.
+    below: tiles with less than this part of the fair share are dead.
+    key: of the noise.
+  """
+  load_T = state['load']
+  T = load_T.shape[0]
+  dead_T = T * load_T < below
+  # The first dead tile copies the busiest one, the second the next; around again where more are dead than alive.
+  rank_T = jnp.cumsum(dead_T) - 1
+  source_T = jnp.where(dead_T, jnp.argsort(-load_T)[rank_T % jnp.maximum(T - dead_T.sum(), 1)], jnp.arange(T))
+  names = [name for name in hierarchical_ffn.TILE_PARAMETERS if name != 'down_scale' or not config.shared_down_scale]
+  params = {**params, **{name: params[name][source_T] for name in names}}
+  up_TDH = params['up']
+  noise_TDH = jax.random.normal(key, up_TDH.shape) * SPLIT_NOISE * signatures.rms(up_TDH.reshape(T, -1))[..., None]
+  params['up'] = jnp.where(dead_T[:, None, None], up_TDH + noise_TDH, up_TDH)
+  signatures_TD = ffn.quantise_tiles(params, config).signatures_TD
+  state = {**state, 'average': jnp.where(dead_T[:, None], signatures_TD, state['average']),
+           'load': jnp.where(dead_T, 1 / T, load_T)}
+  if 'balance_bias' in state:
+    state['balance_bias'] = jnp.where(dead_T, state['balance_bias'][source_T], state['balance_bias'])
+  return state, params
