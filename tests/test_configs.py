@@ -20,7 +20,7 @@ def test_a_config_trains_a_step_of_one(path):
   config.training.steps = 1
   # Small, but of the same kind.
   config.training.batch_size = 2 * config.training.accumulation
-  config.model.update({'layers': 1, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 16})
+  config.model.update({'layers': 1, 'd_model': 16, 'heads': 2, 'd_ff': 8 * config.model.tiles, 'context': 16})
   configuration.validate(config)
   model = training.make_model(config, 'to be')
   mesh = devices.data_mesh(2)

@@ -94,6 +94,16 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
   return config
 
 
+def hierarchical_config(tiles: int, clusters: int, probes: int, top_k: int, d_ff: int) -> ml_collections.ConfigDict:
+  """The recipe with its tiles behind an index, two levels of which are balanced without a loss."""
+  config = default_config()
+  config.model.update({'tiles': tiles, 'clusters': clusters, 'probes': probes, 'top_k': top_k, 'd_ff': d_ff,
+                       'balance_bias': True})
+  config.loss.balance_bias_rate = 0.02
+  config.training.update({'steps': 2400, 'eval_every': 400, 'checkpoint_every': 200})
+  return config
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
   """InputError naming the first setting that cannot be."""
   settings = _settings(config.to_dict())

@@ -132,8 +132,7 @@ def evaluate_routings(config: transformer.ModelConfig, vocabulary: str, tokens: 
   rows = []
   for name in routings_of(config):
     evaluated = with_routing(config, name)
-    state = routing_state if evaluated.ffn.balance_bias else {}
-    rows.append({'routing': name, 'backend': 'xla', **Evaluator(evaluated, vocabulary, tokens)(params, state)})
+    rows.append({'routing': name, 'backend': 'xla', **Evaluator(evaluated, vocabulary, tokens)(params, routing_state)})
   return rows
 
 
@@ -153,11 +152,10 @@ def evaluate_packed(xla_rows: list[dict[str, Any]], config: weights.InferenceCon
     packed = packed_backend(dataclasses.replace(config, model=model))
     row = Evaluator(model, vocabulary, tokens, packed)(arrays)
     trained = trained_backend(model, len(vocabulary))
-    state = routing_state if model.ffn.balance_bias else {}
     rows.append({'routing': xla_row['routing'], 'backend': 'packed', 'attention': config.attention,
                  'head': config.head, **row, 'loss_difference': row['loss'] - xla_row['loss'],
                  'tile_disagreement': _tile_disagreement(model.context, tokens, (packed, arrays, {}),
-                                                         (trained, params, state))})
+                                                         (trained, params, routing_state))})
   return rows
 
 

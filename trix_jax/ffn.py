@@ -111,7 +111,7 @@ class TernaryTiles:
 
 
 def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTiles:
-  """Read the ternary tiles from latent `up`, `down`, `up_scale`, `down_scale` and, where there is one, `output_scale`."""
+  """Read the ternary tiles from latent `up` and `down`, `up_scale`, `down_scale` and, if any, `output_scale`."""
   up_TDH, up_T11 = ternary.ternarise(params['up'], config.quantiser)
   down_THD, down_T11 = ternary.ternarise(params['down'], config.quantiser)
   signatures_TD, signature_scale_T = signatures.read_signatures(up_TDH, params['up'], config.signature)

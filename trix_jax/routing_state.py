@@ -22,7 +22,7 @@ def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mappin
   Args:
     state: of all layers; empty where nothing is kept.
     params: after the step's update.
-    metrics: `routing.statistics` of the step, stacked over layers.
+    metrics: `routing.statistics` of the step, stacked over layers, and its `loss`.
     model: the language model.
     settings: the config; its sections `loss` and `hierarchy` and the number of steps matter.
     step: steps done before this one.
@@ -31,7 +31,7 @@ def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mappin
   for layer in range(model.layers if state else 0):
     name = f'layer_{layer}'
     before = state[name]['ffn']
-    of_layer = {key: values[layer] for key, values in metrics.items()}
+    of_layer = {key: values[layer] for key, values in metrics.items() if key != 'loss'}
     after = _moved_biases(before, of_layer, settings.loss.balance_bias_rate)
     if 'average' in before:
       after, tiles = _moved_index(after, params[name]['ffn'], of_layer, model.ffn, settings, step)

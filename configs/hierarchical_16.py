@@ -1,0 +1,10 @@
+"""Sixteen tiles in four clusters, of which a character looks into two and computes four tiles: a quarter, as in `sparse`.
+
+  python train.py --config=configs/hierarchical_16.py --workdir=runs/hierarchical_16
+"""
+
+from trix_jax import configuration
+
+
+def get_config():
+  return configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512)
