@@ -1,4 +1,4 @@
-"""Sixteen tiles in four clusters, of which a character looks into two and computes four tiles: a quarter, as in `sparse`.
+"""Sixteen tiles in four clusters: a character looks into two of them and computes four tiles, a quarter of all.
 
   python train.py --config=configs/hierarchical_16.py --workdir=runs/hierarchical_16
 """
