@@ -258,10 +258,10 @@ def test_parameter_counts_of_the_reference():
   config = configuration.default_config()
   config.model.update({'form': 'reference', 'shared_down_scale': True, 'routing': 'learned', 'balance_bias': True})
   model = training.make_model(config, 'x' * 65)
-  params = jax.eval_shape(lambda: training.init_state(config, model)).params
+  state = jax.eval_shape(lambda: training.init_state(config, model))
   # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
   idle = 3 * 4 * (2 * 128 * 128 + 128)
-  assert workdirs.parameter_counts(config, params) == {
+  assert workdirs.parameter_counts(config, state.params, state.routing) == {
       'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle}, 'routing_state': 16}
 
 

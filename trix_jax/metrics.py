@@ -15,6 +15,10 @@ from trix_jax import workdirs
 from trix_jax.errors import InputError
 
 
+# Figures of more tiles than this are a histogram a layer in TensorBoard, not a curve a tile.
+MOST_CURVES = 64
+
+
 class MetricWriter:
   """Appends rows to `workdir/metrics.jsonl` and to TensorBoard events beside it."""
 
@@ -35,9 +39,13 @@ class MetricWriter:
     for name, value in row.items():
       if name in ('step', 'split') or value is None:
         continue
-      for index, number in np.ndenumerate(np.asarray(value)):
-        tag = '/'.join([row['split'], name, *(str(i) for i in index)])
-        self._board.add_scalar(tag, float(number), row['step'])
+      array, tag = np.asarray(value), f'{row["split"]}/{name}'
+      if array.ndim == 2 and array.shape[1] > MOST_CURVES:
+        for layer, values in enumerate(array):
+          self._board.add_histogram(f'{tag}/{layer}', values, row['step'])
+        continue
+      for index, number in np.ndenumerate(array):
+        self._board.add_scalar('/'.join([tag, *(str(i) for i in index)]), float(number), row['step'])
 
   def close(self) -> None:
     """Flush and close both."""

@@ -6,6 +6,9 @@ import numpy as np
 
 from trix_jax import analysis
 
+# Of more tiles than this a table shows the top ones only.
+MOST_TILES, TOP_TILES = 32, 6
+
 
 def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Loss, perplexity and how sure the routing is, a line for each routing."""
@@ -36,20 +39,31 @@ def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   row = routed(rows, trained_routing)
   lines = [f'tile load under {row["routing"]} routing, % of tokens:']
   for layer, load in enumerate(row['tile_load']):
-    lines.append(f'  layer {layer}: ' + ' '.join(f'{100 * share:5.1f}' for share in load))
+    if len(load) > MOST_TILES:
+      lines.append(f'  layer {layer}, {len(load)} tiles: least {100 * min(load):.3f}, median '
+                   f'{100 * np.median(load):.3f}, most {100 * max(load):.3f}, which is {max(load) * len(load):.2f} times '
+                   'the mean')
+    else:
+      lines.append(f'  layer {layer}: ' + ' '.join(f'{100 * share:5.1f}' for share in load))
   return '\n'.join(lines)
 
 
 def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
-  """Which tiles the classes of characters go to, in % of the class, a block for each layer."""
+  """Which tiles the classes of characters go to, in % of the class, a block a layer; of many tiles the top ones."""
   row = routed(rows, trained_routing)
   lines = [f'tiles by class of the input character under {row["routing"]} routing, % of the class:']
   for layer, counts in enumerate(row['class_tiles']):
     information = row['class_tile_information'][layer]
     lines.append(f'  layer {layer}, normalised mutual information {information:.3f}')
     for name, tiles in zip(analysis.CLASSES, np.asarray(counts, float), strict=True):
+      share_T = tiles / max(tiles.sum(), 1)
+      if len(share_T) > MOST_TILES:
+        top = np.argsort(-share_T, kind='stable')[:TOP_TILES]
+        text = '  '.join(f'tile {tile}: {100 * share_T[tile]:.1f}' for tile in top)
+      else:
+        text = ' '.join(f'{100 * share:5.1f}' for share in share_T)
       if tiles.sum():
-        lines.append(f'    {name:<12}' + ' '.join(f'{100 * share:5.1f}' for share in tiles / tiles.sum()))
+        lines.append(f'    {name:<12}{text}')
   return '\n'.join(lines)
 
 

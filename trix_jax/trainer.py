@@ -73,7 +73,7 @@ class _Run:
     self.step = int(state.step)
     if not self.checkpoints.forget_after(self.step):
       self.best_loss = math.nan
-    workdirs.write_run(workdir, config, corpus, state.params, self.mesh, self.step)
+    workdirs.write_run(workdir, config, corpus, state.params, state.routing, self.mesh, self.step)
     self.writer = metrics.MetricWriter(workdir, self.step)
     self.state = devices.replicate(state, self.mesh)
     self.evaluate = evaluation.Evaluator(self.model.config, corpus.vocabulary, corpus.validation)
@@ -93,7 +93,7 @@ class _Run:
     """Train the steps that are left, then evaluate every routing and write a sample."""
     settings = self.config.training
     train_step = training.make_train_step(self.config, self.model, self.mesh)
-    counts = workdirs.parameter_counts(self.config, self.state.params)
+    counts = workdirs.parameter_counts(self.config, self.state.params, self.state.routing)
     print(f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
           f'character; {len(self.corpus.train):,} training characters, {self.mesh.size} '
           f'{jax.default_backend()} device(s)', flush=True)
@@ -219,7 +219,7 @@ class _Run:
       print()
 
 
-_PER_LAYER = ('tile_load', 'routing_entropy', 'routing_margin', 'routing_ties', 'signature_zeros',
+_PER_LAYER = ('tile_load', 'tiles_used', 'routing_entropy', 'routing_margin', 'routing_ties', 'signature_zeros',
               'signature_diversity')
 
 

@@ -99,7 +99,7 @@ def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
 
 
 def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: data.Corpus, params: Any,
-              mesh: jax.sharding.Mesh, step: int) -> None:
+              routing_state: Any, mesh: jax.sharding.Mesh, step: int) -> None:
   """Write `run.json`, or add a session to it when a run goes on."""
   path = workdir / 'run.json'
   session = {
@@ -117,14 +117,14 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
   if path.exists():
     run = read_run(workdir)
   else:
-    run = {**parameter_counts(config, params), 'corpus': described, 'sessions': []}
+    run = {**parameter_counts(config, params, routing_state), 'corpus': described, 'sessions': []}
   # The latest session stands at the top as well, for readers who want one answer.
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
   write_text(path, json.dumps(run, indent=2) + '\n')
 
 
-def parameter_counts(config: ml_collections.ConfigDict, params: Any) -> dict[str, Any]:
+def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_state: Any) -> dict[str, Any]:
   """`parameters` (total, routing: those of gates, active_per_token) and `routing_state`, numbers kept but not trained.
 
   A token touches `top_k` tiles of each layer, or all of them under dense routing, and everything outside the tiles.
@@ -139,7 +139,7 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any) -> dict[str
       'parameters': {'total': total, 'routing': transformer.count_parameters([layer.get('gate', {})
                                                                               for layer in layers]),
                      'active_per_token': total - idle},
-      'routing_state': ffn.tiles * len(layers) if ffn.balance_bias else 0,
+      'routing_state': transformer.count_parameters(routing_state),
   }
 
 

@@ -75,7 +75,7 @@ cp -r "$repository/tests/test_golden_model.py" "$repository/tests/data" "$work/s
 
 # Compiling takes the time here. The first CPU runs every path, by the tests that tell paths apart, and of JAX's
 # transformations one; the others show that they choose theirs.
-most='accumulators_are_exact or extreme or the_lowest_index or range_is_an_error or scan or bytes or test_paths'
+most='accumulators_are_exact or extreme or the_lowest_index or range_is_an_error or scan or bytes or lookups_are_exact or test_paths'
 few='accumulators_are_exact or test_paths'
 for cpu in "${cpus[@]}"; do
   echo "-- $cpu"

@@ -1,5 +1,6 @@
 // Every path that this CPU can run against plain integer arithmetic, without Python: for the sanitizers and for
 // emulated CPUs. Prints one line a path; exits with 1 at the first difference.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -114,6 +115,61 @@ bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
   return true;
 }
 
+// Lookups through an index: the tiles by brute force, over the candidates of the best clusters.
+bool Lookups(const char* path, const Pool& pool, int64_t clusters, int64_t members, int64_t d, int64_t n,
+             int64_t probes, bool ternary, std::mt19937& random) {
+  const auto draw = [&] { return static_cast<int8_t>(ternary ? random() % 3 - 1 : random() % 255 - 127); };
+  std::vector<int8_t> keys(static_cast<size_t>(clusters * members * d)), cluster_keys(static_cast<size_t>(clusters * d));
+  for (auto& key : keys) key = draw();
+  for (auto& key : cluster_keys) key = draw();
+  // Packed cluster by cluster, each at an offset of its own.
+  const auto pack = [&](const std::vector<int8_t>& from, int64_t count, int64_t rows, Exact<uint8_t>& packed,
+                        Exact<int8_t>& tally) {
+    for (int64_t i = 0; i < count; ++i) {
+      const std::vector<int8_t> matrix(from.begin() + i * rows * d, from.begin() + (i + 1) * rows * d);
+      if (ternary) Pack(matrix, rows, d, packed.data() + i * PackedBytes(rows, d));
+      if (!ternary) PackInt8(matrix, rows, d, tally.data() + i * PackedInt8Bytes(rows, d));
+    }
+  };
+  Exact<uint8_t> packed(clusters * PackedBytes(members, d), 0), packed_clusters(PackedBytes(clusters, d), 0);
+  Exact<int8_t> tally(clusters * PackedInt8Bytes(members, d), 0), tally_clusters(PackedInt8Bytes(clusters, d), 0);
+  pack(keys, clusters, members, packed, tally);
+  pack(cluster_keys, 1, clusters, packed_clusters, tally_clusters);
+  std::vector<int32_t> member(static_cast<size_t>(clusters * members));
+  for (size_t i = 0; i < member.size(); ++i) member[i] = static_cast<int32_t>(member.size() - 1 - i);
+  const std::vector<float> ones(member.size(), 1.0f), zeros(member.size(), 0.0f);
+  std::vector<float> x(static_cast<size_t>(n * d));
+  for (int64_t i = 0; i < n * d; ++i) x[static_cast<size_t>(i)] = i % d ? static_cast<float>(static_cast<int>(random() % 255) - 127) : 127.0f;
+  const Signatures tiles{ternary ? packed.data() : nullptr, ternary ? nullptr : tally.data(), members, d, ones.data(),
+                         zeros.data()};
+  const Index index{{ternary ? packed_clusters.data() : nullptr, ternary ? nullptr : tally_clusters.data(), clusters, d,
+                     ones.data(), zeros.data()},
+                    member.data(),
+                    probes};
+  std::vector<int32_t> tile(static_cast<size_t>(n));
+  Route(pool, x.data(), n, tiles, &index, 1, {}, tile.data(), nullptr, nullptr);
+  for (int64_t t = 0; t < n; ++t) {
+    const auto dot = [&](const std::vector<int8_t>& key, int64_t row) {
+      int64_t sum = 0;
+      for (int64_t c = 0; c < d; ++c) sum += int64_t{key[static_cast<size_t>(row * d + c)]} * static_cast<int64_t>(x[static_cast<size_t>(t * d + c)]);
+      return sum;
+    };
+    std::vector<int64_t> order(static_cast<size_t>(clusters));
+    for (size_t c = 0; c < order.size(); ++c) order[c] = static_cast<int64_t>(c);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return dot(cluster_keys, a) > dot(cluster_keys, b); });
+    std::sort(order.begin(), order.begin() + probes);
+    int64_t best = -1;
+    for (int64_t p = 0; p < probes; ++p) {
+      for (int64_t i = 0; i < members; ++i) {
+        const int64_t place = order[static_cast<size_t>(p)] * members + i;
+        if (best < 0 || dot(keys, place) > dot(keys, best)) best = place;
+      }
+    }
+    if (!Check("looked-up tile", path, clusters * members, d, n, t, tile[static_cast<size_t>(t)], member[static_cast<size_t>(best)])) return false;
+  }
+  return true;
+}
+
 bool Int8Products(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, std::mt19937& random) {
   std::vector<int8_t> weights(static_cast<size_t>(m * k));
   for (auto& w : weights) w = fill == Fill::kRandom ? static_cast<int8_t>(random() % 256) : int8_t{-128};
@@ -205,6 +261,15 @@ bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
       if (!Tallies(path, tiles, d, random)) return false;
     }
   }
+  for (int64_t clusters : {1, 7}) {
+    for (int64_t members : {1, 5, 70}) {
+      for (int64_t n : {0, 1, 40}) {
+        for (bool ternary : {false, true}) {
+          if (!Lookups(path, Pool(), clusters, members, 65, n, (clusters + 1) / 2, ternary, random)) return false;
+        }
+      }
+    }
+  }
   for (int64_t m : {1, 15, 16, 17, 64, 65, 130}) {
     for (int64_t k : {1, 4, 17, 63, 260}) {
       for (int64_t n : {0, 1, 3, 6, 7, 33}) {
@@ -261,6 +326,8 @@ bool RunThreads() {
     std::printf("threads: other results than alone\n");
     return false;
   }
+  std::mt19937 random(1);
+  if (!Lookups("threads", threads, 16, 16, 64, 4000, 3, false, random)) return false;
   std::vector<std::atomic<int>> runs(1000);
   int caught = 0;
   try {

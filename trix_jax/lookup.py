@@ -1,0 +1,180 @@
+"""Ask a trained model which tiles answer which characters, and what a tile is.
+
+  python -m trix_jax.lookup --workdir=runs/quickstart --text='for line in lines:'
+  python -m trix_jax.lookup --workdir=runs/quickstart --layer=1 --tile=3
+
+The first prints, for every character, the tile of each layer and its margin: by how much its probability is above that
+of the next one. The second prints the card of a tile: its signature, the input dimensions that matter to it, how much
+the validation text uses it and for which characters, and the tiles that are most like it.
+"""
+
+from trix_jax import host
+
+if __name__ == '__main__':
+  host.prepare_cpu()  # Before anything imports JAX.
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from trix_jax import checkpoints, cli, data, ffn, hierarchical_ffn, routing, transformer
+from trix_jax.errors import InputError
+
+DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What one layer answered each of L characters with.
+
+  Attributes:
+    tile_LK: tiles, best first.
+    gate_LK: factors of their outputs; 0 for tiles that were not computed.
+    margin_L: probability of the best tile less that of the next one, in [0, 1].
+  """
+
+  tile_LK: np.ndarray
+  gate_LK: np.ndarray
+  margin_L: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TileCard:
+  """One tile of a layer.
+
+  Attributes:
+    layer, tile: where it is.
+    cluster: of the index; None without one.
+    signature_D: what it is found by, integers.
+    dimensions: indices of the input dimensions with the largest entries, largest first.
+    share: of the tokens of a text that go to it.
+    characters: how often it was used for each character, most first.
+    neighbours: other tiles of the layer and the cosine of their signatures with this one, most similar first.
+  """
+
+  layer: int
+  tile: int
+  cluster: int | None
+  signature_D: np.ndarray
+  dimensions: np.ndarray
+  share: float
+  characters: list[tuple[str, int]]
+  neighbours: list[tuple[int, float]]
+
+
+@jax.jit
+def _answers_of(info: routing.RoutingInfo):
+  probability_NJ = info.probability_NJ
+  best_N2 = jax.lax.top_k(probability_NJ, min(2, probability_NJ.shape[1]))[0]
+  margin_N = best_N2[:, 0] - best_N2[:, 1] if best_N2.shape[1] == 2 else jnp.ones(len(best_N2))
+  return info.tile_NK, info.gate_NK, margin_N
+
+
+def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
+  """The tiles of every layer for each character of a text, of up to a context.
+
+  Raises:
+    InputError: for an empty text, one that is longer than the context, or characters that the model does not know.
+  """
+  context = trained.model.config.context
+  if not 1 <= len(text) <= context:
+    raise InputError(f'the text has {len(text)} characters; this model takes 1 to {context} at once')
+  infos = _infos(trained, data.encode(text, trained.vocabulary)[None])
+  return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
+
+
+def _infos(trained: checkpoints.Trained, token_BL: np.ndarray) -> list[routing.RoutingInfo]:
+  if trained.model.config.ffn.routing in ('random', 'dense'):
+    raise InputError(f'this model has {trained.model.config.ffn.routing} routing, which looks nothing up')
+  apply = jax.jit(transformer.apply, static_argnums=0)
+  return apply(trained.model, trained.params, trained.routing, token_BL)[1]
+
+
+def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
+  """The card of a tile; its use is counted on a text, in windows of a context without the rest.
+
+  Raises:
+    InputError: when there is no such layer or tile, or the text is shorter than a context.
+  """
+  model = trained.model.config
+  for name, value, count in (('layer', layer, model.layers), ('tile', tile, model.ffn.tiles)):
+    if not 0 <= value < count:
+      raise InputError(f'{name} {value} is not there; this model has {name}s 0 to {count - 1}')
+  data.check_context(token_N, model.context, 'given')
+  signatures_TD, members = signatures_of(trained, layer)
+  used_V = np.zeros(len(trained.vocabulary), np.int64)
+  windows = token_N[:len(token_N) // model.context * model.context].reshape(-1, model.context)
+  for start in range(0, len(windows), 32):
+    part = np.pad(windows[start:start + 32], ((0, max(0, start + 32 - len(windows))), (0, 0)))
+    info = _infos(trained, part)[layer]
+    hit_N = np.any((np.asarray(info.tile_NK) == tile) & (np.asarray(info.gate_NK) != 0), axis=1)
+    counted = part.reshape(-1)[:min(32, len(windows) - start) * model.context]
+    used_V += np.bincount(counted[hit_N[:len(counted)]], minlength=len(used_V))
+  length_T = np.linalg.norm(signatures_TD, axis=1)
+  cosine_T = signatures_TD @ signatures_TD[tile] / np.maximum(length_T * length_T[tile], 1e-30)
+  near = [int(other) for other in np.argsort(-cosine_T, kind='stable') if other != tile][:NEIGHBOURS]
+  most = [int(token) for token in np.argsort(-used_V, kind='stable')[:CHARACTERS] if used_V[token]]
+  return TileCard(
+      layer, tile, None if members is None else int(np.argwhere(members == tile)[0, 0]),
+      signatures_TD[tile].astype(int), np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
+      float(used_V.sum() / windows.size), [(trained.vocabulary[token], int(used_V[token])) for token in most],
+      [(other, float(cosine_T[other])) for other in near])
+
+
+def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
+  """What the tiles of a layer are found by, integers [T, D], and its clusters [C, M], None without an index."""
+  config, name = trained.model.config.ffn, f'layer_{layer}'
+  if config.clusters:
+    index = hierarchical_ffn.index_of(trained.routing[name]['ffn'], config)
+    return np.asarray(index.key_TD), np.asarray(index.member_CM)
+  return np.asarray(ffn.quantise_tiles(trained.params[name]['ffn'], config).signatures_TD), None
+
+
+def answers_table(text: str, answers: list[Answer]) -> str:
+  """A line a character: for each layer its tiles and the margin of the best one."""
+  lines = ['character  ' + ''.join(f'{f"layer {layer}: tile, margin":<28}' for layer in range(len(answers)))]
+  for position, character in enumerate(text):
+    cells = ''
+    for answer in answers:
+      computed = answer.tile_LK[position][answer.gate_LK[position] != 0]
+      cells += f'{" ".join(map(str, computed)) + f"  {answer.margin_L[position]:.3f}":<28}'
+    lines.append(f'{character!r:<11}{cells}'.rstrip())
+  return '\n'.join(lines)
+
+
+def card_text(card: TileCard) -> str:
+  """A card as people read it."""
+  where = '' if card.cluster is None else f', in cluster {card.cluster}'
+  signature = ' '.join(f'{vote:+d}' if vote else '0' for vote in card.signature_D)
+  return '\n'.join([
+      f'layer {card.layer}, tile {card.tile}{where}: {100 * card.share:.2f} % of characters',
+      '  used for     ' + '  '.join(f'{character!r} {count:,}' for character, count in card.characters),
+      '  looks at     ' + '  '.join(f'dimension {index} ({card.signature_D[index]:+d})' for index in card.dimensions),
+      '  most like    ' + '  '.join(f'tile {tile} ({cosine:+.2f})' for tile, cosine in card.neighbours),
+      f'  signature    {signature}'])
+
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.')
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
+_TEXT = flags.DEFINE_string('text', None, 'Show the tiles for every character of this text.')
+_LAYER = flags.DEFINE_integer('layer', None, 'Show the card of a tile of this layer, from 0.')
+_TILE = flags.DEFINE_integer('tile', None, 'Which tile, from 0.')
+
+
+def main() -> None:
+  asks: Any = (_TEXT.value is not None, _LAYER.value is not None, _TILE.value is not None)
+  if asks not in ((True, False, False), (False, True, True)):
+    raise InputError('give either --text, or both --layer and --tile')
+  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), _CHECKPOINT.value)
+  if _TEXT.value is not None:
+    print(answers_table(_TEXT.value, look_up(trained, _TEXT.value)))
+  else:
+    print(card_text(card(trained, _LAYER.value, _TILE.value, trained.corpus().validation)))
+
+
+if __name__ == '__main__':
+  cli.run(main)
