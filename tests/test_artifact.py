@@ -15,7 +15,8 @@ from trix_jax.errors import InputError
 
 
 @pytest.mark.parametrize('settings', [{}, {'form': 'reference', 'signature': 'sign', 'routing': 'emergent'},
-                                      {'balance_bias': True, 'tiles': 4, 'top_k': 2}])
+                                      {'balance_bias': True, 'tiles': 4, 'top_k': 2},
+                                      {'balance_bias': True, 'tiles': 4, 'clusters': 2, 'routing': 'emergent'}])
 def test_what_is_read_is_what_was_written(tmp_path, settings):
   written = small_artifact(**settings)
   path = tmp_path / 'model.safetensors'
@@ -115,6 +116,16 @@ def test_damage_is_named(tmp_path, content, damage, message):
   with pytest.raises(InputError, match=message) as error:
     inference.load(path)
   assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_an_index_that_is_none_is_named(tmp_path):
+  path = tmp_path / 'model.safetensors'
+  artifact.write(path, small_artifact(tiles=4, clusters=2, routing='emergent'))
+  content, name = path.read_bytes(), 'layer_0.ffn.members'
+  for change in (lambda a: a + 1, lambda a: a - 1, lambda a: a // 2, lambda a: a * 2**30):
+    path.write_bytes(with_array(content, name, change))
+    with pytest.raises(InputError, match=f'{name}: does not hold each number from 0 to 3 once'):
+      inference.load(path)
 
 
 def test_damage_of_every_kind_is_refused():

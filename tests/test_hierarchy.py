@@ -104,16 +104,16 @@ def test_keys_are_of_the_kind_of_signatures(kind):
 
 
 @pytest.mark.parametrize('kind', ['votes', 'sign'])
-@pytest.mark.parametrize('probes', [1, 3, 8])
-def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes):
-  index, q = index_of(64, 8, 40, kind), activations(50, 40)
+@pytest.mark.parametrize('probes, N', [(1, 50), (3, 50), (8, 50), (1, 2), (3, 2), (3, 1)])
+def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes, N):
+  index, q = index_of(64, 8, 40, kind), activations(N, 40)
   found = jax.jit(hierarchy.look_up, static_argnums=2)(q, index, probes)
   cluster_score = np.asarray(q, np.int64) @ np.asarray(index.cluster_key_CD, np.int64).T
   cluster_score = cluster_score.astype(np.float32) * np.asarray(index.cluster_scale_C)
   np.testing.assert_array_equal(found.cluster_score_NC, cluster_score)
   want = np.sort(np.argsort(-cluster_score, axis=1, kind='stable')[:, :probes], axis=1)
   np.testing.assert_array_equal(found.cluster_NP, want)
-  np.testing.assert_array_equal(found.tile_NJ, np.asarray(index.member_CM)[want].reshape(50, -1))
+  np.testing.assert_array_equal(found.tile_NJ, np.asarray(index.member_CM)[want].reshape(N, -1))
   dots = np.asarray(q, np.int64) @ np.asarray(index.key_TD, np.int64).T
   np.testing.assert_array_equal(found.dot_NJ, np.take_along_axis(dots, np.asarray(found.tile_NJ), axis=1))
   np.testing.assert_array_equal(found.scale_NJ, np.asarray(index.scale_T)[np.asarray(found.tile_NJ)])
@@ -131,9 +131,10 @@ def test_a_bias_moves_tokens_to_other_clusters():
   np.testing.assert_array_equal(found.cluster_score_NC, hierarchy.look_up(q, index, 1).cluster_score_NC)
 
 
-def test_wide_keys_are_exact():
-  index, q = index_of(16, 4, 4096), activations(9, 4096)
-  found = hierarchy.look_up(q, index, 4)
+@pytest.mark.parametrize('N', [1, 9])
+def test_wide_keys_are_exact(N):
+  index, q = index_of(16, 4, 4096), activations(N, 4096)
+  found = hierarchy.look_up(q, index, 4 if N > 1 else 3)
   want = np.asarray(q, np.int64) @ np.asarray(index.key_TD, np.int64).T
   np.testing.assert_array_equal(found.dot_NJ, np.take_along_axis(want, np.asarray(found.tile_NJ), 1).astype(np.float32))
 

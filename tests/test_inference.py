@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trix_jax import ffn, forward, inference, transformer, weights
+from trix_jax import ffn, forward, hierarchical_ffn, inference, transformer, weights
 from trix_jax.errors import InputError
 
 VOCABULARY = 'abcdefghijk'
@@ -27,7 +27,8 @@ FLOAT_REFERENCE = {'form': 'reference', 'int8_activations': False, 'quantiser': 
                    'gate': 'one_hot', 'activation': 'relu', 'shared_down_scale': True}
 KINDS = [{}, {'form': 'reference'}, FLOAT_REFERENCE, {'top_k': 2, 'tiles': 8, 'balance_bias': True},
          {'routing': 'learned', 'balance_bias': True}, {'routing': 'dense', 'gate': 'one_hot'}, {'routing': 'first'},
-         {'signature': 'sign', 'activation': 'relu'}]
+         {'signature': 'sign', 'activation': 'relu'}, {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 3},
+         {'tiles': 8, 'clusters': 2, 'balance_bias': True, 'keep_ratio': 0.7, 'top_k': 2, 'form': 'reference'}]
 
 
 def trained(config, seed=0):
@@ -39,8 +40,9 @@ def trained(config, seed=0):
   keys = jax.random.split(jax.random.key(2), len(leaves))
   params = jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
                                           for leaf, key in zip(leaves, keys, strict=True)])
-  state = variables.get('routing', {})
-  state = jax.tree.map(lambda leaf: 20.0 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)), state)
+  state = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: 20.0 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)) if 'bias' in str(path[-1]) else leaf,
+      variables.get('routing', {}))
   return model, params, state
 
 
@@ -79,16 +81,20 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
                0.9 if floats else 0.99)
 
 
+@pytest.mark.parametrize('clusters', [0, 4])
 @pytest.mark.parametrize('routing', ['emergent', 'learned', 'dense', 'first', 'random'])
 @pytest.mark.parametrize('signature', ['sign', 'votes'])
-def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature):
-  config = ffn.FFNConfig(48, 96, 4, top_k=2, routing=routing, signature=signature, balance_bias=routing == 'emergent',
-                         gate='one_hot' if routing == 'dense' else 'probability')
+def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters):
+  if clusters and routing == 'learned':
+    return  # Refused, see test_hierarchical_ffn.py.
+  config = ffn.FFNConfig(48, 192, 12, top_k=2, routing=routing, signature=signature, balance_bias=routing == 'emergent',
+                         gate='one_hot' if routing == 'dense' else 'probability', keep_ratio=0.6, clusters=clusters,
+                         probes=2 if clusters else 1)
   x_ND = jax.random.normal(jax.random.key(0), (60, 48))
   key = jax.random.key(3)
-  variables = jax.jit(ffn.SparseTriXFFN(config).init)({'params': key, 'routing': key}, x_ND)
-  model = config_of(d_model=48, d_ff=96, layers=1, heads=1, **{
-      name: getattr(config, name) for name in ('top_k', 'routing', 'signature', 'balance_bias', 'gate')})
+  layer = hierarchical_ffn.HierarchicalTriXFFN if clusters else ffn.SparseTriXFFN
+  variables = jax.jit(layer(config).init)({'params': key, 'routing': key}, x_ND)
+  model = dataclasses.replace(config_of(d_model=48, layers=1, heads=1), ffn=config)
   _, params, state = trained(model)
   params['layer_0']['ffn'] = variables['params']
   compact = packed(transformer.TransformerLM(model, V), params, state)
@@ -99,6 +105,10 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
   np.testing.assert_allclose(info.gate_NK, want_info.gate_NK, rtol=2e-6)
   np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6 * np.abs(want).max())
   np.testing.assert_array_equal(info.score_NJ, want_info.score_NJ)
+  if clusters and routing == 'emergent':
+    np.testing.assert_array_equal(info.candidate_NJ, want_info.candidate_NJ)
+  if routing == 'emergent':
+    assert 0.1 < np.mean(np.asarray(info.gate_NK)[:, 1] == 0) < 0.9  # Some tokens are sure of their first tile.
 
 
 @pytest.mark.parametrize('attention, head, most', [('float32', 'int8', 0.1), ('int8', 'float32', 0.1),

@@ -158,7 +158,8 @@ def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Arra
   """Find the tiles that may be meant: C + P * M products a token.
 
   Tokens are sorted by the clusters that they probe, so that each cluster's keys are multiplied with its own tokens
-  only. Gradients pass into keys and activations.
+  only; where they are so few that they probe less than all clusters, each takes a copy of the keys instead. Gradients
+  pass into keys and activations.
 
   Args:
     q_ND: int8 activations stored as float32.
@@ -171,10 +172,13 @@ def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Arra
   selection_NC = routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, cluster_bias_C)
   # In the order of clusters, so that among equals the first place wins, as it does for the kernels.
   cluster_NP = jnp.sort(routing.select(selection_NC, probes), axis=-1)
-  dot_AM = jnp.zeros((0, M))
-  if N:
+  key_CMD = index.key_TD[index.member_CM]
+  if N * probes < C:
+    dot_AM = routing.exact_products(q_ND, key_CMD[cluster_NP], lambda q_ND, key_NPMD: jnp.einsum(
+        'nd,npmd->npm', q_ND, key_NPMD))
+  else:
     plan = dispatch.plan_dispatch(cluster_NP.reshape(-1), C)
-    dot_GRM = routing.exact_products(dispatch.to_slots(q_ND, plan), index.key_TD[index.member_CM].swapaxes(1, 2),
+    dot_GRM = routing.exact_products(dispatch.to_slots(q_ND, plan), key_CMD.swapaxes(1, 2),
                                      lambda q_GRD, key_CDM: dispatch.multiply(q_GRD, key_CDM, plan))
     dot_AM = dispatch.from_slots(dot_GRM, plan)
   def of_candidates(x_T):

@@ -14,7 +14,6 @@ if __name__ == '__main__':
   host.prepare_cpu()  # Before anything imports JAX.
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,14 +165,14 @@ _TILE = flags.DEFINE_integer('tile', None, 'Which tile, from 0.')
 
 
 def main() -> None:
-  asks: Any = (_TEXT.value is not None, _LAYER.value is not None, _TILE.value is not None)
-  if asks not in ((True, False, False), (False, True, True)):
+  text, layer, tile = _TEXT.value, _LAYER.value, _TILE.value
+  if (text is None) == (layer is None) or (layer is None) != (tile is None):
     raise InputError('give either --text, or both --layer and --tile')
   trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), _CHECKPOINT.value)
-  if _TEXT.value is not None:
-    print(answers_table(_TEXT.value, look_up(trained, _TEXT.value)))
-  else:
-    print(card_text(card(trained, _LAYER.value, _TILE.value, trained.corpus().validation)))
+  if text is not None:
+    print(answers_table(text, look_up(trained, text)))
+  elif layer is not None and tile is not None:
+    print(card_text(card(trained, layer, tile, trained.corpus().validation)))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,6 @@ import tensorboardX
 from trix_jax import workdirs
 from trix_jax.errors import InputError
 
-
 # Figures of more tiles than this are a histogram a layer in TensorBoard, not a curve a tile.
 MOST_CURVES = 64
 

@@ -41,8 +41,7 @@ def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   for layer, load in enumerate(row['tile_load']):
     if len(load) > MOST_TILES:
       lines.append(f'  layer {layer}, {len(load)} tiles: least {100 * min(load):.3f}, median '
-                   f'{100 * np.median(load):.3f}, most {100 * max(load):.3f}, which is {max(load) * len(load):.2f} times '
-                   'the mean')
+                   f'{100 * np.median(load):.3f}, most {100 * max(load):.3f}, {len(load) * max(load):.2f} x mean')
     else:
       lines.append(f'  layer {layer}: ' + ' '.join(f'{100 * share:5.1f}' for share in load))
   return '\n'.join(lines)

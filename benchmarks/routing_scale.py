@@ -1,0 +1,212 @@
+"""How the price of finding a tile grows with the number of tiles: all of them scored, or through an index.
+
+  python benchmarks/routing_scale.py
+  python benchmarks/routing_scale.py --workdir=runs/hierarchical_1024
+
+For T = 16 ... 4,096 tiles in sqrt(T) clusters (the power of two that is nearest, not above) the time of a lookup alone,
+d_model 128, as a step of a compiled loop, for 1 and for 64 tokens: `packed` by the kernels and `xla` by XLA in
+float32, each `flat` and with 1, 2 and 4 clusters probed. What the loop costs when there is one tile only, so that there
+is a call but nothing to find, is subtracted. Beside every time stands recall@1, the share of 4,096 random tokens that
+find the tile which is best of all; keys are random, so the index has nothing to go by.
+
+With a --workdir the same is measured for the keys that a model has learned and the activations of its validation text,
+for every number of probes and of every layer, and the validation loss for each number of probes.
+
+All variants take turns for --rounds rounds in one process; the table gives medians.
+"""
+
+import dataclasses
+import math
+import pathlib
+import statistics
+import sys
+import time
+
+from trix_jax import host
+
+if __name__ == '__main__':
+  host.prepare_cpu()  # Before anything imports JAX.
+
+import jax
+import jax.numpy as jnp
+import variants
+from absl import flags
+
+import xla_kernels
+from trix_jax import checkpoints, cli, data, evaluation, hierarchical_ffn, hierarchy, routing, ternary
+from trix_jax.errors import InputError
+
+D, STEPS = 128, 500
+TILES = (16, 64, 256, 1024, 4096)
+PROBES = (1, 2, 4)
+ROWS = (1, 64)
+
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each is measured.', lower_bound=1)
+_WORKDIR = flags.DEFINE_string('workdir', '', 'Measure the index of this trained model instead.')
+_JSON = flags.DEFINE_string('json', '', 'File for the results.')
+
+
+def main() -> None:
+  variants.check_writable(_JSON.value)
+  if not _WORKDIR.value:
+    rows = scale()
+    print(exponents(rows))
+  else:
+    rows = trained(checkpoints.load_trained(pathlib.Path(_WORKDIR.value), 'best'))
+  variants.write(_JSON.value, rows)
+
+
+def scale() -> list[dict]:
+  """Rows for random keys of every number of tiles."""
+  rows: list[dict] = []
+  measured: dict = {}
+  token_ND = ternary.quantise_int8(jax.random.normal(jax.random.key(1), (4096, D)))[0]
+  for tiles in TILES:
+    clusters = 1 << math.isqrt(tiles).bit_length() - 1
+    key_TD = jnp.round(jax.random.normal(jax.random.key(tiles), (tiles, D)) * math.sqrt(32))
+    member_CM = hierarchy.balanced_kmeans(key_TD, clusters, jax.random.key(0))
+    index = hierarchy.make_index(key_TD, member_CM, 'votes')
+    for probes in (0, *(p for p in PROBES if p <= clusters)):
+      found = 1.0 if not probes else float(hierarchy.recall(token_ND, index, probes))
+      for backend in ('packed', 'xla'):
+        for count in ROWS:
+          name = (backend, tiles, probes, count)
+          measured[name] = loop(backend, index, probes, count)
+          rows.append({'backend': backend, 'tiles': tiles, 'clusters': clusters if probes else 0, 'probes': probes,
+                       'tokens': count, 'recall': round(found, 4)})
+  nothing = hierarchy.make_index(jnp.ones((1, D)), jnp.zeros((1, 1), jnp.int32), 'votes')
+  for backend in ('packed', 'xla'):
+    for count in ROWS:
+      measured[backend, 1, 0, count] = loop(backend, nothing, 0, count)
+  times = take_turns(measured)
+  for row in rows:
+    of = times[row['backend'], row['tiles'], row['probes'], row['tokens']]
+    empty = times[row['backend'], 1, 0, row['tokens']]
+    row.update(summary(of, empty, row['tokens']))
+  print(f'{"tiles":>6}{"clusters":>10}{"probes":>8}{"tokens":>8}{"recall":>8}   ns a token, an empty call subtracted: '
+        f'{"packed":>10}{"xla":>10}')
+  for row in rows:
+    if row['backend'] == 'packed':
+      xla = next(other for other in rows if other['backend'] == 'xla' and all(
+          other[name] == row[name] for name in ('tiles', 'probes', 'tokens')))
+      print(f'{row["tiles"]:>6}{row["clusters"] or "flat":>10}{row["probes"] or "-":>8}{row["tokens"]:>8}'
+            f'{row["recall"]:8.3f}{"":40}{row["nanoseconds"]:>10,.1f}{xla["nanoseconds"]:>10,.1f}')
+  return rows
+
+
+def loop(backend: str, index: hierarchy.Index, probes: int, count: int):
+  """A compiled loop of `STEPS` lookups of `count` tokens; `probes` is 0 for all tiles."""
+  in_order = index.member_CM if probes else jnp.arange(len(index.key_TD))
+  signatures = xla_kernels.pack_int8(index.key_TD[in_order].astype(jnp.int8))
+  packed_index = xla_kernels.TileIndex(xla_kernels.pack_int8(index.cluster_key_CD.astype(jnp.int8)),
+                                       index.cluster_scale_C, None, index.member_CM, probes) if probes else None
+  arrays = (signatures, index.scale_T[in_order], packed_index) if backend == 'packed' else (index,)
+  def packed(x_ND, signatures, scale, packed_index):
+    return xla_kernels.route(x_ND, signatures, scale_T=scale, index=packed_index)[0]
+  def xla(x_ND, index):
+    q_ND, _ = ternary.quantise_int8(x_ND)
+    if not probes:
+      return routing.select(routing.signature_dots(q_ND, index.key_TD) * index.scale_T, 1)[:, 0]
+    found = hierarchy.look_up(q_ND, index, probes)
+    place_N1 = routing.select(found.dot_NJ * found.scale_NJ, 1)
+    return jnp.take_along_axis(found.tile_NJ, place_N1, axis=-1)[:, 0]
+  find = packed if backend == 'packed' else xla
+
+  def run(x_ND, *arrays):
+    def step(x_ND, _):
+      # The next lookup waits for this one.
+      return x_ND + 1e-6 * find(x_ND, *arrays)[:, None].astype(jnp.float32), None
+    return jax.lax.scan(step, x_ND, length=STEPS)[0]
+  compiled, x_ND = jax.jit(run), jax.random.normal(jax.random.key(0), (count, D))
+  jax.block_until_ready(compiled(x_ND, *arrays))
+  return lambda: jax.block_until_ready(compiled(x_ND, *arrays))
+
+
+def take_turns(measured: dict) -> dict:
+  """Nanoseconds of a step of each loop, the best of three in every round."""
+  times: dict = {name: [] for name in measured}
+  for round_ in range(_ROUNDS.value):
+    for name, run in measured.items():
+      best = math.inf
+      for _ in range(3):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+      times[name].append(best / STEPS * 1e9)
+    print(f'round {round_ + 1}/{_ROUNDS.value}', file=sys.stderr, flush=True)
+  return times
+
+
+def summary(times: list[float], empty: list[float], tokens: int) -> dict:
+  """Nanoseconds a token, of the whole step and without an empty call; the spread of the latter."""
+  net = [(time - nothing) / tokens for time, nothing in zip(times, empty, strict=True)]
+  return {'nanoseconds_with_call': round(statistics.median(times) / tokens, 2),
+          'nanoseconds': round(statistics.median(net), 2), 'min': round(min(net), 2), 'max': round(max(net), 2)}
+
+
+def exponents(rows: list[dict]) -> str:
+  """The slope of log time over log T from 64 tiles on, and from which T on an index is faster than all tiles."""
+  lines = ['', f'{"":<30}{"exponent, T >= 64":>18}   faster than flat from T =']
+  for backend in ('packed', 'xla'):
+    for count in ROWS:
+      of = {(row['tiles'], row['probes']): row['nanoseconds'] for row in rows
+            if row['backend'] == backend and row['tokens'] == count}
+      for probes in (0, *PROBES):
+        points = [(math.log(tiles), math.log(max(of[tiles, probes], 0.1))) for tiles in TILES
+                  if tiles >= 64 and (tiles, probes) in of]
+        slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+        faster = [tiles for tiles in TILES if (tiles, probes) in of and all(
+            of[more, probes] < of[more, 0] for more in TILES if more >= tiles)]
+        since = '' if not probes else str(min(faster, default='never'))
+        kind = f'{probes} probed' if probes else 'flat'
+        lines.append(f'{f"{backend}, {count} token(s), {kind}":<30}{slope:18.2f}   {since}')
+  return '\n'.join(lines)
+
+
+def trained(model: checkpoints.Trained) -> list[dict]:
+  """Rows for every layer and number of probes of a trained model."""
+  config = model.model.config
+  if not config.ffn.clusters:
+    raise InputError(f'the model in {_WORKDIR.value} has no index; train one of configs/hierarchical_*.py')
+  corpus = model.corpus()
+  probe_counts = [1 << i for i in range(config.ffn.clusters.bit_length()) if 1 << i <= config.ffn.clusters]
+  windows = data.evaluation_windows(corpus.validation, config.context)[0][:16, :-1]
+  _, captured = model.model.apply({'params': model.params, 'routing': model.routing}, windows,
+                                  capture_intermediates=lambda module, _: module.name == 'norm',
+                                  mutable=['intermediates'])
+  rows: list[dict] = []
+  measured: dict = {}
+  for layer in range(config.layers):
+    name = f'layer_{layer}'
+    [x_BLD] = captured['intermediates'][name]['ffn']['norm']['__call__']
+    q_ND, _ = ternary.quantise_int8(x_BLD.reshape(-1, config.d_model))
+    index = hierarchical_ffn.index_of(model.routing[name]['ffn'], config.ffn)
+    for probes in (0, *probe_counts):
+      if config.d_model == D and layer == 0:
+        measured['packed', probes] = loop('packed', index, probes, 1)
+      rows.append({'layer': layer, 'tiles': config.ffn.tiles, 'clusters': config.ffn.clusters, 'probes': probes,
+                   'recall': 1.0 if not probes else round(float(hierarchy.recall(q_ND, index, probes)), 4)})
+  measured['packed', -1] = loop('packed', hierarchy.make_index(jnp.ones((1, D)), jnp.zeros((1, 1), jnp.int32),
+                                                               'votes'), 0, 1)
+  times = take_turns(measured)
+  losses = {}
+  for probes in probe_counts:
+    if config.ffn.top_k <= probes * config.ffn.tiles // config.ffn.clusters:
+      ffn_config = dataclasses.replace(config.ffn, probes=probes)
+      evaluator = evaluation.Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary,
+                                       corpus.validation)
+      losses[probes] = evaluator(model.params, model.routing)['loss']
+  print(f'{"probes":>7}{"packed, ns":>12}{"loss":>9}   recall@1 by layer')
+  for probes in (0, *probe_counts):
+    of_layers = [row for row in rows if row['probes'] == probes]
+    for row in of_layers:
+      row.update(summary(times['packed', probes], times['packed', -1], 1))
+      row.update({'trained_probes': config.ffn.probes, 'loss': losses.get(probes)})
+    loss = f'{losses[probes]:9.4f}' if probes in losses else f'{"-":>9}'
+    print(f'{probes or "flat":>7}{of_layers[0]["nanoseconds"]:12,.1f}{loss}   '
+          + '  '.join(f'{row["recall"]:.3f}' for row in of_layers))
+  return rows
+
+
+if __name__ == '__main__':
+  cli.run(main)

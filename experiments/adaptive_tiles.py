@@ -1,0 +1,71 @@
+"""More tiles where the best ones are close: loss against the mean number of tiles a character computes.
+
+  python experiments/adaptive_tiles.py --workdir=runs/hierarchical_64 --out=results/adaptive_tiles.json
+
+A trained model is evaluated on the whole validation split twice over: with a fixed number of tiles, `top_k` = 1, 2, ...
+up to what it was trained with, and with that many of which a character keeps those whose probability is at least some
+part of its best one's (`keep_ratio`). Nothing is trained again. Draws both curves beside the JSON, as .png.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from trix_jax import host
+
+if __name__ == '__main__':
+  host.prepare_cpu()  # Before anything imports JAX.
+
+from absl import flags
+
+from trix_jax import checkpoints, cli, evaluation, plots, workdirs
+from trix_jax.errors import InputError
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote, of a model with model.top_k above 1.',
+                               required=True)
+_OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
+
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def main() -> None:
+  plots.require_matplotlib()
+  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), 'best')
+  config = trained.model.config
+  if config.ffn.top_k == 1:
+    raise InputError('this model was trained with model.top_k = 1, so that there is nothing to leave out')
+  validation = trained.corpus().validation
+  rows = []
+  settings: list[tuple[str, Any]] = [('top_k', k) for k in range(1, config.ffn.top_k + 1)]
+  settings += [('keep_ratio', ratio) for ratio in RATIOS]
+  for kind, value in settings:
+    model = dataclasses.replace(config, ffn=dataclasses.replace(config.ffn, **{kind: value}))
+    row = evaluation.Evaluator(model, trained.vocabulary, validation)(trained.params, trained.routing)
+    rows.append({'kind': kind, kind: value, 'tiles_used': float(np.mean(row['tiles_used'])), 'loss': row['loss']})
+    print(f'{kind} {value:<5}{rows[-1]["tiles_used"]:8.3f} tiles a character{row["loss"]:9.4f} nats', flush=True)
+  path = pathlib.Path(_OUT.value)
+  try:
+    workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
+    plot(rows, path.with_suffix('.png'))
+  except OSError as error:
+    raise InputError(f'cannot write {path}: {error.strerror}; the table above is all there is') from error
+
+
+def plot(rows: list[dict], path: pathlib.Path) -> None:
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(5, 3.5), layout='constrained')
+  ax = figure.subplots()
+  for kind, label in (('top_k', 'the same number for all'), ('keep_ratio', 'by confidence')):
+    points = sorted((row['tiles_used'], row['loss']) for row in rows if row['kind'] == kind)
+    ax.plot(*zip(*points, strict=True), marker='o', label=label)
+  ax.set(xlabel='tiles a character computes, mean', ylabel='validation loss, nats')
+  ax.legend()
+  figure.savefig(path, dpi=120)
+
+
+if __name__ == '__main__':
+  cli.run(main)
