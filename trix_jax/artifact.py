@@ -27,6 +27,8 @@ DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
 # Far beyond what training gives, and far from where products of scales would overflow.
 MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
+# Settings that came after the first files of this version, and what those files mean by leaving them out.
+LATER = {'keep_ratio': 0.0, 'clusters': 0, 'probes': 1}
 _DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8'}
 
 
@@ -138,6 +140,7 @@ def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int)
   types: dict[str, type] = {'attention': str, 'head': str}
   for described in (transformer.ModelConfig, ffn.FFNConfig):
     types |= {name: hint for name, hint in typing.get_type_hints(described).items() if name != 'ffn'}
+  values = {**LATER, **values}
   for name in sorted(types.keys() ^ values.keys()):
     _require(name in values, f'config.{name}', 'is missing')
     _require(name in types, f'config.{name}', 'is no setting of this format')
