@@ -214,6 +214,36 @@ def test_evaluating_the_packed_model(trained, tmp_path):
   assert rows['packed', 'dense']['tile_disagreement'] == rows['packed', 'first']['tile_disagreement'] == [0.0]
 
 
+def test_looking_tiles_up(trained):
+  answers = run('-m', 'trix_jax.lookup', f'--workdir={trained[0]}', '--text=to be')
+  assert answers.returncode == 0, answers.stderr
+  header, *lines = answers.stdout.splitlines()
+  assert header.split() == ['character', 'layer', '0:', 'tile,', 'margin']
+  assert [line[:3] for line in lines] == ["'t'", "'o'", "' '", "'b'", "'e'"]
+  tiles = [int(line[3:].split()[0]) for line in lines]
+  assert all(0 <= int(tile) < 4 for tile in tiles) and all(0 <= float(line.split()[-1]) <= 1 for line in lines)
+  cards = [run('-m', 'trix_jax.lookup', f'--workdir={trained[0]}', '--layer=0', f'--tile={tile}').stdout
+           for tile in range(4)]
+  # Together they answer every character of the validation text.
+  assert sum(float(re.search(r': ([\d.]+) % of characters', card)[1]) for card in cards) == pytest.approx(100, abs=0.1)
+  assert "'t' " in cards[tiles[0]]
+  for arguments, message in ((['--text=€'], "never seen: '€'"), (['--text='], 'has 0 characters'),
+                             (['--layer=0', '--tile=4'], 'tile 4 is not there; this model has tiles 0 to 3'),
+                             (['--layer=0'], 'give either --text'), ([], 'give either --text')):
+    bad(run('-m', 'trix_jax.lookup', f'--workdir={trained[0]}', *arguments), message)
+
+
+def test_experiments_on_a_trained_model(trained, tmp_path):
+  out = tmp_path / 'out.json'
+  result = run('experiments/without_tiles.py', f'--workdirs={trained[0]}', f'--out={out}')
+  assert result.returncode == 0, result.stderr
+  [row] = json.loads(out.read_text())
+  assert row['loss'] == pytest.approx(metrics.read_metrics(trained[0], 'validation')[-1]['loss'], rel=1e-6)
+  assert len(row['without_one']) == 4 and row['without_all'] != row['loss']
+  assert len({row['loss'], row['without_all'], *row['without_one']}) == 6  # Every tile matters, each differently.
+  bad(run('experiments/adaptive_tiles.py', f'--workdir={trained[0]}', f'--out={out}'), 'trained with model.top_k = 1')
+
+
 def test_interrupting_text_ends_it_cleanly(exported):
   with subprocess.Popen(command('generate.py', f'--model={exported[0]}', '--length=100000000'), cwd=ROOT,
                         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -82,7 +82,9 @@ def test_the_number_of_devices_does_not_change_loss_and_gradient():
 @pytest.mark.parametrize('overrides', [
     {'model__balance_bias': True, 'loss__balance_bias_rate': 0.01}, {'training__accumulation': 2},
     {'model__routing': 'random'}, {'model__routing': 'learned', 'optimizer__name': 'adamw'},
-    {'model__tiles': 8, 'model__top_k': 2, 'model__dropout': 0.3}])
+    {'model__tiles': 8, 'model__top_k': 2, 'model__dropout': 0.3},
+    {'model__tiles': 8, 'model__clusters': 2, 'model__balance_bias': True, 'loss__balance_bias_rate': 0.01,
+     'hierarchy__rebuild_every': 2, 'hierarchy__revive_below': 1.0}])
 def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_path):
   config = tiny(model__layers=1, **overrides)
   model, mesh, state = start(config)
@@ -112,14 +114,15 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
   np.testing.assert_allclose(metrics['loss'], part_metrics['loss'], rtol=1e-5)
 
 
-def test_a_training_step_and_evaluation_route_alike():
+@pytest.mark.parametrize('overrides', [{}, {'model__tiles': 8, 'model__clusters': 2}])
+def test_a_training_step_and_evaluation_route_alike(overrides):
   """The differentiated, sharded step against the evaluator on the same windows; float noise may flip a few tokens."""
-  config = tiny(training__batch_size=8)
+  config = tiny(training__batch_size=8, **overrides)
   model, _, state = start(config)
   tokens = text(8 * 16 + 1)
   windows = tokens[np.arange(8)[:, None] * 16 + np.arange(17)]
   _, metrics = jax.jit(training.make_gradients(config, model, devices.data_mesh(2)))(state, windows)
-  row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params)
+  row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
   np.testing.assert_allclose(metrics['tile_load'], row['tile_load'], atol=0.005)
   assert float(metrics['loss']) == pytest.approx(row['loss'], abs=1e-3)
 

@@ -20,10 +20,12 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
   model was trained with (straight-through for one_hot). Adam at 1e-2, cosine to 0, 16 windows a step.
 
   Raises:
-    InputError: when the model already has a learned gate.
+    InputError: when the model already has a learned gate, or an index.
   """
   if trained.model.config.ffn.routing == 'learned':
     raise InputError('this model has learned a gate of its own, which is evaluated anyway; leave out --fit_gate')
+  if trained.model.config.ffn.clusters:
+    raise InputError('this model finds its tiles through an index, which a gate does not; leave out --fit_gate')
   config = evaluation.with_routing(trained.model.config, 'learned')
   model = transformer.TransformerLM(config, len(trained.vocabulary))
   corpus = trained.corpus()
