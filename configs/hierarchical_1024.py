@@ -1,4 +1,4 @@
-"""A memory of 1,024 tiles of eight hidden units in 32 clusters; a character looks into four and computes sixteen tiles.
+"""A memory of 1,024 tiles of eight hidden units in 32 clusters: a character looks into four and computes four tiles.
 
   python train.py --config=configs/hierarchical_1024.py --workdir=runs/hierarchical_1024
 """
@@ -7,4 +7,4 @@ from trix_jax import configuration
 
 
 def get_config():
-  return configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=16, d_ff=8192)
+  return configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)

@@ -55,7 +55,7 @@ def plan_dispatch(tile_A: jax.Array, tiles: int, block: int | None = None) -> Di
   # ceil(A / block) would hold one tile's tokens; every further tile that is not empty adds at most one partial block.
   G = -(-A // block) + min(tiles, A) - 1
   order_A = jnp.argsort(tile_A, stable=True).astype(jnp.int32)
-  count_T = jnp.sum(tile_A[:, None] == jnp.arange(tiles), axis=0, dtype=jnp.int32)
+  count_T = jnp.zeros(tiles, jnp.int32).at[tile_A].add(1)
   first_T = jnp.cumsum(count_T) - count_T
   blocks_T = (count_T + block - 1) // block
   last_block_T = jnp.cumsum(blocks_T)
@@ -92,8 +92,8 @@ def from_slots(y_GRX: jax.Array, plan: DispatchPlan) -> jax.Array:
   return _from_slots(y_GRX.reshape(-1, y_GRX.shape[-1]), plan.slot_A, plan.assignment_S)
 
 
-# Each direction is a gather, and the gradient of a gather is a scatter, which XLA runs serially on CPU. Because slots
-# and assignments are a permutation, the gradient is again a gather: that of the other direction.
+# Each direction is a gather, and the gradient of a gather is a scatter. Because slots and assignments are a
+# permutation, the gradient is again a gather: that of the other direction.
 
 
 @jax.custom_vjp
@@ -136,7 +136,7 @@ _from_slots.defvjp(_from_slots_fwd, _from_slots_bwd)
 
 @jax.custom_vjp
 def tiles_of_blocks(weights_TX: jax.Array, tile_G: jax.Array) -> jax.Array:
-  """Each block's tile parameters: [T, ...] -> [G, ...]. The gradient sums over blocks by a matrix product."""
+  """Each block's tile parameters: [T, ...] -> [G, ...]; blocks are in the order of tiles, as in a plan."""
   return weights_TX[tile_G]
 
 
@@ -146,9 +146,7 @@ def _tiles_of_blocks_fwd(weights_TX, tile_G):
 
 def _tiles_of_blocks_bwd(residuals, grad_GX):
   tile_G, T = residuals
-  member_TG = (jnp.arange(T)[:, None] == tile_G[None, :]).astype(grad_GX.dtype)
-  grad_TX = member_TG @ grad_GX.reshape(grad_GX.shape[0], -1)
-  return grad_TX.reshape((T,) + grad_GX.shape[1:]), None
+  return jax.ops.segment_sum(grad_GX, tile_G, T, indices_are_sorted=True), None
 
 
 tiles_of_blocks.defvjp(_tiles_of_blocks_fwd, _tiles_of_blocks_bwd)

@@ -127,11 +127,10 @@ def load(tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None,
 
   `weight_N` counts tokens differently; `kept_NK` says which assignments count at all.
   """
-  member_NKT = tile_NK[..., None] == jnp.arange(tiles)
-  if kept_NK is not None:
-    member_NKT &= kept_NK[..., None]
-  mean_T = _mean(jnp.mean(member_NKT, axis=1, dtype=jnp.float32), weight_N)
-  return mean_T if kept_NK is None else mean_T / jnp.sum(mean_T)
+  count_NK = jnp.ones(tile_NK.shape) if kept_NK is None else kept_NK.astype(jnp.float32)
+  if weight_N is not None:
+    count_NK *= weight_N[:, None]
+  return jnp.zeros(tiles).at[tile_NK].add(count_NK) / jnp.sum(count_NK)
 
 
 def _mean(x_NX, weight_N):
