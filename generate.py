@@ -51,7 +51,7 @@ def main() -> None:
 class Clock:
   """Characters a second, without the first pieces, which wait for compilation and come together."""
 
-  SKIPPED, LEAST = 2, 8  # Pieces that do not count, and so many that do, or nothing is said.
+  SKIPPED, LEAST = 2, 8  # Pieces that do not count, and so many that must, or no speed is told.
 
   def __init__(self):
     self._marks: list[tuple[float, int]] = []
@@ -62,10 +62,11 @@ class Clock:
 
   def report(self) -> None:
     print(flush=True)
+    written, speed = self._marks[-1][1] if self._marks else 0, 'too few to tell their speed'
     if len(self._marks) >= self.SKIPPED + self.LEAST:
-      (start, before), (end, written) = self._marks[self.SKIPPED - 1], self._marks[-1]
-      print(f'({written:,} characters; {(written - before) / (end - start):,.0f} characters a second, not counting the '
-            f'start)', file=sys.stderr, flush=True)
+      (start, before), (end, _) = self._marks[self.SKIPPED - 1], self._marks[-1]
+      speed = f'{(written - before) / (end - start):,.0f} characters a second, not counting the start'
+    print(f'({written:,} characters; {speed})', file=sys.stderr, flush=True)
 
 
 def load() -> inference.LanguageModel:

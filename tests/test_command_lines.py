@@ -191,7 +191,7 @@ def test_a_run_becomes_a_file_that_writes(trained, exported):
   assert f'{path.stat().st_size:,} bytes' in result.stdout and 'times smaller' in result.stdout
   written = run('generate.py', f'--model={path}', '--prompt=to be', '--length=70', '--temperature=0')
   assert written.returncode == 0 and written.stdout.startswith('to be'), written.stderr
-  assert len(written.stdout) == len('to be') + 70 + 1 and not written.stderr  # Too short to tell its speed.
+  assert len(written.stdout) == len('to be') + 70 + 1 and 'too few to tell' in written.stderr
   model = inference.load(path)
   assert written.stdout == f'to be{model.generate(["to be"], 70, temperature=0.0)[0]}\n'
   assert model.provenance['step'] == 12 and model.provenance['corpus']['name'] == 'file'
