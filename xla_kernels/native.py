@@ -9,12 +9,16 @@ import jax
 
 REFERENCE = 'reference'
 VARIABLE = 'TRIX_KERNEL'
+# Of the handlers, see csrc/module.cc: an extension that a newer source left behind would be called wrongly.
+INTERFACE = 2
 
 
 def _load() -> Any:
   """The extension module, its handlers registered with XLA; None, with one warning, where that is not possible."""
   try:
     module = importlib.import_module('xla_kernels._native')
+    if getattr(module, 'interface', 1) != INTERFACE:
+      raise ImportError('they were built from another version of the sources')
     for name, handler in module.handlers().items():
       jax.ffi.register_ffi_target(name, handler, platform='cpu')
     return module

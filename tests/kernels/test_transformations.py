@@ -101,3 +101,9 @@ def test_paths():
   assert xla_kernels.active_path() == xla_kernels.available_paths()[0]
   with pytest.raises(ValueError, match='choose one of'):
     native.force('avx1024')
+
+
+def test_an_extension_of_other_sources_is_not_called(monkeypatch, caplog):
+  monkeypatch.setattr(native, 'INTERFACE', -1)
+  assert native._load() is None
+  assert 'another version of the sources' in caplog.text and 'install again' in caplog.text

@@ -33,6 +33,8 @@ NB_MODULE(_native, module) {
     add("trix_timed_read", TrixTimedRead);
     return handlers;
   });
+  // Raised with every change of a handler's operands, results or attributes, here and in `native.py`.
+  module.attr("interface") = 2;
   module.def("paths", [] {
     std::vector<std::string> names;
     for (int i = 0; i < trix::kPathCount; ++i) {
