@@ -137,7 +137,7 @@ def test_an_index_that_names_no_tile_is_an_error(path):
       jax.block_until_ready(xla_kernels.routed_ffn(x, signatures, *weights, **settings))
 
 
-def test_under_vmap_jit_and_scan(path):
+def test_under_the_transformations_of_jax(path):
   rng = np.random.default_rng(2)
   x, signatures, weights, settings = layer_arguments(rng)
   want = xla_kernels.routed_ffn(x, signatures, *weights, **settings)
