@@ -147,10 +147,7 @@ def cluster_keys(key_CMD: jax.Array, kind: str) -> jax.Array:
   """
   sum_CD = key_CMD.sum(axis=1)
   if kind == 'sign':
-    value_CD = jnp.sign(sum_CD)
-    rms_C1 = jax.lax.stop_gradient(signatures.rms(sum_CD))
-    surrogate_CD = sum_CD * (signatures.rms(value_CD) / jnp.where(rms_C1 > 0, rms_C1, 1.0))
-    return ternary.straight_through(value_CD, surrogate_CD)
+    return signatures.with_gradient_of(jnp.sign(jax.lax.stop_gradient(sum_CD)), sum_CD)
   return ternary.quantise_int8(sum_CD)[0]
 
 

@@ -16,7 +16,6 @@ if __name__ == '__main__':
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -67,10 +66,7 @@ class TileCard:
 
 @jax.jit
 def _answers_of(info: routing.RoutingInfo):
-  probability_NJ = info.probability_NJ
-  best_N2 = jax.lax.top_k(probability_NJ, min(2, probability_NJ.shape[1]))[0]
-  margin_N = best_N2[:, 0] - best_N2[:, 1] if best_N2.shape[1] == 2 else jnp.ones(len(best_N2))
-  return info.tile_NK, info.gate_NK, margin_N
+  return info.tile_NK, info.gate_NK, routing.margins(info.probability_NJ)
 
 
 def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:

@@ -146,6 +146,14 @@ def _best_two(x_NJ):
   return jnp.take_along_axis(x_NJ, best_N1, axis=-1)[:, 0], rest_NJ.max(axis=-1)
 
 
+def margins(x_NJ: jax.Array) -> jax.Array:
+  """By how much the best column of every row is above the next one, [N]; 1 where there is only one."""
+  if x_NJ.shape[-1] == 1:
+    return jnp.ones(len(x_NJ))
+  best_N, second_N = _best_two(x_NJ)
+  return best_N - second_N
+
+
 def balance_loss(info: RoutingInfo, load_T: jax.Array, cluster_load_C: jax.Array | None = None) -> jax.Array:
   """T * sum_t load_t * mean probability_t, 1 when balanced (Switch Transformer, arXiv 2101.03961, eq. 4).
 
@@ -189,15 +197,11 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
   """
   p_NJ = info.probability_NJ
   N, J = p_NJ.shape
-  if J > 1:
-    best_N, second_N = _best_two(p_NJ)
-    margin_N, tie_N = best_N - second_N, jnp.equal(*_best_two(info.selection_NJ))
-  else:
-    margin_N, tie_N = jnp.ones(N), jnp.zeros(N)
+  tie_N = jnp.equal(*_best_two(info.selection_NJ)) if J > 1 else jnp.zeros(N)
   entropy_N = -jnp.sum(p_NJ * jnp.log(jnp.maximum(p_NJ, 1e-30)), axis=-1)
   kept_NK = info.gate_NK != 0
   used_N = jnp.sum(kept_NK, axis=-1)
-  means_4 = _mean(jnp.stack([entropy_N, margin_N, tie_N.astype(jnp.float32), used_N.astype(jnp.float32)], axis=1),
+  means_4 = _mean(jnp.stack([entropy_N, margins(p_NJ), tie_N.astype(jnp.float32), used_N.astype(jnp.float32)], axis=1),
                   weight_N)
   of_clusters = {} if info.clusters is None else {
       'cluster_load': load(info.clusters.cluster_NP, info.clusters.score_NC.shape[-1], weight_N),

@@ -33,11 +33,14 @@ def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> t
     value_TD = jnp.clip(tally_TD, -ternary.INT8_MAX, ternary.INT8_MAX)
   else:
     raise ValueError(f'unknown signature kind {kind!r}; choose one of {", ".join(KINDS)}')
-  rms_T1 = rms(value_TD)
-  latent_TD = latent_TDH.sum(axis=-1)
+  return with_gradient_of(value_TD, latent_TDH.sum(axis=-1)), scale_of(value_TD, kind)
+
+
+def with_gradient_of(value_TD: jax.Array, latent_TD: jax.Array) -> jax.Array:
+  """Constant values whose gradient is that of latent ones, brought to the same root mean square."""
   latent_rms_T1 = jax.lax.stop_gradient(rms(latent_TD))
-  surrogate_TD = latent_TD * (rms_T1 / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0))
-  return ternary.straight_through(value_TD, surrogate_TD), scale_of(value_TD, kind)
+  return ternary.straight_through(
+      value_TD, latent_TD * (rms(value_TD) / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0)))
 
 
 def scale_of(value_TD: jax.Array, kind: str) -> jax.Array:

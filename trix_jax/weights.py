@@ -231,11 +231,11 @@ def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
       'down': packed(tiles.down_THD),
       'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
   }
-  in_order = lambda x_T: x_T  # noqa: E731
+  index = hierarchical_ffn.index_of(state, config) if config.clusters else None
+  def in_order(x_T):
+    return x_T if index is None else x_T[index.member_CM]
   key_TD, scale_T = tiles.signatures_TD, tiles.signature_scale_T
-  if config.clusters:
-    index = hierarchical_ffn.index_of(state, config)
-    in_order = lambda x_T: x_T[index.member_CM]  # noqa: E731
+  if index is not None:
     key_TD, scale_T = index.key_TD, index.scale_T
     arrays |= {'members': index.member_CM, 'clusters': packed_keys(index.cluster_key_CD),
                'cluster_scale': index.cluster_scale_C, 'norm.scale': params['norm']['scale']}

@@ -79,7 +79,8 @@ def _route_all(x, keys, top_k, probes):
   cluster_NP = jnp.sort(_best(cluster_dot_NC, cluster_scale, cluster_offset, step, probes)[0], axis=-1)
   M = member_CM.shape[1]
   candidate_NJ = (cluster_NP[..., None] * M + jnp.arange(M)).reshape(x.shape[0], probes * M)
-  of_candidates = lambda x_NT: jnp.take_along_axis(jnp.broadcast_to(x_NT, dot_NJ.shape), candidate_NJ, axis=-1)  # noqa: E731
+  def of_candidates(x_NT):
+    return jnp.take_along_axis(jnp.broadcast_to(x_NT, dot_NJ.shape), candidate_NJ, axis=-1)
   place_NK, score_NJ = _best(of_candidates(dot_NJ), of_candidates(scale_J), of_candidates(offset_J), step, top_k)
   tile_NK = member_CM.reshape(-1)[jnp.take_along_axis(candidate_NJ, place_NK, axis=-1)]
   return tile_NK, place_NK, score_NJ, step
