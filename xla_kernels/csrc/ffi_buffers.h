@@ -1,9 +1,12 @@
-// What handlers need of XLA's buffers and threads.
+// What handlers need of XLA's buffers, threads and errors.
 #pragma once
 
+#include <exception>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "layout.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -27,6 +30,20 @@ class XlaPool : public Pool {
 };
 
 ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("xla_kernels: " + what); }
+
+#define TRIX_CHECK(condition, what) \
+  if (!(condition)) return Invalid(what)
+
+// XLA's frames know nothing of exceptions.
+template <typename Body>
+ffi::Error WithoutExceptions(const Body& body) {
+  try {
+    body();
+    return ffi::Error::Success();
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("xla_kernels: ") + error.what());
+  }
+}
 
 template <typename Buffer>
 int64_t Rank(const Buffer& buffer) {
@@ -81,6 +98,20 @@ class Batch {
   std::vector<int64_t> lengths_;
   int64_t count_ = 1;
 };
+
+// Weights of `m` x `k`, ternary or int8.
+template <typename Buffer>
+ffi::Error CheckPacked(const Buffer& packed, int64_t m, int64_t k) {
+  constexpr bool kInt8 = std::is_same_v<Buffer, S8>;
+  constexpr int64_t kMost = kInt8 ? kMaxInt8Columns : kMaxColumns;
+  const int64_t bytes = kInt8 ? PackedInt8Bytes(m, k) : PackedBytes(m, k);
+  TRIX_CHECK(k >= 1 && k <= kMost,
+             "matrices have 1 to " + std::to_string(kMost) + " columns, not " + std::to_string(k));
+  TRIX_CHECK(FromLast(packed, 0) == bytes, "a packed matrix of " + std::to_string(m) + " x " + std::to_string(k) +
+                                               " has " + std::to_string(bytes) + " bytes, not " +
+                                               std::to_string(FromLast(packed, 0)));
+  return ffi::Error::Success();
+}
 
 }  // namespace
 }  // namespace trix

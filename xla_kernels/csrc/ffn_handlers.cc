@@ -1,7 +1,5 @@
 #include "ffi_handlers.h"
 
-#include <algorithm>
-#include <exception>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,66 +9,6 @@
 
 namespace trix {
 namespace {
-
-// XLA's frames know nothing of exceptions.
-template <typename Body>
-ffi::Error WithoutExceptions(const Body& body) {
-  try {
-    body();
-    return ffi::Error::Success();
-  } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("xla_kernels: ") + error.what());
-  }
-}
-
-#define TRIX_CHECK(condition, what) \
-  if (!(condition)) return Invalid(what)
-
-// Weights of `m` x `k`, ternary or int8.
-template <typename Buffer>
-ffi::Error CheckPacked(const Buffer& packed, int64_t m, int64_t k) {
-  constexpr bool kInt8 = std::is_same_v<Buffer, S8>;
-  constexpr int64_t kMost = kInt8 ? kMaxInt8Columns : kMaxColumns;
-  const int64_t bytes = kInt8 ? PackedInt8Bytes(m, k) : PackedBytes(m, k);
-  TRIX_CHECK(k >= 1 && k <= kMost,
-             "matrices have 1 to " + std::to_string(kMost) + " columns, not " + std::to_string(k));
-  TRIX_CHECK(FromLast(packed, 0) == bytes, "a packed matrix of " + std::to_string(m) + " x " + std::to_string(k) +
-                                               " has " + std::to_string(bytes) + " bytes, not " +
-                                               std::to_string(FromLast(packed, 0)));
-  return ffi::Error::Success();
-}
-
-ffi::Error AccumulateHandler(ffi::ThreadPool threads, S8 q, U8 packed, ffi::Result<S32> acc) {
-  const Batch batch(*acc, 2);
-  TRIX_CHECK(batch.Fits(q, 2) && batch.Fits(packed, 1), "accumulate: batch axes differ");
-  const int64_t n = FromLast(q, 1), k = FromLast(q, 0), m = FromLast(*acc, 0);
-  TRIX_CHECK(FromLast(*acc, 1) == n, "accumulate: rows of q and of the result differ");
-  if (ffi::Error error = CheckPacked(packed, m, k); error.failure()) return error;
-  const XlaPool pool(threads);
-  return WithoutExceptions([&] {
-    for (int64_t b = 0; b < batch.count(); ++b) {
-      Accumulate(pool, batch.Slice(q, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(*acc, 2, b));
-    }
-  });
-}
-
-// `kMatmul` is the product with packed weights of the kind of the buffer.
-template <typename Buffer, auto kMatmul>
-ffi::Error MatmulHandler(ffi::ThreadPool threads, F32 x, Buffer packed, F32 scales, ffi::Result<F32> y) {
-  const std::string name = std::is_same_v<Buffer, S8> ? "int8_matmul" : "ternary_matmul";
-  const Batch batch(*y, 2);
-  TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(packed, 1) && batch.Fits(scales, 1), name + ": batch axes differ");
-  const int64_t n = FromLast(x, 1), k = FromLast(x, 0), m = FromLast(scales, 0);
-  TRIX_CHECK(FromLast(*y, 1) == n && FromLast(*y, 0) == m, name + ": the result must be n x m");
-  if (ffi::Error error = CheckPacked(packed, m, k); error.failure()) return error;
-  const XlaPool pool(threads);
-  return WithoutExceptions([&] {
-    for (int64_t b = 0; b < batch.count(); ++b) {
-      kMatmul(pool, batch.Slice(x, 2, b), n, k, batch.Slice(packed, 1, b), m, batch.Slice(scales, 1, b),
-              batch.Slice(*y, 2, b));
-    }
-  });
-}
 
 // Keys that routing scores, with their factors and biases: of tiles, [T] or [C, M] of them, or of clusters, [C]. They
 // come packed as ternary or as int8, a matrix for each leading entry.
@@ -289,72 +227,11 @@ ffi::Error IndexedFfnHandler(ffi::ThreadPool threads, F32 x, Keys signatures, F3
                              y, tile, gate);
 }
 
-ffi::Error CachedAttentionHandler(ffi::ThreadPool threads, F32 q, F32 k, F32 v, S32 position, F32 keys, F32 values,
-                                  float scale, ffi::Result<F32> out, ffi::Result<F32> new_keys,
-                                  ffi::Result<F32> new_values) {
-  // Under vmap all operands are broadcast, so leading axes are more rows.
-  TRIX_CHECK(Rank(q) >= 4 && Rank(keys) == Rank(q) + 1 && Rank(values) == Rank(q) && Rank(position) == Rank(q) - 3,
-             "cached_attention: ranks differ");
-  const auto same = [](const auto& a, const auto& b) {
-    return a.dimensions().size() == b.dimensions().size() &&
-           std::equal(a.dimensions().begin(), a.dimensions().end(), b.dimensions().begin());
-  };
-  TRIX_CHECK(same(k, q) && same(v, q) && same(*out, q) && same(*new_keys, keys) && same(*new_values, values),
-             "cached_attention: q, k, v and the result have one shape, and so have caches before and after");
-  CacheShape shape{1, FromLast(q, 2), FromLast(q, 1), FromLast(q, 0), FromLast(values, 1), scale};
-  for (int64_t axis = 0; axis + 3 < Rank(q); ++axis) {
-    const auto index = static_cast<size_t>(axis);
-    shape.batch *= q.dimensions()[index];
-    TRIX_CHECK(keys.dimensions()[index] == q.dimensions()[index] &&
-                   values.dimensions()[index] == q.dimensions()[index] &&
-                   position.dimensions()[index] == q.dimensions()[index],
-               "cached_attention: batch axes differ");
-  }
-  TRIX_CHECK(FromLast(keys, 3) == shape.heads && FromLast(keys, 2) * kCacheMultiple == shape.slots &&
-                 FromLast(keys, 1) == shape.width && FromLast(keys, 0) == kCacheMultiple &&
-                 FromLast(values, 2) == shape.heads && FromLast(values, 0) == shape.width,
-             "cached_attention: keys must be [batch, heads, slots / 16, width, 16], values [batch, heads, slots, width]");
-  for (int64_t b = 0; b < shape.batch; ++b) {
-    const int64_t first = position.typed_data()[b];
-    TRIX_CHECK(first >= 0 && first + shape.length <= shape.slots,
-               "cached_attention: " + std::to_string(shape.length) + " token(s) after " + std::to_string(first) +
-                   " in a cache of " + std::to_string(shape.slots));
-  }
-  // XLA lets the new caches be the old ones, in place, wherever nobody else looks at those.
-  if (new_keys->typed_data() != keys.typed_data()) {
-    std::copy_n(keys.typed_data(), keys.element_count(), new_keys->typed_data());
-  }
-  if (new_values->typed_data() != values.typed_data()) {
-    std::copy_n(values.typed_data(), values.element_count(), new_values->typed_data());
-  }
-  const XlaPool pool(threads);
-  return WithoutExceptions([&] {
-    CachedAttention(pool, q.typed_data(), k.typed_data(), v.typed_data(), position.typed_data(), shape,
-                    new_keys->typed_data(), new_values->typed_data(), out->typed_data());
-  });
-}
-
 }  // namespace
 }  // namespace trix
 
 namespace ffi = xla::ffi;
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixAccumulate, trix::AccumulateHandler,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<trix::S8>().Arg<trix::U8>().Ret<trix::S32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTernaryMatmul, (trix::MatmulHandler<trix::U8, trix::TernaryMatmul>),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Ret<trix::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixInt8Matmul, (trix::MatmulHandler<trix::S8, trix::Int8Matmul>),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::S8>()
-                                  .Arg<trix::F32>()
-                                  .Ret<trix::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -367,20 +244,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
                                   .Arg<trix::F32>()
                                   .Attr<bool>("squared")
                                   .Ret<trix::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixCachedAttention, trix::CachedAttentionHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::S32>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::F32>()
-                                  .Attr<float>("scale")
-                                  .Ret<trix::F32>()
-                                  .Ret<trix::F32>()
-                                  .Ret<trix::F32>());
-
 namespace {
 
 // What the handlers of routing have in common, in this order.
