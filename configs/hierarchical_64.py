@@ -1,6 +1,9 @@
 """Sixty-four tiles in eight clusters, of which a character looks into two and computes four tiles: a sixteenth.
 
   python train.py --config=configs/hierarchical_64.py --workdir=runs/hierarchical_64
+
+1,370,240 parameters, 352,640 active for a character. On TinyShakespeare, seed 0, on two cores of an AMD EPYC (Zen 5),
+beside other work: validation loss 1.4563, no dead tile, the busiest tile at 1.31 times the mean load.
 """
 
 from trix_jax import configuration

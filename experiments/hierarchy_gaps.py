@@ -8,7 +8,8 @@ four tiles do; and once four of 16, so that both compute as much. `flat_16_top_4
 
 Then what the tiles contribute is measured, by the same weights with every tile's output scale at zero:
 
-  python experiments/without_tiles.py --workdirs=runs/hierarchy/sparse_4-0,runs/hierarchy/hierarchical_16_top_4-0
+  python experiments/without_tiles.py --workdirs=runs/hierarchy/sparse_4-0,runs/hierarchy/hierarchical_16_top_4-0 \
+    --out=results/without_tiles.json
 
 A run takes four to five minutes on two cores.
 """

@@ -112,9 +112,13 @@ class Evaluator:
     def of_layer(info):
       # A batch of padding only has no mean; its weight is 0.
       means = routing.statistics(info, weight_N + (count == 0))
-      tile_NT = jax.nn.one_hot(info.tile_NK, self._ffn.tiles).sum(axis=1)
+      # One of K at a time: under dense routing of 1,024 tiles [N, K, T] is 16 GB.
+      count_NC = class_NC * weight_N[:, None]
+      class_tiles_CT = jax.lax.fori_loop(
+          0, info.tile_NK.shape[1], lambda k, sums_CT: sums_CT.at[:, info.tile_NK[:, k]].add(count_NC.T),
+          jnp.zeros((len(analysis.CLASSES), self._ffn.tiles)))
       return {**jax.tree.map(lambda leaf: leaf * count, means),
-              'class_tiles': (class_NC * weight_N[:, None]).T @ tile_NT}
+              'class_tiles': class_tiles_CT}
     layers = [of_layer(info) for info in infos]
     sums = {'loss': loss_BL.reshape(-1) @ weight_N, 'targets': count,
             **jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}

@@ -117,7 +117,7 @@ class HierarchicalTriXFFN(TriXTile):
       return hierarchy.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
     return {'average': self.variable('routing', 'average', lambda: signatures_TD).value,
             'member': self.variable('routing', 'member', first_clusters).value,
-            'load': self.variable('routing', 'load', lambda: jnp.full(self.config.tiles, 1 / self.config.tiles)).value,
+            'load': self.variable('routing', 'load', lambda: jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)).value,
             'frozen': self.variable('routing', 'frozen', jnp.zeros, ()).value}
 
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
