@@ -115,9 +115,11 @@ class HierarchicalTriXFFN(TriXTile):
     def first_clusters():
       points_TD = signatures_TD * tiles.signature_scale_T[:, None]
       return hierarchy.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
+    def first_load():  # Of a stated type: a weak one would compile the training step twice.
+      return jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)
     return {'average': self.variable('routing', 'average', lambda: signatures_TD).value,
             'member': self.variable('routing', 'member', first_clusters).value,
-            'load': self.variable('routing', 'load', lambda: jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)).value,
+            'load': self.variable('routing', 'load', first_load).value,
             'frozen': self.variable('routing', 'frozen', jnp.zeros, ()).value}
 
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
