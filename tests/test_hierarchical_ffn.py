@@ -173,11 +173,15 @@ def test_frozen_routing_stays_and_gets_no_gradient():
   config = config_of(balance_bias=True)
   module, variables, x = layer_of(config)
   state, params = variables['routing'], {**variables['params'], 'up': jax.random.normal(jax.random.key(9), (16, D, 8))}
-  after, same = moved(config, state, params, 1, jnp.zeros(16).at[0].set(1.0), freeze_after=0.0)
-  assert after.pop('frozen') == 1
-  for name, value in after.items():
-    np.testing.assert_array_equal(value, state[name])
-  jax.tree.map(np.testing.assert_array_equal, same, params)
+  def unmoved(state, **settings):
+    after, same = moved(config, state, params, 1, jnp.zeros(16).at[0].set(1.0), **settings)
+    assert after.pop('frozen') == 1
+    for name, value in after.items():
+      np.testing.assert_array_equal(value, state[name])
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+  unmoved(state, freeze_after=0.0)
+  unmoved({**state, 'frozen': jnp.array(1.0)})  # As a switch.
+  assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))  # Or a training step is compiled twice.
   def probability(params, frozen):
     variables_ = {'params': params, 'routing': {**state, 'frozen': jnp.array(frozen)}}
     return module.apply(variables_, x)[1].probability_NJ[:, 0].mean()
