@@ -300,10 +300,8 @@ class TriXFFN(nn.Module):
         self.config.routing != 'emergent' and self.has_variable('params', 'gate'))
 
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
-    if self.config.routing == 'dense':
-      gate_NT = gate_NK  # Every tile, in order.
-    else:
-      gate_NT = jnp.sum(jax.nn.one_hot(tile_NK, self.config.tiles) * gate_NK[..., None], axis=1)
+    N = len(tile_NK)
+    gate_NT = jnp.zeros((N, self.config.tiles)).at[jnp.arange(N)[:, None], tile_NK].add(gate_NK)
     return compute_dense(q_ND, step_N1, gate_NT, tiles, self.config)
 
 

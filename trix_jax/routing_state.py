@@ -37,7 +37,7 @@ def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mappin
       after, tiles = _moved_index(after, params[name]['ffn'], of_layer, model.ffn, settings, step)
       frozen = (step >= round(settings.hierarchy.freeze_after * settings.training.steps)) | (before['frozen'] > 0)
       after = jax.tree.map(lambda new, old, frozen=frozen: jnp.where(frozen, old, new), after, dict(before))
-      after['frozen'] = jnp.where(frozen, 1.0, before['frozen'])
+      after['frozen'] = frozen.astype(jnp.float32)
       tiles = jax.tree.map(lambda new, old, frozen=frozen: jnp.where(frozen, old, new), tiles, params[name]['ffn'])
       new_params[name] = {**params[name], 'ffn': tiles}
     new_state[name] = {'ffn': after}

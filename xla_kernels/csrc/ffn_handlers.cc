@@ -232,18 +232,6 @@ ffi::Error IndexedFfnHandler(ffi::ThreadPool threads, F32 x, Keys signatures, F3
 
 namespace ffi = xla::ffi;
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::S32>()
-                                  .Arg<trix::F32>()
-                                  .Attr<bool>("squared")
-                                  .Ret<trix::F32>());
 namespace {
 
 // What the handlers of routing have in common, in this order.
@@ -289,6 +277,13 @@ auto BindRouteResults(Binding binding) {
 }
 
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
+                              BindTiles(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<trix::F32>())
+                                  .Arg<trix::S32>()
+                                  .Arg<trix::F32>()
+                                  .Attr<bool>("squared")
+                                  .Ret<trix::F32>());
 
 #define TRIX_DEFINE_ROUTING(kind, Keys)                                                              \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoute##kind, trix::RouteHandler<Keys>,                           \

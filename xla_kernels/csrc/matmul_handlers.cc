@@ -47,17 +47,22 @@ namespace ffi = xla::ffi;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixAccumulate, trix::AccumulateHandler,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<trix::S8>().Arg<trix::U8>().Ret<trix::S32>());
+
+namespace {
+
+template <typename Packed>
+auto BindMatmul() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<trix::F32>()
+      .Arg<Packed>()
+      .template Arg<trix::F32>()
+      .template Ret<trix::F32>();
+}
+
+}  // namespace
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTernaryMatmul, (trix::MatmulHandler<trix::U8, trix::TernaryMatmul>),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Ret<trix::F32>());
+                              BindMatmul<trix::U8>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixInt8Matmul, (trix::MatmulHandler<trix::S8, trix::Int8Matmul>),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::S8>()
-                                  .Arg<trix::F32>()
-                                  .Ret<trix::F32>());
+                              BindMatmul<trix::S8>());
