@@ -101,18 +101,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedMatmul, trix::TimedMatmulHandler,
                                   .Ret<trix::F32>()
                                   .Ret<trix::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedTileFfn, trix::TimedTileFfnHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::U8>()
-                                  .Arg<trix::F32>()
-                                  .Arg<trix::S32>()
-                                  .Arg<trix::F32>()
-                                  .Attr<int64_t>("batch")
-                                  .Ret<trix::F32>()
-                                  .Ret<trix::F32>());
+                              trix::BindRoutedTiles().Attr<int64_t>("batch").Ret<trix::F32>().Ret<trix::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedPeak, trix::TimedPeakHandler,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()

@@ -4,6 +4,7 @@
 #include <exception>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "layout.h"
@@ -111,6 +112,17 @@ ffi::Error CheckPacked(const Buffer& packed, int64_t m, int64_t k) {
                                                " has " + std::to_string(bytes) + " bytes, not " +
                                                std::to_string(FromLast(packed, 0)));
   return ffi::Error::Success();
+}
+
+// Tiles as arguments of a handler, in this order: up, its scales, down, its scales.
+template <typename Binding>
+auto BindTiles(Binding binding) {
+  return std::move(binding).template Arg<U8>().template Arg<F32>().template Arg<U8>().template Arg<F32>();
+}
+
+// Threads, x, tiles, and the tile and the gate of every token.
+inline auto BindRoutedTiles() {
+  return BindTiles(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>()).Arg<S32>().Arg<F32>();
 }
 
 }  // namespace

@@ -251,15 +251,6 @@ auto BindIndexedRouting() {
 }
 
 template <typename Binding>
-auto BindTiles(Binding binding) {
-  return std::move(binding)
-      .template Arg<trix::U8>()
-      .template Arg<trix::F32>()
-      .template Arg<trix::U8>()
-      .template Arg<trix::F32>();
-}
-
-template <typename Binding>
 auto BindFfnResults(Binding binding) {
   return std::move(binding)
       .template Attr<bool>("squared")
@@ -279,22 +270,18 @@ auto BindRouteResults(Binding binding) {
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
-                              BindTiles(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<trix::F32>())
-                                  .Arg<trix::S32>()
-                                  .Arg<trix::F32>()
-                                  .Attr<bool>("squared")
-                                  .Ret<trix::F32>());
+                              trix::BindRoutedTiles().Attr<bool>("squared").Ret<trix::F32>());
 
-#define TRIX_DEFINE_ROUTING(kind, Keys)                                                              \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoute##kind, trix::RouteHandler<Keys>,                           \
-                                BindRouteResults(BindRouting<Keys>()));                              \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixIndexedRoute##kind, trix::IndexedRouteHandler<Keys>,             \
+#define TRIX_DEFINE_ROUTING(kind, Keys)                                                                \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoute##kind, trix::RouteHandler<Keys>,                             \
+                                BindRouteResults(BindRouting<Keys>()));                                \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixIndexedRoute##kind, trix::IndexedRouteHandler<Keys>,               \
                                 BindRouteResults(BindIndexedRouting<Keys>().Attr<int64_t>("probes"))); \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedFfn##kind, trix::RoutedFfnHandler<Keys>,                   \
-                                BindFfnResults(BindTiles(BindRouting<Keys>())));                     \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                     \
-      TrixIndexedFfn##kind, trix::IndexedFfnHandler<Keys>,                                           \
-      BindFfnResults(BindTiles(BindIndexedRouting<Keys>()).template Attr<int64_t>("probes")))
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedFfn##kind, trix::RoutedFfnHandler<Keys>,                     \
+                                BindFfnResults(trix::BindTiles(BindRouting<Keys>())));                 \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                       \
+      TrixIndexedFfn##kind, trix::IndexedFfnHandler<Keys>,                                             \
+      BindFfnResults(trix::BindTiles(BindIndexedRouting<Keys>()).template Attr<int64_t>("probes")))
 
 TRIX_DEFINE_ROUTING(Ternary, trix::U8);
 TRIX_DEFINE_ROUTING(Int8, trix::S8);
