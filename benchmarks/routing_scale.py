@@ -9,8 +9,9 @@ float32, each `flat` and with 1, 2 and 4 clusters probed. What the loop costs wh
 is a call but nothing to find, is subtracted. Beside every time stands recall@1, the share of 4,096 random tokens that
 find the tile which is best of all; keys are random, so the index has nothing to go by.
 
-With a --workdir the same is measured for the keys that a model has learned and the activations of its validation text,
-for every number of probes and of every layer, and the validation loss for each number of probes.
+With a --workdir the same is measured of every layer for the keys that a model has learned and the activations of its
+validation text, by the kernels, for every number of probes; and the validation loss for each number of probes. Recall
+then comes twice: by the keys alone, and of the tile that the layer chooses with its balance biases.
 
 All variants take turns for --rounds rounds in one process; the table gives medians.
 """
@@ -71,13 +72,12 @@ def scale() -> list[dict]:
       for backend in ('packed', 'xla'):
         for count in ROWS:
           name = (backend, tiles, probes, count)
-          measured[name] = loop(backend, index, probes, count)
+          measured[name] = loop(backend, index, probes, token_ND[:count])
           rows.append({'backend': backend, 'tiles': tiles, 'clusters': clusters if probes else 0, 'probes': probes,
                        'tokens': count, 'recall': round(found, 4)})
-  nothing = hierarchy.make_index(jnp.ones((1, D)), jnp.zeros((1, 1), jnp.int32), 'votes')
   for backend in ('packed', 'xla'):
     for count in ROWS:
-      measured[backend, 1, 0, count] = loop(backend, nothing, 0, count)
+      measured[backend, 1, 0, count] = loop(backend, one_tile(D), 0, token_ND[:count])
   times = take_turns(measured)
   for row in rows:
     of = times[row['backend'], row['tiles'], row['probes'], row['tokens']]
@@ -94,8 +94,13 @@ def scale() -> list[dict]:
   return rows
 
 
-def loop(backend: str, index: hierarchy.Index, probes: int, count: int):
-  """A compiled loop of `STEPS` lookups of `count` tokens; `probes` is 0 for all tiles."""
+def one_tile(width: int) -> hierarchy.Index:
+  """An index in which there is nothing to find."""
+  return hierarchy.make_index(jnp.ones((1, width)), jnp.zeros((1, 1), jnp.int32), 'votes')
+
+
+def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
+  """A compiled loop of `STEPS` lookups of these tokens; `probes` is 0 for all tiles."""
   in_order = index.member_CM if probes else jnp.arange(len(index.key_TD))
   signatures = xla_kernels.pack_int8(index.key_TD[in_order].astype(jnp.int8))
   packed_index = xla_kernels.TileIndex(xla_kernels.pack_int8(index.cluster_key_CD.astype(jnp.int8)),
@@ -117,7 +122,7 @@ def loop(backend: str, index: hierarchy.Index, probes: int, count: int):
       # The next lookup waits for this one.
       return x_ND + 1e-6 * find(x_ND, *arrays)[:, None].astype(jnp.float32), None
     return jax.lax.scan(step, x_ND, length=STEPS)[0]
-  compiled, x_ND = jax.jit(run), jax.random.normal(jax.random.key(0), (count, D))
+  compiled = jax.jit(run)
   jax.block_until_ready(compiled(x_ND, *arrays))
   return lambda: jax.block_until_ready(compiled(x_ND, *arrays))
 
@@ -180,14 +185,19 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     name = f'layer_{layer}'
     [x_BLD] = captured['intermediates'][name]['ffn']['norm']['__call__']
     q_ND, _ = ternary.quantise_int8(x_BLD.reshape(-1, config.d_model))
-    index = hierarchical_ffn.index_of(model.routing[name]['ffn'], config.ffn)
+    state = model.routing[name]['ffn']
+    index = hierarchical_ffn.index_of(state, config.ffn)
+    biases = (state.get('balance_bias'), state.get('cluster_bias'))
+    some_ND = q_ND[::len(q_ND) // max(ROWS)]  # Not neighbours, which are alike.
+    for count in ROWS:
+      measured[layer, -1, count] = loop('packed', one_tile(config.d_model), 0, some_ND[:count])
     for probes in (0, *probe_counts):
-      if config.d_model == D and layer == 0:
-        measured['packed', probes] = loop('packed', index, probes, 1)
-      rows.append({'layer': layer, 'tiles': config.ffn.tiles, 'clusters': config.ffn.clusters, 'probes': probes,
-                   'recall': 1.0 if not probes else round(float(hierarchy.recall(q_ND, index, probes)), 4)})
-  measured['packed', -1] = loop('packed', hierarchy.make_index(jnp.ones((1, D)), jnp.zeros((1, 1), jnp.int32),
-                                                               'votes'), 0, 1)
+      recalls = [1.0 if not probes else float(hierarchy.recall(q_ND, index, probes, *of))
+                 for of in ((None, None), biases)]
+      for count in ROWS:
+        measured[layer, probes, count] = loop('packed', index, probes, some_ND[:count])
+        rows.append({'layer': layer, 'tiles': config.ffn.tiles, 'clusters': config.ffn.clusters, 'probes': probes,
+                     'tokens': count, 'recall': round(recalls[0], 4), 'recall_with_biases': round(recalls[1], 4)})
   times = take_turns(measured)
   losses = {}
   for probes in probe_counts:
@@ -196,16 +206,25 @@ def trained(model: checkpoints.Trained) -> list[dict]:
       evaluator = evaluation.Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary,
                                        corpus.validation)
       losses[probes] = evaluator(model.params, model.routing)['loss']
-  print(f'{"probes":>7}{"packed, ns":>12}{"loss":>9}   recall@1 by layer')
-  for probes in (0, *probe_counts):
-    of_layers = [row for row in rows if row['probes'] == probes]
-    for row in of_layers:
-      row.update(summary(times['packed', probes], times['packed', -1], 1))
-      row.update({'trained_probes': config.ffn.probes, 'loss': losses.get(probes)})
-    loss = f'{losses[probes]:9.4f}' if probes in losses else f'{"-":>9}'
-    print(f'{probes or "flat":>7}{of_layers[0]["nanoseconds"]:12,.1f}{loss}   '
-          + '  '.join(f'{row["recall"]:.3f}' for row in of_layers))
+  for row in rows:
+    of, empty = (times[row['layer'], probes, row['tokens']] for probes in (row['probes'], -1))
+    row.update(summary(of, empty, row['tokens']))
+    row.update({'trained_probes': config.ffn.probes, 'loss': losses.get(row['probes'])})
+  print(table(rows))
   return rows
+
+
+def table(rows: list[dict]) -> str:
+  """A line for every number of probes; ranges are those over layers."""
+  lines = [f'{"probes":>7}{"loss":>9}{"ns, 1 token":>18}{"64 tokens":>16}{"recall, keys":>18}{"with biases":>16}']
+  for probes in sorted({row['probes'] for row in rows}):
+    def span(name, digits, tokens, probes=probes):
+      values = [row[name] for row in rows if row['probes'] == probes and row['tokens'] == tokens]
+      return f'{min(values):,.{digits}f} to {max(values):,.{digits}f}'
+    loss = next(row['loss'] for row in rows if row['probes'] == probes)
+    lines.append(f'{probes or "flat":>7}{"-" if loss is None else f"{loss:.4f}":>9}{span("nanoseconds", 0, 1):>18}'
+                 f'{span("nanoseconds", 0, 64):>16}{span("recall", 3, 1):>18}{span("recall_with_biases", 3, 1):>16}')
+  return '\n'.join(lines)
 
 
 if __name__ == '__main__':

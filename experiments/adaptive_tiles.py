@@ -21,7 +21,7 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, evaluation, plots, workdirs
+from trix_jax import checkpoints, cli, evaluation, files, plots, workdirs
 from trix_jax.errors import InputError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote, of a model with model.top_k above 1.',
@@ -33,6 +33,8 @@ RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 def main() -> None:
   plots.require_matplotlib()
+  path = pathlib.Path(_OUT.value)
+  files.check_writable(path)
   trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), 'best')
   config = trained.model.config
   if config.ffn.top_k == 1:
@@ -46,12 +48,8 @@ def main() -> None:
     row = evaluation.Evaluator(model, trained.vocabulary, validation)(trained.params, trained.routing)
     rows.append({'kind': kind, kind: value, 'tiles_used': float(np.mean(row['tiles_used'])), 'loss': row['loss']})
     print(f'{kind} {value:<5}{rows[-1]["tiles_used"]:8.3f} tiles a character{row["loss"]:9.4f} nats', flush=True)
-  path = pathlib.Path(_OUT.value)
-  try:
-    workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
-    plot(rows, path.with_suffix('.png'))
-  except OSError as error:
-    raise InputError(f'cannot write {path}: {error.strerror}; the table above is all there is') from error
+  workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
+  plot(rows, path.with_suffix('.png'))
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:

@@ -11,7 +11,6 @@ seeds. A second task is none that the head can do alone: the class is the parity
 import json
 import pathlib
 import statistics
-import sys
 
 from trix_jax import host
 
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from trix_jax import cli, ffn, hierarchical_ffn, workdirs
+from trix_jax import cli, ffn, files, hierarchical_ffn, workdirs
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500
 LAYERS = ('residual', 'no residual', 'no layer')
@@ -80,6 +79,8 @@ def accuracy(task: str, layer: str, seed: int) -> float:
 
 
 def main() -> None:
+  out = pathlib.Path(_OUT.value)
+  files.check_writable(out)
   rows = []
   for task in TASKS:
     for layer in LAYERS:
@@ -87,10 +88,7 @@ def main() -> None:
       rows.append({'task': task, 'layer': layer, 'accuracy': values})
       spread = f', standard deviation {100 * statistics.stdev(values):.1f}' if len(values) > 1 else ''
       print(f'{task:<10}{layer:<14}{100 * statistics.mean(values):6.1f} % right{spread}', flush=True)
-  try:
-    workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
-  except OSError as error:
-    sys.exit(f'error: cannot write {_OUT.value}: {error.strerror}')
+  workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,9 @@ over tiles, and the least and the most that one matters), and with all of them s
 
 import json
 import pathlib
-import sys
+import time
+
+import numpy as np
 
 from trix_jax import host
 
@@ -17,39 +19,47 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, evaluation, workdirs
+from trix_jax import checkpoints, cli, evaluation, ffn, files, workdirs
+from trix_jax.errors import InputError
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
 
 
 def main() -> None:
+  out = pathlib.Path(_OUT.value)
+  files.check_writable(out)
+  if not any(_WORKDIRS.value):
+    raise InputError('--workdirs names no folder; give one or more that train.py wrote, separated by commas')
   rows = []
   for workdir in map(pathlib.Path, _WORKDIRS.value):
     trained = checkpoints.load_trained(workdir, 'best')
     evaluator = evaluation.Evaluator(trained.model.config, trained.vocabulary, trained.corpus().validation)
-    tiles = trained.model.config.ffn.tiles
-    def loss(silenced, trained=trained, evaluator=evaluator):
-      return evaluator(silence(trained.params, silenced), trained.routing)['loss']
-    row = {'run': workdir.name, 'tiles': tiles, 'parameters': trained.run['parameters'], 'loss': loss([]),
-           'without_one': [loss([tile]) for tile in range(tiles)], 'without_all': loss(list(range(tiles)))}
+    config = trained.model.config.ffn
+    tiles = config.tiles
+    silenced = [[], *([tile] for tile in range(tiles)), list(range(tiles))]
+    losses, start = [], time.perf_counter()
+    for done, quiet in enumerate(silenced, start=1):
+      losses.append(evaluator(silence(trained.params, quiet, config), trained.routing)['loss'])
+      left = (time.perf_counter() - start) / done * (len(silenced) - done)
+      print(f'{workdir}: without {len(quiet)} of {tiles} tiles {losses[-1]:.4f}, {left / 60:.1f} min left', flush=True)
+    row = {'run': workdir.name, 'tiles': tiles, 'parameters': trained.run['parameters'], 'loss': losses[0],
+           'without_one': losses[1:-1], 'without_all': losses[-1]}
     rows.append(row)
     cost = [one - row['loss'] for one in row['without_one']]
     print(f'{workdir}: loss {row["loss"]:.4f}; without one of {tiles} tiles {sum(cost) / tiles:+.4f} on average, '
           f'{min(cost):+.4f} to {max(cost):+.4f}; without any {row["without_all"]:.4f}', flush=True)
-  try:
-    workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
-  except OSError as error:
-    sys.exit(f'error: cannot write {_OUT.value}: {error.strerror}')
+    workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
 
 
-def silence(params, tiles):
-  """Parameters with the output scales of these tiles at zero in every layer; routing does not feel it."""
+def silence(params, tiles, config: ffn.FFNConfig):
+  """Parameters with the down-projections of these tiles at zero in every layer; routing reads the others only."""
   result = dict(params)
   for name, block in params.items():
     if name.startswith('layer_'):
-      scale_TD = block['ffn']['down_scale']
-      result[name] = {**block, 'ffn': {**block['ffn'], 'down_scale': scale_TD.at[tuple(tiles),].set(0.0)}}
+      result[name] = {**block, 'ffn': {**block['ffn'], 'down': block['ffn']['down'].at[np.array(tiles, int)].set(0.0)}}
+      quiet = np.flatnonzero(ffn.silent_tiles(ffn.quantise_tiles(result[name]['ffn'], config), config))
+      assert set(tiles) <= set(quiet.tolist()), f'tiles {tiles} of {name} still compute'
   return result
 
 

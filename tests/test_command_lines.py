@@ -242,6 +242,17 @@ def test_experiments_on_a_trained_model(trained, tmp_path):
   assert len(row['without_one']) == 4 and row['without_all'] != row['loss']
   assert len({row['loss'], row['without_all'], *row['without_one']}) == 6  # Every tile matters, each differently.
   bad(run('experiments/adaptive_tiles.py', f'--workdir={trained[0]}', f'--out={out}'), 'trained with model.top_k = 1')
+  bad(run('experiments/without_tiles.py', '--workdirs=', f'--out={out}'), '--workdirs names no folder')
+  assert len(json.loads(out.read_text())) == 1
+
+
+@pytest.mark.parametrize('program', ['without_tiles.py --workdirs=.', 'adaptive_tiles.py --workdir=.',
+                                     'residual_toy.py'])
+def test_results_that_cannot_be_written_are_found_before_the_work(program, tmp_path):
+  name, *arguments = program.split()
+  for out in (tmp_path, tmp_path / 'no' / 'out.json'):
+    bad(run(f'experiments/{name}', *arguments, f'--out={out}'), f'cannot write {out}')
+  assert not any(tmp_path.iterdir())
 
 
 def test_interrupting_text_ends_it_cleanly(exported):

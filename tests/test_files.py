@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from trix_jax import files
+from trix_jax.errors import InputError
 
 
 def test_many_writers_and_a_reader_see_whole_files(tmp_path):
@@ -46,3 +47,15 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
   with pytest.raises(FileNotFoundError):
     files.write_whole(tmp_path / 'no' / 'folder', b'x')
+
+
+def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path):
+  path = tmp_path / 'file'
+  files.check_writable(path)
+  assert not path.exists()
+  path.write_bytes(b'old')
+  files.check_writable(path)
+  assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['file']
+  for wrong in (tmp_path, tmp_path / 'no' / 'file', pathlib.Path('/dev/null')):
+    with pytest.raises(InputError, match=f'cannot write {wrong}'):
+      files.check_writable(wrong)

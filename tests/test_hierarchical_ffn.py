@@ -89,15 +89,23 @@ def test_a_block_adds_to_its_input():
   np.testing.assert_array_equal(y, x + module.apply(variables, x)[0])
 
 
-def test_every_tile_gets_a_gradient_and_changes_its_tokens():
+@pytest.mark.parametrize('tiles, clusters', [(16, 4), (64, 8), (256, 16)])
+def test_every_tile_gets_a_gradient(tiles, clusters):
+  """Once it has a token; some of this many need a busy text."""
+  config = config_of(tiles, clusters, top_k=4, probes=2)
+  module, variables, x = layer_of(config, tokens=30 * tiles)
+  def loss(params):
+    y, info = module.apply({**variables, 'params': params}, x)
+    return jnp.mean(jnp.square(y - jnp.roll(x, 1, axis=1))), info
+  grads, info = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+  assert len(np.unique(info.tile_NK)) == tiles
+  for name in hierarchical_ffn.TILE_PARAMETERS:
+    assert np.all(np.any(np.reshape(grads[name], (tiles, -1)) != 0, axis=1)), name
+
+
+def test_each_tile_changes_its_own_tokens():
   config = config_of(16, 4)
   module, variables, x = layer_of(config, tokens=400)
-  def loss(params):
-    y, _ = module.apply({**variables, 'params': params}, x)
-    return jnp.mean(jnp.square(y - jnp.roll(x, 1, axis=1)))
-  grads = jax.grad(loss)(variables['params'])
-  for name in hierarchical_ffn.TILE_PARAMETERS:
-    assert np.all(np.any(np.reshape(grads[name], (16, -1)) != 0, axis=1)), name
   y, info = module.apply(variables, x)
   for tile in range(16):
     params = {**variables['params'], 'output_scale': variables['params']['output_scale'].at[tile].set(0.0)}
@@ -220,6 +228,12 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(InputError, match=message):
     config_of(**settings)
+
+
+def test_a_layer_without_an_index_is_refused():
+  module = hierarchical_ffn.HierarchicalTriXFFN(config_of(clusters=0))
+  with pytest.raises(InputError, match=r'set model\.clusters to a number that divides model\.tiles = 16'):
+    module.init(jax.random.key(0), jnp.zeros((1, D)))
 
 
 def test_the_hierarchical_reference_model_has_the_originals_size():

@@ -33,6 +33,20 @@ def test_equal_similarities_are_shared_out_in_order():
   np.testing.assert_array_equal(hierarchy.balanced_assignment(jnp.zeros((6, 3))), [0, 0, 1, 1, 2, 2])
 
 
+def test_sizes_that_make_no_equal_clusters_are_refused():
+  with pytest.raises(ValueError, match='6 tiles make no 4 clusters'):
+    hierarchy.balanced_assignment(jnp.zeros((6, 4)))
+  with pytest.raises(ValueError, match='6 tiles make no 4 clusters'):
+    hierarchy.balanced_kmeans(jnp.ones((6, 3)), 4, jax.random.key(0))
+
+
+@pytest.mark.parametrize('value', [-np.inf, np.inf, np.nan])
+def test_similarities_that_are_no_numbers_end_all_the_same(value):
+  similarity = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+  similarity[2], similarity[:, 1] = value, value
+  np.testing.assert_array_equal(np.bincount(hierarchy.balanced_assignment(jnp.asarray(similarity))), [2, 2, 2])
+
+
 def blobs(clusters, members, width, noise, seed=0):
   """Points around random centres, cluster after cluster, and which centre each has."""
   rng = np.random.default_rng(seed)
@@ -149,6 +163,26 @@ def test_recall_rises_with_probes_to_one_and_is_that_of_chance_for_random_keys()
   # Tokens that look like tiles find them.
   near = ternary.quantise_int8(clustered.key_TD + jax.random.normal(jax.random.key(2), (256, 64)))[0]
   assert hierarchy.recall(near, clustered, 1) > 0.95
+
+
+def test_recall_by_hand():
+  """Two clusters of two tiles; the token is likest tile 3, but its cluster comes second."""
+  key_TD = jnp.array([[9.0, 3], [9, 3], [-9, 5], [9, 5]])
+  index = hierarchy.Index(key_TD, jnp.ones(4), jnp.array([[0, 1], [2, 3]]), jnp.array([[9.0, 3], [0, 5]]), jnp.ones(2))
+  q_ND = jnp.array([[9.0, 3]])
+  assert [float(hierarchy.recall(q_ND, index, probes)) for probes in (1, 2)] == [0, 1]
+  # With the biases of the layer its best tile is another, or its cluster is found.
+  assert hierarchy.recall(q_ND, index, 1, jnp.array([0.0, 50, 0, 0])) == 1
+  assert hierarchy.recall(q_ND, index, 1, None, jnp.array([0.0, 99])) == 1
+  assert hierarchy.recall(q_ND, index, 1, jnp.array([0.0, 50, 0, 0]), jnp.array([0.0, 99])) == 0
+
+
+def test_a_tile_that_scores_as_high_as_the_best_is_found():
+  key_TD = jnp.array([[1.0, 1], [2, 2], [2, 2], [1, 1]])
+  index = hierarchy.make_index(key_TD, jnp.array([[2, 3], [0, 1]]), 'sign')
+  assert hierarchy.recall(jnp.array([[3.0, 3]]), index, 1) == 1  # By tile 2, the equal of tile 1.
+  with pytest.raises(ValueError, match='no tokens'):
+    hierarchy.recall(jnp.zeros((0, 2)), index, 1)
 
 
 def test_gradients_reach_the_signatures_of_tiles_and_the_input():

@@ -30,6 +30,12 @@ def test_lowest_index_wins_ties():
   np.testing.assert_array_equal(routing.select(scores, 2), [[1, 2], [0, 1], [0, 2]])
 
 
+def test_zeros_of_both_signs_are_equal():
+  for top_k in (1, 2):
+    np.testing.assert_array_equal(jax.jit(routing.select, static_argnums=1)(jnp.array([[-1.0, -0.0, 0.0, 0.0]]), top_k),
+                                  [[1, 2][:top_k]])
+
+
 def test_gates_forward_and_backward():
   scores, tile = jnp.array([[0.0, 1.0, 2.0]]), jnp.array([[1]])
   def gate(kind):

@@ -268,6 +268,30 @@ def test_parameter_counts_of_the_reference():
       'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle}, 'routing_state': 16}
 
 
+def test_parameter_counts_of_tiles_with_output_scales():
+  config = configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512)
+  model = training.make_model(config, 'x' * 65)
+  state = jax.eval_shape(lambda: training.init_state(config, model))
+  counts = workdirs.parameter_counts(config, state.params, state.routing)['parameters']
+  # 12 of 16 tiles idle in 4 layers, each 2 * 128 * 32 weights, 32 up scales, 128 down scales and an output scale.
+  assert counts['total'] - counts['active_per_token'] == 12 * 4 * (2 * 128 * 32 + 32 + 128 + 1)
+
+
+def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
+  """Not that of 1,024 gates of each of 1,024 chosen tiles: 32 GiB where all are computed."""
+  config = configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)
+  config.model.layers = 1
+  for routing in ('dense', 'emergent'):
+    model = evaluation.with_routing(transformer.model_config(config.model), routing)
+    state = jax.eval_shape(lambda: training.init_state(config, training.make_model(config, VOCABULARY)))
+    evaluator = evaluation.Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
+    windows = jax.ShapeDtypeStruct((evaluation.WINDOWS_AT_A_TIME, 257), jnp.int32)
+    targets = jax.ShapeDtypeStruct((evaluation.WINDOWS_AT_A_TIME,), jnp.int32)
+    compiled = evaluator._step.lower(state.params, state.routing, windows, targets, 0).compile()
+    hidden = evaluation.WINDOWS_AT_A_TIME * 256 * 8192 * 4 // jax.device_count()
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * hidden
+
+
 def test_mutual_information_of_known_tables():
   assert analysis.normalised_mutual_information([[5, 0], [0, 5]]) == pytest.approx(1)
   assert analysis.normalised_mutual_information([[2, 4], [3, 6]]) == pytest.approx(0, abs=1e-12)

@@ -7,10 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 
 from trix_jax.errors import InputError, TrainingStopped
+
+_NO_MEMORY = 'not enough memory: {}; choose a smaller batch or model'
 
 
 def run(main: Callable[[], None]) -> None:
@@ -54,7 +57,11 @@ def _main(main, argv):
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
   except MemoryError as error:
-    _fail(f'not enough memory: {_one_line(error)}; choose a smaller batch or model', 1)
+    _fail(_NO_MEMORY.format(_one_line(error)), 1)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    _fail(_NO_MEMORY.format(_one_line(str(error).splitlines()[0])), 1)
   except BrokenPipeError:  # The reader of our output has gone: not a mistake, and nobody is left to tell.
     os._exit(128 + signal.SIGPIPE)
   except OSError as error:  # A full disk, a file system that went away; what is read has its own errors.
@@ -78,7 +85,7 @@ def _parse(argv):
           'which defines get_config()', 2)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
   message = error.args[0] if isinstance(error, KeyError) and error.args else error
   return ' '.join(str(message).replace('\\n', ' ').split()).rstrip('.')
 

@@ -5,7 +5,20 @@ import itertools
 import os
 import pathlib
 
+from trix_jax.errors import InputError
+
 _count = itertools.count()
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Before long work, that its results can be written: InputError when not. What is there stays as it is."""
+  try:
+    there = path.is_file()
+    write_whole(path, path.read_bytes() if there else b'')
+    if not there:
+      path.unlink()
+  except OSError as error:
+    raise InputError(f'cannot write {path}: {error.strerror}; choose another file') from error
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:

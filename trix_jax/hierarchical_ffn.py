@@ -14,9 +14,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from trix_jax import ffn, hierarchy, routing
+from trix_jax.errors import InputError
 from trix_jax.ffn import FFNConfig, TernaryTiles
 
 TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
+
+
+def names_of_tiles(config: FFNConfig) -> tuple[str, ...]:
+  """The parameters of a layer that are each tile's own, with tiles as their first axis."""
+  return tuple(name for name in TILE_PARAMETERS if name != 'down_scale' or not config.shared_down_scale)
 
 
 def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
@@ -69,8 +75,8 @@ def one_tile(config: FFNConfig) -> FFNConfig:
 
 def tile_parameters(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
   """The parameters of one tile of a `HierarchicalTriXFFN`, for `TriXTile`."""
-  shared = ('down_scale',) if config.shared_down_scale else ()
-  return {name: params[name] if name in shared else params[name][tile:tile + 1] for name in TILE_PARAMETERS}
+  own = names_of_tiles(config)
+  return {name: params[name][tile:tile + 1] if name in own else params[name] for name in TILE_PARAMETERS}
 
 
 def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
@@ -102,6 +108,9 @@ class HierarchicalTriXFFN(TriXTile):
 
   def _route(self, x_ND, q_ND, step_N1, tiles: TernaryTiles) -> routing.RoutingInfo:
     config = self.config
+    if not config.clusters:
+      raise InputError('a HierarchicalTriXFFN finds its tiles through an index: set model.clusters to a number that '
+                       f'divides model.tiles = {config.tiles}, or use SparseTriXFFN')
     index = index_of(self._index_state(tiles), config, tiles.signatures_TD)
     bias_T = self._balance_bias()
     if config.routing == 'emergent':

@@ -53,9 +53,17 @@ def balanced_assignment(similarity_TC: jax.Array) -> jax.Array:
   The pairs are taken in falling order of similarity, and each is joined whose tile is free and whose cluster is not
   full. Computed as a stable matching (Gale and Shapley, 1962), which is the same thing where both sides rank by one
   similarity, but takes few rounds: each tile proposes to the best cluster that has not refused it, and each cluster
-  keeps the best M of all that proposed. T must be a multiple of C.
+  keeps the best M of all that proposed.
+
+  Raises:
+    ValueError: when T is no multiple of C.
   """
   T, C = similarity_TC.shape
+  if T % C:
+    raise ValueError(f'{T} tiles make no {C} clusters of one size; choose a number that divides that of tiles')
+  # A refusal has to be below every similarity, or a tile would ask the cluster that refused it for ever.
+  lowest = jnp.finfo(similarity_TC.dtype).min
+  similarity_TC = jnp.nan_to_num(similarity_TC, nan=lowest, neginf=lowest)
 
   def propose(refused_TC):
     """Each tile's proposal, and whether it is refused."""
@@ -86,6 +94,9 @@ def balanced_kmeans(point_TD: jax.Array, clusters: int, key: jax.Array, iteratio
 
   Returns:
     member_CM, see `Index`.
+
+  Raises:
+    ValueError: when C does not divide T.
   """
   first_C = jax.random.choice(key, point_TD.shape[0], (clusters,), replace=False)
   return recluster(point_TD, point_TD[first_C], iterations)
@@ -158,6 +169,9 @@ def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Arra
   only; where they are so few that they probe less than all clusters, each takes a copy of the keys instead. Gradients
   pass into keys and activations.
 
+  With all clusters probed the best candidate is the best tile of all; only among tiles of equal score does the first in
+  the order of clusters win, where a lookup without an index takes the lowest number.
+
   Args:
     q_ND: int8 activations stored as float32.
     index: of tiles.
@@ -184,9 +198,22 @@ def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Arra
                     dot_AM.reshape(N, probes * M), of_candidates(index.scale_T))
 
 
-def recall(q_ND: jax.Array, index: Index, probes: int) -> jax.Array:
-  """Share of tokens whose best tile among the candidates is the best of all (recall@1), without biases."""
-  flat_N = jnp.argmax(routing.signature_dots(q_ND, index.key_TD) * index.scale_T, axis=-1)
-  found = look_up(q_ND, index, probes)
-  best_N1 = jnp.argmax(found.dot_NJ * found.scale_NJ, axis=-1, keepdims=True)
-  return jnp.mean(jnp.take_along_axis(found.tile_NJ, best_N1, axis=-1)[:, 0] == flat_N)
+def recall(q_ND: jax.Array, index: Index, probes: int, bias_T: jax.Array | None = None,
+           cluster_bias_C: jax.Array | None = None) -> jax.Array:
+  """Share of tokens whose best candidate scores as high as the best tile of all (recall@1).
+
+  Args:
+    q_ND, index, probes: see `look_up`.
+    bias_T, cluster_bias_C: balance biases, with which a layer that has them chooses; without them it is the keys alone
+      that are asked.
+
+  Raises:
+    ValueError: for no tokens.
+  """
+  if not len(q_ND):
+    raise ValueError('recall of no tokens is undefined')
+  dot_NT = routing.signature_dots(q_ND, index.key_TD)
+  found = look_up(q_ND, index, probes, cluster_bias_C)
+  best_N = routing.selection_scores(dot_NT, index.scale_T, bias_T).max(axis=-1)
+  bias_NJ = None if bias_T is None else bias_T[found.tile_NJ]
+  return jnp.mean(routing.selection_scores(found.dot_NJ, found.scale_NJ, bias_NJ).max(axis=-1) == best_N)

@@ -3,9 +3,10 @@
   python -m trix_jax.lookup --workdir=runs/quickstart --text='for line in lines:'
   python -m trix_jax.lookup --workdir=runs/quickstart --layer=1 --tile=3
 
-The first prints, for every character, the tile of each layer and its margin: by how much its probability is above that
-of the next one. The second prints the card of a tile: its signature, the input dimensions that matter to it, how much
-the validation text uses it and for which characters, and the tiles that are most like it.
+The first prints, for every character, the tiles of each layer and the margin of the first: by how much its probability
+is above that of any other. Below zero a balance bias chose it over a likelier one. The second prints the card of a
+tile: its signature, the input dimensions that matter to it, how much the validation text uses it and for which
+characters, and the tiles that are most like it.
 """
 
 from trix_jax import host
@@ -16,6 +17,7 @@ if __name__ == '__main__':
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -32,7 +34,8 @@ class Answer:
   Attributes:
     tile_LK: tiles, best first.
     gate_LK: factors of their outputs; 0 for tiles that were not computed.
-    margin_L: probability of the best tile less that of the next one, in [0, 1].
+    margin_L: probability of the first tile less the highest of all others, in [-1, 1]; below 0 where a balance bias
+      chose it over a likelier one, 1 where there is no other.
   """
 
   tile_LK: np.ndarray
@@ -48,6 +51,7 @@ class TileCard:
     layer, tile: where it is.
     cluster: of the index; None without one.
     signature_D: what it is found by, integers.
+    routes: whether that is so; a learned gate does not look at signatures.
     dimensions: indices of the input dimensions with the largest entries, largest first.
     share: of the tokens of a text that go to it.
     characters: how often it was used for each character, most first.
@@ -58,6 +62,7 @@ class TileCard:
   tile: int
   cluster: int | None
   signature_D: np.ndarray
+  routes: bool
   dimensions: np.ndarray
   share: float
   characters: list[tuple[str, int]]
@@ -66,7 +71,10 @@ class TileCard:
 
 @jax.jit
 def _answers_of(info: routing.RoutingInfo):
-  return info.tile_NK, info.gate_NK, routing.margins(info.probability_NJ)
+  chosen_N1 = routing.select(info.selection_NJ, 1)
+  first_N = jnp.take_along_axis(info.probability_NJ, chosen_N1, axis=-1)[:, 0]
+  columns_J = jnp.arange(info.probability_NJ.shape[-1])
+  return info.tile_NK, info.gate_NK, first_N - jnp.where(columns_J == chosen_N1, 0.0, info.probability_NJ).max(axis=-1)
 
 
 def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
@@ -115,7 +123,8 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
   most = [int(token) for token in np.argsort(-used_V, kind='stable')[:CHARACTERS] if used_V[token]]
   return TileCard(
       layer, tile, None if members is None else int(np.argwhere(members == tile)[0, 0]),
-      signatures_TD[tile].astype(int), np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
+      signatures_TD[tile].astype(int), model.ffn.routing == 'emergent',
+      np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
       float(used_V.sum() / windows.size), [(trained.vocabulary[token], int(used_V[token])) for token in most],
       [(other, float(cosine_T[other])) for other in near])
 
@@ -130,7 +139,7 @@ def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray,
 
 
 def answers_table(text: str, answers: list[Answer]) -> str:
-  """A line a character: for each layer its tiles and the margin of the best one."""
+  """A line a character: for each layer its tiles and the margin of the first."""
   lines = ['character  ' + ''.join(f'{f"layer {layer}: tile, margin":<28}' for layer in range(len(answers)))]
   for position, character in enumerate(text):
     cells = ''
@@ -150,7 +159,8 @@ def card_text(card: TileCard) -> str:
       '  used for     ' + '  '.join(f'{character!r} {count:,}' for character, count in card.characters),
       '  looks at     ' + '  '.join(f'dimension {index} ({card.signature_D[index]:+d})' for index in card.dimensions),
       '  most like    ' + '  '.join(f'tile {tile} ({cosine:+.2f})' for tile, cosine in card.neighbours),
-      f'  signature    {signature}'])
+      f'  signature    {signature}',
+      *([] if card.routes else ['  A learned gate chose this tile; its signature did not.'])])
 
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.')

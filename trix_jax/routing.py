@@ -90,7 +90,8 @@ def select(selection_NJ: jax.Array, top_k: int) -> jax.Array:
   """The `top_k` best columns of every token, best first; among equals the lowest index wins. [N, K] int32."""
   if top_k == 1:
     return jnp.argmax(selection_NJ, axis=-1, keepdims=True).astype(jnp.int32)
-  return jax.lax.top_k(selection_NJ, top_k)[1].astype(jnp.int32)
+  # top_k puts 0 above -0, which a row of zeros times a negative entry gives.
+  return jax.lax.top_k(jnp.where(selection_NJ == 0, 0.0, selection_NJ), top_k)[1].astype(jnp.int32)
 
 
 def gates(probability_NJ: jax.Array, chosen_NK: jax.Array, gate: str, kept_NK: jax.Array | None = None) -> jax.Array:

@@ -91,8 +91,7 @@ def revived(state: Mapping[str, jax.Array], params: Mapping[str, Any], config: f
   # The first dead tile copies the busiest one, the second the next; around again where more are dead than alive.
   rank_T = jnp.cumsum(dead_T) - 1
   source_T = jnp.where(dead_T, jnp.argsort(-load_T)[rank_T % jnp.maximum(T - dead_T.sum(), 1)], jnp.arange(T))
-  names = [name for name in hierarchical_ffn.TILE_PARAMETERS if name != 'down_scale' or not config.shared_down_scale]
-  params = {**params, **{name: params[name][source_T] for name in names}}
+  params = {**params, **{name: params[name][source_T] for name in hierarchical_ffn.names_of_tiles(config)}}
   up_TDH = params['up']
   noise_TDH = jax.random.normal(key, up_TDH.shape) * SPLIT_NOISE * signatures.rms(up_TDH.reshape(T, -1))[..., None]
   params['up'] = jnp.where(dead_T[:, None, None], up_TDH + noise_TDH, up_TDH)

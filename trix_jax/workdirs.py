@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data, files, host, transformer
+from trix_jax import configuration, data, files, hierarchical_ffn, host, transformer
 from trix_jax.errors import InputError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -131,8 +131,7 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_sta
   """
   ffn = transformer.model_config(config.model).ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
-  in_tiles = sum(leaf.size for layer in layers for leaf in layer.values()
-                 if not isinstance(leaf, dict) and leaf.ndim > 1)
+  in_tiles = sum(layer[name].size for layer in layers for name in hierarchical_ffn.names_of_tiles(ffn) if name in layer)
   idle = 0 if ffn.routing == 'dense' else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {

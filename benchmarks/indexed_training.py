@@ -1,0 +1,95 @@
+"""Seconds of a training step with and without an index over the tiles, as their number grows.
+
+  python benchmarks/indexed_training.py
+
+Two layers of the recipe with 64 ... 4,096 tiles of eight hidden units each, of which a character computes four: `flat`
+scores all tiles, `indexed` goes through sqrt(T) clusters (the power of two that is nearest, not above), four of which
+are probed. The compute of tiles is the same throughout, so what grows is the price of finding them. Each variant runs
+in a process of its own, the variants taking turns; a measurement is the mean of --steps steps, 100 by default, so that
+the one in a hundred which rebuilds the clusters is in it. The table gives medians over rounds, and the scores that a
+character computes in a layer.
+"""
+
+import json
+import math
+import statistics
+import time
+
+import variants
+from absl import app, flags, logging
+
+from trix_jax import host
+
+TILES = (64, 256, 1024, 4096)
+VARIANTS = tuple(f'{kind} T={tiles}' for tiles in TILES for kind in ('flat', 'indexed'))
+PROBES, CONTEXT, BATCH = 4, 256, 16
+
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 100, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', '', 'File for the results.')
+_VARIANT = flags.DEFINE_enum('variant', None, VARIANTS,
+                             'Measure one variant in this process; used by the benchmark itself.')
+
+
+def main(_):
+  logging.set_verbosity(logging.ERROR)
+  if _VARIANT.value:
+    print(json.dumps(measure(_VARIANT.value)))
+    return
+  variants.check_writable(_JSON.value)
+  times = variants.take_turns(VARIANTS, _ROUNDS.value, [f'--steps={_STEPS.value}'],
+                              lambda seconds: f'{1000 * seconds:8,.0f} ms a step')
+  rows = []
+  print(f'\n{"tiles":>6}{"scores: flat":>14}{"indexed":>9}{"ms: flat":>10}{"indexed":>9}{"flat / indexed":>16}')
+  for tiles in TILES:
+    of = {kind: times[f'{kind} T={tiles}'] for kind in ('flat', 'indexed')}
+    median = {kind: 1000 * statistics.median(values) for kind, values in of.items()}
+    print(f'{tiles:>6}{scores(tiles, 0):>14,}{scores(tiles, clusters_of(tiles)):>9,}{median["flat"]:10.0f}'
+          f'{median["indexed"]:9.0f}{median["flat"] / median["indexed"]:15.2f}x')
+    rows += [{'tiles': tiles, 'kind': kind, 'scores': scores(tiles, clusters_of(tiles) if kind == 'indexed' else 0),
+              'milliseconds': round(median[kind], 1), 'min': round(1000 * min(values), 1),
+              'max': round(1000 * max(values), 1), 'batch': BATCH, 'context': CONTEXT} for kind, values in of.items()]
+  variants.write(_JSON.value, rows)
+
+
+def clusters_of(tiles: int) -> int:
+  return 1 << math.isqrt(tiles).bit_length() - 1
+
+
+def scores(tiles: int, clusters: int) -> int:
+  """Products of a character with keys, in a layer."""
+  return clusters + PROBES * tiles // clusters if clusters else tiles
+
+
+def measure(name: str) -> float:
+  """Mean seconds of a step."""
+  host.prepare_cpu()
+
+  import jax
+  import numpy as np
+
+  from trix_jax import configuration, devices, training
+
+  kind, size = name.split(' T=')
+  tiles = int(size)
+  config = configuration.hierarchical_config(tiles, clusters_of(tiles), PROBES, top_k=4, d_ff=8 * tiles)
+  config.model.layers = 2
+  if kind == 'flat':
+    config.model.update({'clusters': 0, 'probes': 1})
+  model = training.make_model(config, 'x' * 65)
+  mesh = devices.data_mesh(BATCH)
+  state = devices.replicate(training.init_state(config, model), mesh)
+  train_step = training.make_train_step(config, model, mesh)
+  windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (BATCH, CONTEXT + 1), np.int32), mesh)
+  start = 0.0
+  for index in range(_STEPS.value + 2):
+    if index == 2:
+      jax.block_until_ready(state)
+      start = time.perf_counter()
+    state, _ = train_step(state, windows, index)
+  jax.block_until_ready(state)
+  return (time.perf_counter() - start) / _STEPS.value
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,48 @@
+"""What `trix_jax.lookup` says of a model, against the model."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trix_jax import checkpoints, configuration, lookup, training, transformer
+
+VOCABULARY = 'abcdefgh'
+
+
+def trained(**model_settings):
+  """A model with random weights, as if it came out of a workdir."""
+  config = configuration.default_config()
+  config.model.update({'layers': 1, 'd_model': 32, 'heads': 2, 'context': 16, 'd_ff': 64, 'tiles': 8, **model_settings})
+  model = training.make_model(config, VOCABULARY)
+  state = training.init_state(config, model)
+  return checkpoints.Trained(config, model, VOCABULARY, {}, 'best', 0, float('nan'), state.params, state.routing)
+
+
+@pytest.mark.parametrize('settings', [{}, {'clusters': 2, 'probes': 1}])
+def test_margins_are_those_of_the_tile_that_was_chosen(settings):
+  model = trained(balance_bias=True, **settings)
+  text = 'abcdefghhgfedcba'
+  [unbiased] = lookup.look_up(model, text)
+  assert np.all(unbiased.margin_L >= 0)
+  tile = int(unbiased.tile_LK[0, 0])
+  state = dict(model.routing['layer_0']['ffn'])
+  state['balance_bias'] = jnp.zeros(8).at[tile].set(-1e6)
+  biased = dataclasses.replace(model, routing={'layer_0': {'ffn': state}})
+  [answer] = lookup.look_up(biased, text)
+  token = np.array([[VOCABULARY.index(c) for c in text]])
+  [info] = transformer.apply(model.model, biased.params, biased.routing, token)[1]
+  probability = np.asarray(info.probability_NJ)
+  candidate = np.arange(8)[None] if info.candidate_NJ is None else np.asarray(info.candidate_NJ)
+  chosen = candidate == answer.tile_LK[:, :1]
+  want = probability[chosen] - np.where(chosen, 0, probability).max(axis=1)
+  np.testing.assert_allclose(answer.margin_L, want, rtol=0, atol=1e-6)  # Differences of numbers up to 1.
+  assert answer.tile_LK[0, 0] != tile and answer.margin_L[0] < 0
+
+
+def test_a_card_says_when_its_signature_did_not_route():
+  tokens = np.arange(40) % 8
+  words = 'its signature did not'
+  assert words not in lookup.card_text(lookup.card(trained(), 0, 1, tokens))
+  assert words in lookup.card_text(lookup.card(trained(routing='learned'), 0, 1, tokens))
