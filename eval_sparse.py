@@ -67,13 +67,13 @@ def main() -> None:
     tokens = data.encode(data.read_text(_FILE.value), vocabulary)
   else:
     tokens = trained.corpus().validation
-  packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
+  packed = None
+  if _BACKEND.value == 'packed':
+    packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
   rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
-  if _BACKEND.value == 'packed':
-    packed_rows = evaluation.evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing)
-  else:
-    packed_rows = []
+  packed_rows = [] if packed is None else evaluation.evaluate_packed(
+      rows, packed, vocabulary, tokens, trained.params, trained.routing)
   if fitted:
     config = evaluation.with_routing(trained.model.config, 'learned')
     rows.append({'routing': 'fitted_gate', 'backend': 'xla',
@@ -82,7 +82,7 @@ def main() -> None:
         f'{_FILE.value or "validation text"}')
   print(report.routing_table(rows, trained.model.config.ffn.routing))
   print(report.tile_use(rows, trained.model.config.ffn.routing))
-  if packed_rows:
+  if packed is not None:
     print(report.packed_table(packed_rows, sum(weights.sizes(packed).values()),
                               transformer.count_parameters(trained.params)))
   routed = report.routed(rows, trained.model.config.ffn.routing)

@@ -416,3 +416,22 @@ def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):
   result = train(text, tmp_path / 'sudden', '--config.optimizer.learning_rate=1e38', '--config.optimizer.name=adamw',
                  '--config.optimizer.warmup_fraction=0', '--config.training.steps=1')
   bad(result, 'not finite at step 1: the norm of the parameters after the update', 'nothing was saved', code=1)
+
+
+def test_a_run_that_starts_from_another_and_learns_from_it(text, trained, tmp_path):
+  first = checkpoints.load_trained(trained[0], 'best')
+  settings = [f'--config.training.start_from={trained[0]}', f'--config.loss.teacher={trained[0]}',
+              '--config.training.keep_checkpoints=3', '--config.training.steps=4', '--config.training.eval_every=1',
+              '--config.optimizer.learning_rate=0', '--config.optimizer.adam_learning_rate=0']
+  result = train(text, tmp_path / 'run', *settings)
+  assert result.returncode == 0, result.stderr
+  # Nothing was learned, so all that it has is what it started from.
+  losses = [row['loss'] for row in metrics.read_metrics(tmp_path / 'run', 'validation')]
+  np.testing.assert_allclose(losses, first.validation_loss, rtol=1e-6)
+  assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps('last') == [2, 3, 4]
+  assert [checkpoints.load_trained(tmp_path / 'run', 'last', step).step for step in (2, 4)] == [2, 4]
+  assert checkpoints.Checkpoints(tmp_path / 'none', read_only=True).steps('last') == []
+  bad(train(text, tmp_path / 'wide', *settings, '--config.model.d_ff=64'), 'has other parameters than this config')
+  (tmp_path / 'other.txt').write_text('0123456789' * 1000)
+  bad(train(tmp_path / 'other.txt', tmp_path / 'other', *settings[1:]), 'was trained on another vocabulary')
+  bad(train(text, tmp_path / 'none', f'--config.training.start_from={tmp_path}'), 'train.py wrote')

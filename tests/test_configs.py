@@ -1,5 +1,6 @@
 """Every file in configs/ is a run that works, for one step as well."""
 
+import json
 import pathlib
 import runpy
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from trix_jax import configuration, devices, training
+from trix_jax.errors import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -32,3 +34,17 @@ def test_a_config_trains_a_step_of_one(path):
   unmoved = [jax.tree_util.keystr(path) for path, same in jax.tree_util.tree_leaves_with_path(
       jax.tree.map(np.array_equal, before, jax.device_get(state.params))) if same]
   assert not unmoved, unmoved
+
+
+def test_a_config_of_an_earlier_version_means_what_it_did():
+  config = configuration.default_config()
+  values = config.to_dict()
+  for name in configuration.LATER:
+    section, key = name.split('.')
+    del values[section][key]
+  assert configuration.from_json(json.dumps(values), 'config.json') == config
+  del values['model']['tiles']
+  with pytest.raises(InputError, match=r'lacks model\.tiles'):
+    configuration.from_json(json.dumps(values), 'config.json')
+  with pytest.raises(InputError, match='is not a config'):
+    configuration.from_json('{}', 'config.json')

@@ -28,7 +28,7 @@ MAX_CONTEXT = 1 << 16
 # Far beyond what training gives, and far from where products of scales would overflow.
 MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
 # Settings that came after the first files of this version, and what those files mean by leaving them out.
-LATER = {'keep_ratio': 0.0, 'clusters': 0, 'probes': 1}
+LATER = {'keep_ratio': 0.0, 'clusters': 0, 'probes': 1, 'control': 'none'}
 _DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8'}
 
 

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: `last` to resume from, `best` by validation loss; the newest two of each."""
+"""Orbax checkpoints of a run: `last` to resume from, `best` by validation loss; the newest few of each."""
 
 import dataclasses
 import errno
@@ -19,9 +19,12 @@ KINDS = ('best', 'last')
 class Checkpoints:
   """The checkpoints under `workdir/checkpoints`. Each is written whole or not at all."""
 
-  def __init__(self, workdir: pathlib.Path, read_only: bool = False):
-    """`read_only` for all but the training that owns the workdir: nothing is created or cleaned up."""
-    self._read_only = read_only
+  def __init__(self, workdir: pathlib.Path, read_only: bool = False, keep: int = 2):
+    """`read_only` for all but the training that owns the workdir: nothing is created or cleaned up.
+
+    `keep` is how many of the newest `last` checkpoints stay; of `best` two do.
+    """
+    self._read_only, self._keep = read_only, {'last': keep, 'best': 2}
     self._folders = {kind: (workdir / 'checkpoints' / kind).absolute() for kind in KINDS}
     self._managers: dict[str, ocp.CheckpointManager] = {}
 
@@ -47,13 +50,23 @@ class Checkpoints:
     """Step of the newest checkpoint, or None."""
     return self._manager(kind).latest_step() if self._folders[kind].is_dir() else None
 
-  def restore(self, kind: str, like: training.TrainState) -> tuple[training.TrainState, float]:
-    """The newest checkpoint and the best validation loss up to it; `like` gives structure, shapes and dtypes.
+  def steps(self, kind: str) -> list[int]:
+    """Steps of which there are checkpoints, ascending."""
+    return sorted(self._manager(kind).all_steps()) if self._folders[kind].is_dir() else []
+
+  def restore(self, kind: str, like: training.TrainState,
+              step: int | None = None) -> tuple[training.TrainState, float]:
+    """A checkpoint, by default the newest, and the best validation loss up to it.
+
+    Args:
+      kind: one of `KINDS`.
+      like: gives structure, shapes and dtypes.
+      step: one of `steps`.
 
     Raises:
       InputError: when there is none, or it cannot be read.
     """
-    step = self.latest_step(kind)
+    step = self.latest_step(kind) if step is None else step
     if step is None:
       other = next(other for other in KINDS if other != kind)
       raise InputError(f'there is no checkpoint in {self._folders[kind]}; ' + (
@@ -94,7 +107,7 @@ class Checkpoints:
   def _manager(self, kind: str) -> ocp.CheckpointManager:
     if kind not in self._managers:
       options = (ocp.CheckpointManagerOptions(read_only=True, create=False) if self._read_only else
-                 ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False,
+                 ocp.CheckpointManagerOptions(max_to_keep=self._keep[kind], enable_async_checkpointing=False,
                                               cleanup_tmp_directories=True))
       self._managers[kind] = ocp.CheckpointManager(self._folders[kind], options=options)
     return self._managers[kind]
@@ -143,11 +156,11 @@ class Trained:
     return corpus
 
 
-def load_trained(workdir: pathlib.Path, kind: str) -> Trained:
-  """Load the `best` or `last` checkpoint of a workdir; InputError when something is missing or damaged."""
+def load_trained(workdir: pathlib.Path, kind: str, step: int | None = None) -> Trained:
+  """Load a `best` or `last` checkpoint, the newest by default; InputError when something is missing or damaged."""
   config, run = workdirs.read_config(workdir), workdirs.read_run(workdir)
   vocabulary = run['corpus']['vocabulary']
   model = training.make_model(config, vocabulary)
   like = jax.eval_shape(lambda: training.init_state(config, model))
-  state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like)
+  state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like, step)
   return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing)

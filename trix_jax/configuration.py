@@ -6,10 +6,13 @@ from typing import Any
 
 import ml_collections
 
-from trix_jax import data, transformer
+from trix_jax import controls, data, transformer
 from trix_jax.errors import InputError
 
 OPTIMIZERS = ('muon', 'adamw')
+# Settings that earlier configs lack, and what runs without them did.
+LATER = {'model.control': 'none', 'loss.teacher': '', 'loss.distillation_weight': 0.5, 'training.keep_checkpoints': 2,
+         'training.start_from': ''}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -39,6 +42,7 @@ def default_config() -> ml_collections.ConfigDict:
           'keep_ratio': 0.0,
           'clusters': 0,
           'probes': 1,
+          'control': 'none',  # For experiments; see controls.py.
       },
       'hierarchy': {  # Of the index, with model.clusters; see routing_state.updated.
           'average_decay': 0.9,  # Of the running averages of signatures, a step.
@@ -61,6 +65,8 @@ def default_config() -> ml_collections.ConfigDict:
           'balance_weight': 0.01,  # Of routing.balance_loss, mean over layers.
           'diversity_weight': 0.0,  # Of signatures.similarity_loss, mean over layers.
           'balance_bias_rate': 0.0,  # Step of the loss-free bias; needs model.balance_bias.
+          'teacher': '',  # Workdir of a trained model whose predictions are learned from as well.
+          'distillation_weight': 0.5,  # Of those, the text itself having the rest; without a teacher it has all.
       },
       'training': {
           'steps': 1200,
@@ -69,6 +75,8 @@ def default_config() -> ml_collections.ConfigDict:
           'log_every': 20,
           'eval_every': 200,
           'checkpoint_every': 200,
+          'keep_checkpoints': 2,  # How many of the newest stay, of `last`.
+          'start_from': '',  # Workdir whose best parameters are the first ones; otherwise they are random.
       },
       'sample_length': 400,  # Characters written at the end.
       'profile': False,  # Trace steps 10 to 14 into WORKDIR/profile.
@@ -116,7 +124,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(data.CORPORA)}')
   if config.optimizer.name not in OPTIMIZERS:
     raise InputError(f'config.optimizer.name is {config.optimizer.name!r}; choose one of {", ".join(OPTIMIZERS)}')
-  for name in ('steps', 'batch_size', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every'):
+  for name in ('steps', 'batch_size', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every',
+               'keep_checkpoints'):
     if config.training[name] < 1:
       raise InputError(f'config.training.{name} = {config.training[name]}; it must be at least 1')
   if config.training.batch_size % config.training.accumulation:
@@ -128,7 +137,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise InputError('config.hierarchy.average_decay = 1.0; averages would never move, so set freeze_after=0 instead')
   for section, name in (('optimizer', 'warmup_fraction'), ('optimizer', 'final_fraction'),
                         ('optimizer', 'weight_decay_fraction'), ('hierarchy', 'average_decay'),
-                        ('hierarchy', 'freeze_after'), ('hierarchy', 'revive_below')):
+                        ('hierarchy', 'freeze_after'), ('hierarchy', 'revive_below'), ('loss', 'distillation_weight')):
     if not 0 <= config[section][name] <= 1:
       raise InputError(f'config.{section}.{name} = {config[section][name]}; it must be from 0 to 1')
   for section, name in (('optimizer', 'learning_rate'), ('optimizer', 'adam_learning_rate'),
@@ -150,9 +159,20 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise InputError(f'config.seed = {config.seed}; it must be from 0 to 2**31 - 1')
   if config.sample_length < 0:
     raise InputError(f'config.sample_length = {config.sample_length}; it must not be negative')
+  _validate_control(config)
   if config.model.routing == 'dense' and config.model.gate != 'one_hot':
     raise InputError(f'config.model.routing = dense with config.model.gate = {config.model.gate}; a dense layer is the '
                      'plain sum of its tiles, so set config.model.gate=one_hot')
+
+
+def _validate_control(config: ml_collections.ConfigDict) -> None:
+  control, model = config.model.control, config.model
+  if control == controls.NONE:
+    return
+  wanted = 'dense' if control == 'tile_dropout' else 'emergent'
+  if model.routing != wanted or model.clusters or model.top_k != 1 or config.sample_length:
+    raise InputError(f'config.model.control = {control} is for model.routing = {wanted} with model.top_k = 1, '
+                     'model.clusters = 0 and sample_length = 0, as such a model cannot write')
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -166,10 +186,13 @@ def from_json(text: str, source: str) -> ml_collections.ConfigDict:
   problem = f'{source} is not a config of this version of trix_jax'
   try:
     values = json.loads(text)
+    for name, default in LATER.items():
+      section, name = name.split('.')
+      values[section].setdefault(name, default)
     _check_names(_settings(values))
     config.update(values)
     validate(config)
-  except (InputError, json.JSONDecodeError, AttributeError, TypeError) as error:
+  except (InputError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
     raise InputError(f'{problem}: {error}') from error
   return config
 

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, data, devices, ffn, forward, routing, transformer, weights
+from trix_jax import analysis, controls, data, devices, ffn, forward, routing, transformer, weights
 
 WINDOWS_AT_A_TIME = 32
 
 
 def with_routing(config: transformer.ModelConfig, routing_name: str) -> transformer.ModelConfig:
-  """The same model under another routing. A balance bias belongs to the routing it was trained with."""
-  bias = config.ffn.balance_bias and routing_name == config.ffn.routing
-  return dataclasses.replace(config, ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=bias))
+  """The same model under another routing. A balance bias and a control belong to the one it was trained with."""
+  if routing_name == config.ffn.routing:
+    return config
+  return dataclasses.replace(config, ffn=dataclasses.replace(
+      config.ffn, routing=routing_name, balance_bias=False, control=controls.NONE))
 
 
 class Backend(NamedTuple):

@@ -34,6 +34,7 @@ class FFNConfig:
     keep_ratio: a token does without those of its `top_k` tiles whose probability is below this part of its first one's.
     clusters: C > 0 makes it a `HierarchicalTriXFFN`, whose tiles are found through an index of C clusters.
     probes: P, clusters that a token looks into.
+    control: one of `routing.CONTROLS`; all but `none` are for experiments, see `controls.ControlFFN`.
   """
 
   d_model: int
@@ -51,10 +52,12 @@ class FFNConfig:
   keep_ratio: float = 0.0
   clusters: int = 0
   probes: int = 1
+  control: str = 'none'
 
   def __post_init__(self):
     for name, allowed in (('routing', routing.ROUTINGS), ('signature', signatures.KINDS), ('gate', routing.GATES),
-                          ('quantiser', ternary.QUANTISERS), ('activation', tuple(ACTIVATIONS))):
+                          ('quantiser', ternary.QUANTISERS), ('activation', tuple(ACTIVATIONS)),
+                          ('control', routing.CONTROLS)):
       if getattr(self, name) not in allowed:
         raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
     if self.d_model < 1:

@@ -13,6 +13,8 @@ from trix_jax import signatures, ternary
 
 ROUTINGS = ('emergent', 'learned', 'random', 'first', 'dense')
 GATES = ('one_hot', 'probability')
+# See `controls.ControlFFN`.
+CONTROLS = ('none', 'hash', 'random_keys', 'kmeans_keys', 'no_router_gradient', 'gumbel', 'tile_dropout', 'gradual')
 
 
 @struct.dataclass
@@ -45,6 +47,7 @@ class RoutingInfo:
     selection_NJ: `score_NJ` with the balance bias, the numbers whose order decided.
     candidate_NJ: int32, the tiles that were looked at; None for all.
     clusters: what was decided about clusters; None without an index.
+    activation_TD: for keys that follow activations, the sum over its tokens of each tile's, of length 1, over N.
   """
 
   tile_NK: jax.Array
@@ -55,6 +58,7 @@ class RoutingInfo:
   selection_NJ: jax.Array
   candidate_NJ: jax.Array | None = None
   clusters: Clusters | None = None
+  activation_TD: jax.Array | None = None
 
 
 def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
@@ -209,6 +213,7 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
       'cluster_score_std': jnp.std(info.clusters.score_NC)}
   return {
       **of_clusters,
+      **({} if info.activation_TD is None else {'activation_TD': info.activation_TD}),
       'tile_load': load(info.tile_NK, info.signatures_TD.shape[0], weight_N, kept_NK),
       'tiles_used': means_4[3],
       'score_std': jnp.std(info.score_NJ),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trix_jax import ffn, hierarchical_ffn, hierarchy, routing, signatures, transformer
+from trix_jax import controls, ffn, hierarchical_ffn, hierarchy, routing, signatures, transformer
 
 # How far the copy of a busy tile starts from it: noise on its up-projection, in parts of that's root mean square.
 SPLIT_NOISE = 0.5
@@ -33,6 +33,7 @@ def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mappin
     before = state[name]['ffn']
     of_layer = {key: values[layer] for key, values in metrics.items() if key != 'loss'}
     after = _moved_biases(before, of_layer, settings.loss.balance_bias_rate)
+    after = controls.moved(after, of_layer, step, settings.training.steps)
     if 'average' in before:
       after, tiles = _moved_index(after, params[name]['ffn'], of_layer, model.ffn, settings, step)
       frozen = (step >= round(settings.hierarchy.freeze_after * settings.training.steps)) | (before['frozen'] > 0)

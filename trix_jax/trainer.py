@@ -1,5 +1,6 @@
 """A training run from its first step to its last, or from wherever it was stopped."""
 
+import dataclasses
 import math
 import pathlib
 import signal
@@ -8,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -62,7 +64,8 @@ class _Run:
     self.model = training.make_model(config, corpus.vocabulary)
     self.mesh = devices.data_mesh(config.training.batch_size // config.training.accumulation)
     workdirs.check_corpus(workdir, corpus)
-    self.checkpoints = checkpoints.Checkpoints(workdir)
+    self.teacher = _teacher_of(config.loss.teacher, corpus) if config.loss.teacher else None
+    self.checkpoints = checkpoints.Checkpoints(workdir, keep=config.training.keep_checkpoints)
     state = training.init_state(config, self.model)
     self.best_loss = math.nan
     if self.checkpoints.latest_step('last') is not None:
@@ -70,6 +73,8 @@ class _Run:
       print(f'resuming from step {int(state.step)} of {config.training.steps} in {workdir}', flush=True)
     else:
       self._refuse_to_start_over()
+      if config.training.start_from:
+        state = dataclasses.replace(state, params=_parameters_from(config.training.start_from, state.params))
     self.step = int(state.step)
     if not self.checkpoints.forget_after(self.step):
       self.best_loss = math.nan
@@ -92,7 +97,7 @@ class _Run:
   def to_the_end(self) -> None:
     """Train the steps that are left, then evaluate every routing and write a sample."""
     settings = self.config.training
-    train_step = training.make_train_step(self.config, self.model, self.mesh)
+    train_step = training.make_train_step(self.config, self.model, self.mesh, self.teacher)
     counts = workdirs.parameter_counts(self.config, self.state.params, self.state.routing)
     print(f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
           f'character; {len(self.corpus.train):,} training characters, {self.mesh.size} '
@@ -217,6 +222,25 @@ class _Run:
       for (piece,) in model.stream([prompt], self.config.sample_length):
         print(piece, end='', flush=True)
       print()
+
+
+def _teacher_of(workdir: str, corpus: data.Corpus) -> training.Teacher:
+  """InputError when it speaks of other characters."""
+  trained = checkpoints.load_trained(pathlib.Path(workdir), 'best')
+  if trained.vocabulary != corpus.vocabulary:
+    raise InputError(f'the teacher in {workdir} was trained on another vocabulary; give one of the same text')
+  return training.Teacher(trained.model, trained.params, trained.routing)
+
+
+def _parameters_from(workdir: str, like: Any) -> Any:
+  """Trained parameters to start from; InputError when they are those of another model."""
+  params = checkpoints.load_trained(pathlib.Path(workdir), 'best').params
+  def shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
+  if shapes(params) != shapes(like):
+    raise InputError(f'config.training.start_from: the model in {workdir} has other parameters than this config; give '
+                     'one that differs in routing, losses and training alone')
+  return params
 
 
 _PER_LAYER = ('tile_load', 'tiles_used', 'routing_entropy', 'routing_margin', 'routing_ties', 'signature_zeros',

@@ -1,5 +1,6 @@
 """One training step, as a pure function of the state and a batch."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -28,6 +29,20 @@ class TrainState:
   routing: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A trained model whose predictions another one is trained towards (Hinton et al., arXiv 1503.02531)."""
+
+  model: transformer.TransformerLM
+  params: Any
+  routing: Any
+
+  def cross_entropy(self, logits_BLV: jax.Array, token_BL: jax.Array) -> jax.Array:
+    """Of the student's predictions under the teacher's, mean over characters, in nats."""
+    teacher_BLV, _ = transformer.apply(self.model, self.params, self.routing, token_BL)
+    return -jnp.mean(jnp.sum(jax.nn.softmax(teacher_BLV) * jax.nn.log_softmax(logits_BLV), axis=-1))
+
+
 def make_model(config, vocabulary: str) -> transformer.TransformerLM:
   """The language model of a config."""
   return transformer.TransformerLM(transformer.model_config(config.model), len(vocabulary))
@@ -48,7 +63,7 @@ def init_state(config, model: transformer.TransformerLM) -> TrainState:
   return init()
 
 
-def make_loss(config, model: transformer.TransformerLM):
+def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None = None):
   """The training loss: f(params, routing, windows [B, L + 1], key) -> (objective, metrics).
 
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers.
@@ -56,12 +71,16 @@ def make_loss(config, model: transformer.TransformerLM):
   """
   def loss_fn(params, state, windows, key):
     dropout_key, routing_key = jax.random.split(key)
-    logits, infos = transformer.apply(model, params, state, windows[:, :-1], train=True,
-                                      rngs={'dropout': dropout_key, 'routing': routing_key})
+    logits, infos = transformer.apply(
+        model, params, state, windows[:, :-1], train=True,
+        rngs={'dropout': dropout_key, 'routing': routing_key, 'tiles': jax.random.fold_in(key, 1)})
     loss = transformer.next_token_loss(logits, windows[:, 1:]).mean()
     per_layer = [routing.statistics(info) for info in infos]
     metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
     objective = loss
+    if teacher is not None:
+      weight = config.loss.distillation_weight
+      objective = (1 - weight) * loss + weight * teacher.cross_entropy(logits, windows[:, :-1])
     if config.loss.balance_weight:
       loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in ('tile_load', 'cluster_load') if name in metrics]
       objective += config.loss.balance_weight * jnp.mean(
@@ -73,7 +92,8 @@ def make_loss(config, model: transformer.TransformerLM):
   return loss_fn
 
 
-def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh):
+def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh,
+                    teacher: Teacher | None = None):
   """step(state, windows [B, L + 1], index) -> (state, metrics), jitted, the batch split over the mesh.
 
   Donates the state. Where the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False and the
@@ -84,7 +104,7 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   learning_rate = optimizers.learning_rate_schedule(
       config.optimizer.learning_rate, config.optimizer, config.training.steps)
   replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
-  compute = make_gradients(config, model, mesh)
+  compute = make_gradients(config, model, mesh, teacher)
 
   def shared_out(grad):
     """Stacks of tiles split over the devices, so that each orthogonalises its share; Muon is a sixth of a step."""
@@ -109,9 +129,9 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   return jax.jit(step_fn, donate_argnums=0, out_shardings=jax.sharding.NamedSharding(mesh, replicated))
 
 
-def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh):
+def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
   """f(state, windows split over the mesh) -> (gradients, metrics): means over all devices, and over parts."""
-  value_and_grad = jax.value_and_grad(make_loss(config, model), has_aux=True)
+  value_and_grad = jax.value_and_grad(make_loss(config, model, teacher), has_aux=True)
   parts = config.training.accumulation
 
   def compute(state: TrainState, windows):

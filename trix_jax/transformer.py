@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import attention, ffn, hierarchical_ffn, routing
+from trix_jax import attention, controls, ffn, hierarchical_ffn, routing
 from trix_jax.errors import InputError
 
 FORMS = ('reference', 'modern')
@@ -156,16 +156,21 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BLD: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
+  def __call__(self, x_BLD: jax.Array, token_BL: jax.Array,
+               train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
-    if config.ffn.clusters:
-      layer: type[ffn.TriXFFN] = hierarchical_ffn.HierarchicalTriXFFN
-    else:
-      layer = ffn.TriXFFN if config.ffn.routing == 'dense' else ffn.SparseTriXFFN
     attended_BLD = SelfAttention(config, name='attention')(self._prepared(x_BLD, 'attention'))
     x_BLD = x_BLD + Dropout(config.dropout)(attended_BLD, train)
-    y_BLD, info = layer(config.ffn, name='ffn')(self._prepared(x_BLD, 'ffn'))
+    y_BLD, info = self._tiles(token_BL)(self._prepared(x_BLD, 'ffn'))
     return x_BLD + Dropout(config.dropout)(y_BLD, train), info
+
+  def _tiles(self, token_BL) -> ffn.TriXFFN:
+    config = self.config.ffn
+    if config.control != controls.NONE:
+      return controls.ControlFFN(config, token_BL.reshape(-1), name='ffn')
+    if config.clusters:
+      return hierarchical_ffn.HierarchicalTriXFFN(config, name='ffn')
+    return (ffn.TriXFFN if config.routing == 'dense' else ffn.SparseTriXFFN)(config, name='ffn')
 
   def _prepared(self, x_BLD: jax.Array, name: str) -> jax.Array:
     x_BLD = norm(self.config, f'{name}_norm')(x_BLD)
@@ -195,7 +200,7 @@ class TransformerLM(nn.Module):
     x_BLD = Dropout(config.dropout)(x_BLD, train)
     infos = []
     for layer in range(config.layers):
-      x_BLD, info = Block(config, name=f'layer_{layer}')(x_BLD, train)
+      x_BLD, info = Block(config, name=f'layer_{layer}')(x_BLD, token_BL, train)
       infos.append(info)
     x_BLD = norm(config, 'final_norm')(x_BLD)
     head = nn.Dense(V, use_bias=config.form == 'reference', kernel_init=nn.initializers.normal(0.02), name='head')

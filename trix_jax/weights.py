@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax import ffn, hierarchical_ffn, hierarchy, ternary, transformer
+from trix_jax import controls, ffn, hierarchical_ffn, hierarchy, ternary, transformer
 from trix_jax.errors import InputError
 from xla_kernels import packing
 
@@ -49,6 +49,8 @@ class InferenceConfig:
     for name in ('attention', 'head'):
       if getattr(self, name) not in PRECISIONS:
         raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
+    if self.model.ffn.control != controls.NONE:
+      raise InputError(f'a model with model.control = {self.model.ffn.control} is for experiments; it cannot write')
     if self.vocabulary_size < 1:
       raise InputError(f'vocabulary_size = {self.vocabulary_size}; it must be at least 1')
 

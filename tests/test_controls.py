@@ -1,0 +1,191 @@
+"""Controls route and train as they say, and evaluate without what belongs to training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from trix_jax import configuration, controls, devices, evaluation, ffn, routing, training, transformer, weights
+from trix_jax.errors import InputError
+
+N, D, T = 200, 32, 4
+VOCABULARY = 'abcdefgh'
+CONFIG = dict(d_model=D, d_ff=64, tiles=T)
+TOKEN = np.arange(N) % len(VOCABULARY)
+
+
+def layer_of(control, **settings):
+  """A layer, its variables and an input."""
+  config = ffn.FFNConfig(**CONFIG, control=control, **settings)
+  x = jax.random.normal(jax.random.key(1), (N, D))
+  module = controls.ControlFFN(config, TOKEN)
+  return module, module.init(jax.random.key(0), x), x
+
+
+def trained_with(module, variables, x, key=0):
+  return module.apply(variables, x, rngs={'tiles': jax.random.key(key)})
+
+
+def plain(x, variables, **settings):
+  """The same parameters without a control."""
+  return ffn.SparseTriXFFN(ffn.FFNConfig(**CONFIG, **settings)).apply({'params': variables['params']}, x)
+
+
+def assert_same(got, want):
+  np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(got[1].tile_NK, want[1].tile_NK)
+
+
+@pytest.mark.parametrize('control', ['no_router_gradient', 'gumbel', 'gradual'])
+def test_in_evaluation_what_belongs_to_training_does_nothing(control):
+  module, variables, x = layer_of(control)
+  assert_same(module.apply(variables, x), plain(x, variables))
+
+
+def test_a_hash_sends_equal_characters_to_one_tile_whatever_they_mean():
+  module, variables, x = layer_of('hash')
+  for info in (module.apply(variables, x)[1], trained_with(module, variables, x)[1]):
+    np.testing.assert_array_equal(info.tile_NK[:, 0], TOKEN % T)
+    np.testing.assert_array_equal(info.gate_NK, 1)
+
+
+def test_without_a_router_gradient_probabilities_teach_nothing():
+  def grads(control):
+    module, variables, x = layer_of(control)
+    return jax.grad(lambda params, x: module.apply({'params': params}, x)[1].probability_NJ[:, 0].sum(), (0, 1))(
+        variables['params'], x)
+  assert all(np.any(leaf) for leaf in (grads('gumbel')[0]['up'], grads('gumbel')[1]))
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads('no_router_gradient')))
+
+
+def test_gumbel_draws_tiles_by_their_probabilities():
+  module, variables, x = layer_of('gumbel')
+  draws = jnp.concatenate([trained_with(module, variables, x, key)[1].tile_NK for key in range(400)], axis=1)
+  share_NT = jax.nn.one_hot(draws, T).mean(axis=1)
+  info = module.apply(variables, x)[1]
+  # Four standard deviations of a share of 400 draws, over 800 of them.
+  np.testing.assert_allclose(share_NT, info.probability_NJ, atol=4 * 0.025)
+  once = trained_with(module, variables, x)[1]
+  np.testing.assert_allclose(once.gate_NK, jnp.take_along_axis(once.probability_NJ, once.tile_NK, axis=1))
+
+
+def test_dropped_tiles_leave_the_mean_as_it_was():
+  module, variables, x = layer_of('tile_dropout', routing='dense', gate='one_hot')
+  want, _ = plain(x, variables, routing='dense', gate='one_hot')
+  np.testing.assert_allclose(module.apply(variables, x)[0], want, rtol=1e-5, atol=1e-5)
+  outputs = [trained_with(module, variables, x, key) for key in range(300)]
+  assert set(np.unique(outputs[0][1].gate_NK)) == {0, 2}
+  mean = np.mean([y for y, _ in outputs], axis=0)
+  error = np.std([y for y, _ in outputs], axis=0) / np.sqrt(300)
+  assert np.mean(np.abs(mean - want) < 3 * error) > 0.98
+
+
+def test_gradual_sparsity_goes_from_all_tiles_to_the_best_one():
+  module, variables, x = layer_of('gradual', gate='one_hot')
+  def at(progress):
+    return trained_with(module, {**variables, 'routing': {'progress': jnp.float32(progress)}}, x)
+  dense, _ = plain(x, variables, routing='dense', gate='one_hot')
+  sparse, best = plain(x, variables, gate='one_hot')
+  np.testing.assert_allclose(at(0.0)[0], dense, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(at(1.0)[0], sparse, rtol=1e-4, atol=1e-5)
+  kept_NT = np.asarray(at(0.5)[1].gate_NK) != 0
+  assert np.all(np.take_along_axis(kept_NT, np.asarray(best.tile_NK), axis=1))
+  assert kept_NT.mean() == pytest.approx((1 + 3 / 2) / 4, abs=0.05)
+
+
+@pytest.mark.parametrize('control', ['random_keys', 'kmeans_keys'])
+def test_other_keys_route_and_the_weights_do_not(control):
+  module, variables, x = layer_of(control)
+  info = module.apply(variables, x)[1]
+  other = {**variables, 'params': {**variables['params'], 'up': -variables['params']['up']}}
+  np.testing.assert_array_equal(module.apply(other, x)[1].tile_NK, info.tile_NK)
+  key_TD, scale_T = controls.keys_of(variables['routing']['centroid'])
+  q, _ = ffn.ternary.quantise_int8(x)
+  np.testing.assert_array_equal(info.tile_NK[:, 0], np.argmax(np.asarray(q @ key_TD.T) * scale_T, axis=1))
+
+
+def test_centroids_come_to_lie_in_the_middle_of_their_tokens():
+  centre_TD = jax.random.normal(jax.random.key(5), (T, D))
+  label_N = np.arange(N) % T
+  x = centre_TD[label_N] + 0.1 * jax.random.normal(jax.random.key(6), (N, D))
+  module, variables, _ = layer_of('kmeans_keys')
+  # Each begins near one of the groups, for which k-means may look in vain from anywhere.
+  state = {'centroid': centre_TD + 0.5 * jax.random.normal(jax.random.key(7), (T, D))}
+  for step in range(150):
+    info = trained_with(module, {**variables, 'routing': state}, x)[1]
+    state = controls.moved(state, routing.statistics(info), jnp.array(step), 150)
+  np.testing.assert_array_equal(info.tile_NK[:, 0], label_N)
+  unit = centre_TD / jnp.linalg.norm(centre_TD, axis=1, keepdims=True)
+  assert np.all(jnp.sum(state['centroid'] * unit, axis=1) > 0.99)
+  assert controls.moved({'centroid': centre_TD}, {}, jnp.array(0), 10)['centroid'] is centre_TD
+  assert controls.moved({'progress': 0.0}, {}, jnp.array(4), 10)['progress'] == 0.5
+
+
+def config_of(control, **settings):
+  config = configuration.default_config()
+  config.model.update({'layers': 2, 'd_model': D, 'heads': 2, 'context': 16, 'd_ff': 64, 'control': control})
+  config.model.update(settings)
+  config.training.update({'steps': 4, 'batch_size': 4})
+  config.sample_length = 0
+  return config
+
+
+@pytest.mark.parametrize('control', routing.CONTROLS[1:])
+def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
+  dense = {'routing': 'dense', 'gate': 'one_hot'} if control == 'tile_dropout' else {}
+  config = config_of(control, **dense)
+  configuration.validate(config)
+  model, mesh = training.make_model(config, VOCABULARY), devices.data_mesh(4)
+  first = jax.device_get(training.init_state(config, model))
+  state = devices.replicate(first, mesh)
+  step = training.make_train_step(config, model, mesh)
+  windows = devices.split_batch(np.random.default_rng(0).integers(0, 8, (4, 17), np.int32), mesh)
+  for index in range(2):
+    state, metrics = step(state, windows, index)
+    assert metrics['finite']
+  assert not np.array_equal(state.params['layer_0']['ffn']['up'], first.params['layer_0']['ffn']['up'])
+  if control == 'gradual':
+    assert state.routing['layer_1']['ffn']['progress'] == 0.5
+  if control.endswith('_keys'):
+    moved = not np.array_equal(state.routing['layer_0']['ffn']['centroid'], first.routing['layer_0']['ffn']['centroid'])
+    assert moved == (control == 'kmeans_keys')
+  rows = evaluation.evaluate_routings(model.config, VOCABULARY, TOKEN.astype(np.int32), state.params, state.routing)
+  assert all(np.isfinite(row['loss']) for row in rows) and all('activation_TD' not in row for row in rows)
+  assert evaluation.with_routing(model.config, 'first').ffn.control == 'none'
+  with pytest.raises(InputError, match=f'control = {control} is for experiments'):
+    weights.InferenceConfig(model.config, len(VOCABULARY))
+
+
+@pytest.mark.parametrize('control, settings', [
+    ('gumbel', {'routing': 'learned'}), ('gumbel', {'top_k': 2}), ('hash', {'clusters': 2}), ('tile_dropout', {})])
+def test_controls_of_other_models_are_refused(control, settings):
+  with pytest.raises(InputError, match=f'control = {control} is for model.routing'):
+    configuration.validate(config_of(control, **settings))
+
+
+def test_a_student_moves_towards_its_teacher():
+  config = config_of('none')
+  config.loss.update({'distillation_weight': 1.0, 'balance_weight': 0.0})
+  config.model.dropout = 0.0
+  model = training.make_model(config, VOCABULARY)
+  token = jnp.asarray(np.random.default_rng(1).integers(0, 8, (2, 16), np.int32))
+  teacher_params = training.init_state(config_of('none'), model).params
+  teacher = training.Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})
+  logits, _ = transformer.apply(model, teacher.params, {}, token)
+  # Entropy is the least that a cross-entropy can be, and that of its own predictions is.
+  entropy = -jnp.mean(jnp.sum(jax.nn.softmax(logits) * jax.nn.log_softmax(logits), axis=-1))
+  assert teacher.cross_entropy(logits, token) == pytest.approx(float(entropy), rel=1e-5)
+  config.seed = 3
+  params = training.init_state(config, model).params
+  windows = jnp.pad(token, ((0, 0), (0, 1)))
+  loss_fn = jax.jit(jax.shard_map(
+      lambda params: jax.value_and_grad(training.make_loss(config, model, teacher), has_aux=True)(
+          params, {}, windows, jax.random.key(0)),
+      mesh=devices.data_mesh(1), in_specs=jax.P(), out_specs=jax.P(), check_vma=False))
+  losses = []
+  for _ in range(30):
+    (objective, _), grads = loss_fn(params)
+    losses.append(float(objective))
+    params = optax.apply_updates(params, jax.tree.map(lambda grad: -0.5 * grad, grads))
+  assert losses[-1] - float(entropy) < 0.7 * (losses[0] - float(entropy))

@@ -1,0 +1,98 @@
+"""Controls: layers that route or train in another way, to tell what reading signatures is worth. For experiments only.
+
+A control trains and is evaluated like any other model. It has no packed form.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from trix_jax import ffn, routing, signatures, ternary
+
+NONE = 'none'
+# Part of the way to the mean of a batch's activations that a centroid goes, a step.
+KMEANS_RATE = 0.05
+
+
+class ControlFFN(ffn.SparseTriXFFN):
+  """`SparseTriXFFN` under one of `routing.CONTROLS`. Training is where there is an RNG stream `tiles`.
+
+  hash: a character's own tile, its number modulo T, whatever stands around it (arXiv 2106.04426).
+  random_keys: keys that were drawn at first and stay.
+  kmeans_keys: keys that follow the mean of the activations which chose them, online k-means.
+  no_router_gradient: signatures and activations learn nothing from probabilities.
+  gumbel: in training tiles are drawn by their probabilities (Gumbel-max).
+  tile_dropout: for a model trained `dense`; a token does without each tile with probability 1 / 2, the others count
+    double.
+  gradual: a token does without each tile but its best with a probability that rises from 0 to 1 as training goes.
+  """
+
+  token_N: jax.Array | None = None
+
+  def _route(self, x_ND, q_ND, step_N1, tiles: ffn.TernaryTiles) -> routing.RoutingInfo:
+    config, training = self.config, self.has_rng('tiles')
+    control = config.control
+    if control in ('random_keys', 'kmeans_keys'):
+      key_TD, scale_T = keys_of(self.variable('routing', 'centroid', self._first_centroids, q_ND).value)
+      info = ffn.route_tokens(q_ND, step_N1, key_TD, scale_T, config, None, self._balance_bias())
+      if training and control == 'kmeans_keys':
+        unit_ND = q_ND / jnp.maximum(jnp.linalg.norm(q_ND, axis=-1, keepdims=True), 1.0)
+        chosen_NT = jax.nn.one_hot(info.tile_NK[:, 0], config.tiles)
+        info = dataclasses.replace(info, activation_TD=jnp.einsum('nt,nd->td', chosen_NT, unit_ND) / len(x_ND))
+      return info
+    if control == 'no_router_gradient':
+      q_ND, step_N1, signatures_TD, scale_T = jax.lax.stop_gradient(
+          (q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T))
+      return ffn.route_tokens(q_ND, step_N1, signatures_TD, scale_T, config, None, self._balance_bias())
+    info = super()._route(x_ND, q_ND, step_N1, tiles)
+    progress = self.variable('routing', 'progress', jnp.zeros, ()).value if control == 'gradual' else 0.0
+    if control == 'hash':
+      assert self.token_N is not None
+      tile_NK = (self.token_N % config.tiles)[:, None].astype(jnp.int32)
+      return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
+    if not training:
+      return info
+    key = self.make_rng('tiles')
+    if control == 'gumbel':
+      noise_NT = jax.random.gumbel(key, info.probability_NJ.shape)
+      tile_NK = routing.select(jnp.log(jnp.maximum(info.probability_NJ, 1e-30)) + noise_NT, config.top_k)
+      gate_NK = routing.gates(info.probability_NJ, tile_NK, config.gate)
+      return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=gate_NK)
+    if control == 'tile_dropout':
+      kept_NT = jax.random.bernoulli(key, 0.5, info.gate_NK.shape)
+      return dataclasses.replace(info, gate_NK=2.0 * info.gate_NK * kept_NT)
+    every_NT = jnp.broadcast_to(jnp.arange(config.tiles, dtype=jnp.int32), info.score_NJ.shape)
+    chosen_NT = (every_NT[:, None] == info.tile_NK[..., None]).any(axis=1)
+    kept_NT = chosen_NT | jax.random.bernoulli(key, 1 - progress, every_NT.shape)
+    gate_NT = routing.gates(info.probability_NJ, every_NT, config.gate, kept_NT)
+    return dataclasses.replace(info, tile_NK=every_NT, gate_NK=gate_NT)
+
+  def _first_centroids(self, q_ND):
+    return jax.random.normal(self.make_rng('params'), (self.config.tiles, q_ND.shape[-1]))
+
+  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTiles) -> jax.Array:
+    if tile_NK.shape[1] == self.config.tiles:
+      return ffn.TriXFFN._compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles)
+    return super()._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
+
+
+def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Keys as `votes` signatures are: int8 integers, and the scales that bring them to root mean square 1."""
+  key_TD, _ = ternary.quantise_int8(jax.lax.stop_gradient(centroid_TD))
+  return key_TD, signatures.scale_of(key_TD, 'votes')
+
+
+def moved(state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step: jax.Array,
+          steps: int) -> dict[str, jax.Array]:
+  """The state of a layer after a step: k-means centroids at `KMEANS_RATE` nearer to their tokens, and progress."""
+  after = dict(state)
+  if 'progress' in state:
+    after['progress'] = (step + 1) / steps
+  if 'activation_TD' in metrics:
+    load_T1 = metrics['tile_load'][:, None]
+    mean_TD = metrics['activation_TD'] / jnp.where(load_T1 > 0, load_T1, 1.0)
+    unit_TD = state['centroid'] / jnp.maximum(jnp.linalg.norm(state['centroid'], axis=-1, keepdims=True), 1e-6)
+    after['centroid'] = jnp.where(load_T1 > 0, unit_TD + KMEANS_RATE * (mean_TD - unit_TD), unit_TD)
+  return after
