@@ -1,0 +1,158 @@
+"""The report's figures, as SVG that takes its ink from the page, so that it is legible on light and on dark."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+
+from experiments import estimates
+from trix_jax import analysis
+
+Rows = Sequence[dict[str, Any]]
+
+# Stands for the page's own colour until the SVG is text.
+INK = '#010203'
+# Okabe and Ito's colours, which readers with any colour vision tell apart, and which show on white and on black.
+COLOURS = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9', '#999999', '#b8a800')
+STYLES = ('-', '--', ':')
+
+rcParams.update({
+    'svg.fonttype': 'none', 'svg.hashsalt': 'trix', 'font.size': 9, 'font.family': 'sans-serif',
+    **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'axes.titlecolor', 'xtick.color',
+                     'ytick.color'), INK),
+    'axes.spines.top': False, 'axes.spines.right': False})
+
+
+def svg(figure: Figure) -> str:
+  """The figure as an element of a page."""
+  buffer = io.StringIO()
+  figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
+  text = buffer.getvalue().replace(INK, 'currentColor')
+  return text[text.index('<svg'):]
+
+
+def _figure(rows: int = 1, columns: int = 1, width: float = 3.4, height: float = 2.6):
+  figure = Figure(figsize=(width * columns, height * rows), layout='constrained')
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _style(place: int) -> dict[str, Any]:
+  return {'color': COLOURS[place % len(COLOURS)], 'linestyle': STYLES[place // len(COLOURS) % len(STYLES)]}
+
+
+def loss_curves(rows: Rows, variants: Sequence[str]) -> str:
+  """Validation loss over text seen, mean over seeds, with the least and the most as a band."""
+  figure, [[ax]] = _figure(width=6.4, height=3.4)
+  for place, variant in enumerate(variants):
+    of = [row for row in rows if row['variant'] == variant]
+    if not of:
+      continue
+    steps = np.array([step for step, _ in of[0]['curves']['validation_loss']])
+    last = of[0]['curves']['validation_loss'][-1][0]
+    losses = np.array([[loss for _, loss in row['curves']['validation_loss']] for row in of])
+    tokens = steps * of[0]['tokens'] / last / 1e6
+    ax.plot(tokens, losses.mean(axis=0), label=variant, linewidth=1.4, **_style(place))
+    ax.fill_between(tokens, losses.min(axis=0), losses.max(axis=0), alpha=0.2, linewidth=0,
+                    color=_style(place)['color'])
+  # What matters is the end, not where all come from.
+  ends = [row['curves']['validation_loss'] for row in rows]
+  ax.set_ylim(min(row['loss'] for row in rows) - 0.02, float(np.median([curve[0][1] for curve in ends])))
+  ax.set(xlabel='million characters seen', ylabel='validation loss, nats')
+  ax.legend(frameon=False, ncols=2 if len(variants) > 4 else 1, fontsize=8)
+  return svg(figure)
+
+
+def tile_loads(row: dict[str, Any]) -> str:
+  """The share of validation tokens of every tile over training, a panel a layer."""
+  history = row['curves']['tile_load']
+  steps, loads_SLT = [step for step, _ in history], np.array([load for _, load in history])
+  figure, [axes] = _figure(columns=loads_SLT.shape[1], width=1.9, height=2.0)
+  for layer, ax in enumerate(axes):
+    ax.stackplot(steps, loads_SLT[:, layer].T, colors=COLOURS, alpha=0.85, linewidth=0)
+    ax.set(title=f'layer {layer}', ylim=(0, 1), xlabel='step', yticks=[0, 0.5, 1] if layer == 0 else [])
+  axes[0].set_ylabel('share of tokens')
+  return svg(figure)
+
+
+def signatures(layers: Sequence[Any]) -> str:
+  """Signatures, a line a tile, each layer in a panel of its own."""
+  figure, axes = _figure(rows=len(layers), width=6.4, height=0.9)
+  for layer, (row, signature_TD) in enumerate(zip(axes, layers, strict=True)):
+    most = np.abs(signature_TD).max()
+    row[0].imshow(signature_TD, aspect='auto', cmap='RdBu', vmin=-most, vmax=most, interpolation='nearest')
+    row[0].set(ylabel=f'layer {layer}', yticks=range(len(signature_TD)), xticks=[])
+  axes[-1][0].set(xticks=range(0, len(layers[0][0]), 16), xlabel='input dimension')
+  return svg(figure)
+
+
+def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.CLASSES) -> str:
+  """For each layer the share of every class that goes to each tile."""
+  counts_LCT = [np.asarray(counts, float) for counts in specialisation['counts']]
+  present = [place for place in range(len(names)) if counts_LCT[0][place].sum()]
+  figure, [axes] = _figure(columns=len(counts_LCT), width=1.9, height=1.9)
+  for layer, (ax, counts_CT) in enumerate(zip(axes, counts_LCT, strict=True)):
+    counts_CT = counts_CT[present]
+    ax.imshow(counts_CT / counts_CT.sum(axis=1, keepdims=True), vmin=0, vmax=1, aspect='auto', cmap='viridis')
+    ax.set(title=f'layer {layer}', xlabel='tile', yticks=range(len(present)))
+    ax.set_yticklabels([names[place] for place in present] if layer == 0 else [])
+  return svg(figure)
+
+
+def information(rows: Rows, variants: Sequence[str], name: str = 'specialisation') -> str:
+  """Normalised mutual information of each layer, every seed a point, and the most that chance gave as a line."""
+  figure, [[ax]] = _figure(width=6.4, height=2.6)
+  labels, place = [], 0
+  for colour, variant in enumerate(variants):
+    of = [row[name] for row in rows if row['variant'] == variant and name in row]
+    for layer in range(len(of[0]['information']) if of else 0):
+      values, chance = [s['information'][layer] for s in of], [s['null'][layer]['most'] for s in of]
+      ax.plot([place] * len(values), values, 'o', markersize=4, color=COLOURS[colour % len(COLOURS)], alpha=0.8)
+      ax.plot([place - 0.35, place + 0.35], [max(chance)] * 2, color=INK, linewidth=1.2)
+      labels.append((place, f'{variant}' if layer == 0 else ''))
+      place += 1
+    place += 1
+  ax.set(ylabel='mutual information', xticks=[at for at, _ in labels], ylim=(0, None))
+  ax.set_xticklabels([text for _, text in labels], rotation=30, ha='right')
+  return svg(figure)
+
+
+def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -> str:
+  """Loss against a number that variants differ in, a line a family; every seed is a point.
+
+  Args:
+    rows: of the suite.
+    of_variant: family and number of each variant.
+    xlabel: what the number is.
+  """
+  figure, [[ax]] = _figure(width=5.2, height=3.2)
+  for place, family in enumerate(dict.fromkeys(name for name, _ in of_variant.values())):
+    points = []
+    for variant, (name, number) in of_variant.items():
+      if name == family and (values := list(estimates.losses(rows, variant).values())):
+        points.append((number, float(np.mean(values))))
+        ax.plot([number] * len(values), values, 'o', markersize=3, alpha=0.6, color=_style(place)['color'])
+    if points:
+      ax.plot(*zip(*sorted(points), strict=True), label=family, **_style(place))
+  ax.set(xlabel=xlabel, ylabel='validation loss, nats', xscale='log')
+  numbers = sorted({number for _, number in of_variant.values()})
+  ax.set_xticks(numbers, labels=[f'{number:g}' for number in numbers])
+  ax.minorticks_off()
+  ax.legend(frameon=False)
+  return svg(figure)
+
+
+def changes(rows: Rows, variants: Sequence[str]) -> str:
+  """Share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
+  figure, [[ax]] = _figure(width=5.2, height=3.0)
+  for place, variant in enumerate(variants):
+    if of := [row['stability'] for row in rows if row['variant'] == variant]:
+      steps = [pair['to'] for pair in of[0]]
+      share = 100 * np.mean([[np.mean(pair['changed']) for pair in pairs] for pairs in of], axis=0)
+      ax.plot(steps, share, marker='o', label=variant, **_style(place))
+  ax.axhline(10, color=INK, linewidth=0.8, linestyle=':')
+  ax.set(xlabel='step', ylabel='% of tokens that changed tile', ylim=(0, None))
+  ax.legend(frameon=False)
+  return svg(figure)

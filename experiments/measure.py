@@ -1,0 +1,176 @@
+"""What is measured of a finished run: `python -m experiments.measure --workdir=W --measures=routings --json=FILE`.
+
+The runner calls this in a process of its own, so that a run's memory goes with it.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from trix_jax import host
+
+if __name__ == '__main__':
+  host.prepare_cpu()  # Before anything imports JAX.
+
+import jax
+import scipy.stats
+from absl import flags
+
+from experiments import patterns
+from trix_jax import analysis, checkpoints, cli, evaluation, ffn, gate_fitting, metrics, report, transformer, workdirs
+
+# Points of a curve, characters of the passage, tables drawn for the null, steps of fitting a gate.
+POINTS, PASSAGE, DRAWS, GATE_STEPS = 40, 600, 200, 300
+
+
+def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
+  """Of every run: its best validation loss, its curves, and how load and diversity moved."""
+  train, validation = (metrics.read_metrics(workdir, split) for split in ('train', 'validation'))
+  best = min(validation, key=lambda row: row['loss'])
+  def curve(rows, name):
+    rows = rows[::max(1, len(rows) // POINTS)]
+    return [[row['step'], np.round(row[name], 4).tolist()] for row in rows]
+  few_tiles = trained.model.config.ffn.tiles <= report.MOST_TILES
+  return {
+      'loss': best['loss'], 'perplexity': best['perplexity'], 'step': best['step'], 'dead_tiles': best['dead_tiles'],
+      'tile_load': np.round(best['tile_load'], 5).tolist(), 'parameters': trained.run['parameters'],
+      'routing_state': trained.run['routing_state'],
+      'tokens': trained.config.training.steps * trained.config.training.batch_size * trained.model.config.context,
+      'curves': {'train_loss': curve(train, 'loss'), 'validation_loss': curve(validation, 'loss'),
+                 'diversity': curve(train, 'signature_diversity'),
+                 **({'tile_load': curve(validation, 'tile_load')} if few_tiles else {})}}
+
+
+def routings(trained: checkpoints.Trained) -> dict[str, float]:
+  """Validation loss of the same weights under every routing."""
+  rows = evaluation.evaluate_routings(trained.model.config, trained.vocabulary, trained.corpus().validation,
+                                      trained.params, trained.routing)
+  return {row['routing']: row['loss'] for row in rows}
+
+
+def fitted_gate(trained: checkpoints.Trained) -> float:
+  """Validation loss with a gate that was fitted to the frozen model."""
+  config = evaluation.with_routing(trained.model.config, 'learned')
+  evaluate = evaluation.Evaluator(config, trained.vocabulary, trained.corpus().validation)
+  return evaluate(gate_fitting.fit_gate(trained, GATE_STEPS))['loss']
+
+
+def specialisation(trained: checkpoints.Trained) -> dict[str, Any]:
+  """For each layer the tiles that classes of characters go to, and what chance would give: see `null_information`."""
+  row = evaluation.Evaluator(_routed(trained.model.config), trained.vocabulary, trained.corpus().validation)(
+      trained.params, trained.routing)
+  return _against_chance(row['class_tiles'])
+
+
+def _against_chance(counts_LCT) -> dict[str, Any]:
+  counts_LCT = np.asarray(counts_LCT)
+  return {'counts': counts_LCT.tolist(), 'information': [analysis.normalised_mutual_information(c) for c in counts_LCT],
+          'null': [null_information(counts) for counts in counts_LCT]}
+
+
+def null_information(counts_CT: np.ndarray) -> dict[str, float]:
+  """Normalised mutual information where classes and tiles have these totals but nothing to do with each other.
+
+  Random tables with these margins, which is what permuting the tokens' classes gives: mean and the largest of them.
+  """
+  counts_CT = counts_CT[counts_CT.sum(axis=1) > 0][:, counts_CT.sum(axis=0) > 0]
+  drawn = scipy.stats.random_table(counts_CT.sum(axis=1), counts_CT.sum(axis=0)).rvs(
+      DRAWS, random_state=np.random.default_rng(0))
+  values = [analysis.normalised_mutual_information(table) for table in drawn]
+  return {'mean': float(np.mean(values)), 'most': float(np.max(values)), 'draws': DRAWS}
+
+
+def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
+  """`specialisation` for the kinds of lines of `patterns.text`, and each kind's most used tile in every layer."""
+  validation = trained.corpus().validation
+  text = ''.join(trained.vocabulary[token] for token in validation)
+  kind_N = patterns.kinds_of(text)
+  tile_LNK = tiles_of(trained, validation)
+  counts = [np.zeros((len(patterns.KINDS), trained.model.config.ffn.tiles), int) for _ in tile_LNK]
+  kind_N = kind_N[:tile_LNK.shape[1]]
+  for table, tile_NK in zip(counts, tile_LNK, strict=True):
+    known = kind_N >= 0
+    np.add.at(table, (kind_N[known, None], tile_NK[known]), 1)
+  return {**_against_chance(counts), 'favourite': [np.argmax(table, axis=1).tolist() for table in counts]}
+
+
+def passage(trained: checkpoints.Trained) -> dict[str, Any]:
+  """The beginning of the validation text and the first tile of each of its characters, by layer."""
+  validation = trained.corpus().validation[:PASSAGE + trained.model.config.context]
+  tile_LNK = tiles_of(trained, validation)
+  text = ''.join(trained.vocabulary[token] for token in validation[:min(PASSAGE, tile_LNK.shape[1])])
+  return {'text': text, 'tiles': tile_LNK[:, :len(text), 0].tolist()}
+
+
+def signatures(trained: checkpoints.Trained) -> list[list[list[int]]]:
+  """Signatures of every layer, [T][D] integers."""
+  config = trained.model.config
+  layers = [ffn.quantise_tiles(trained.params[f'layer_{layer}']['ffn'], config.ffn) for layer in range(config.layers)]
+  return [np.asarray(tiles.signatures_TD, int).tolist() for tiles in layers]
+
+
+def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
+  """Between consecutive checkpoints: for each layer the share of validation tokens whose first tile changed."""
+  validation = trained.corpus().validation
+  rows: list[dict[str, Any]] = []
+  before = None
+  for step in checkpoints.Checkpoints(workdir, read_only=True).steps('last'):
+    tile_LN = tiles_of(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
+    if before is not None:
+      rows.append({'from': before[0], 'to': step, 'changed': np.mean(before[1] != tile_LN, axis=1).tolist()})
+    before = step, tile_LN
+  return rows
+
+
+def tiles_of(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
+  """Tiles of every token, in windows of a context without the rest, [layers, N, K]."""
+  config = _routed(trained.model.config)
+  model = transformer.TransformerLM(config, len(trained.vocabulary))
+  context, batch = config.context, evaluation.WINDOWS_AT_A_TIME
+  windows = token_N[:len(token_N) // context * context].reshape(-1, context)
+
+  @jax.jit
+  def tiles(params, state, windows):
+    infos = transformer.apply(model, params, state, windows, rngs={'routing': jax.random.key(0)})[1]
+    return [info.tile_NK for info in infos]
+
+  parts = []
+  for start in range(0, len(windows), batch):
+    part = windows[start:start + batch]
+    padded = np.pad(part, ((0, batch - len(part)), (0, 0)))
+    parts.append(np.stack(tiles(trained.params, trained.routing, padded))[:, :part.size])
+  return np.concatenate(parts, axis=1)
+
+
+def _routed(config: transformer.ModelConfig) -> transformer.ModelConfig:
+  """A dense model is looked at as its signatures would route it, a token in one tile."""
+  return evaluation.with_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
+
+
+MEASURES: dict[str, Callable[..., Any]] = {
+    'routings': routings, 'fitted_gate': fitted_gate, 'specialisation': specialisation,
+    'patterns': patterns_to_tiles, 'passage': passage, 'signatures': signatures, 'stability': stability}
+# Those that look at more than one checkpoint.
+OF_WORKDIRS = ('stability',)
+
+
+def of_run(workdir: pathlib.Path, measures: Sequence[str]) -> dict[str, Any]:
+  """`basics` and these measures of the best checkpoint in a workdir."""
+  trained = checkpoints.load_trained(workdir, 'best')
+  result = basics(trained, workdir)
+  for name in measures:
+    print(f'measuring {name}', flush=True)
+    of = (trained, workdir) if name in OF_WORKDIRS else (trained,)
+    result[name] = MEASURES[name](*of)
+  return result
+
+
+if __name__ == '__main__':
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
+  _MEASURES = flags.DEFINE_list('measures', [], 'Which measures, of experiments.measure.MEASURES.')
+  _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
+  cli.run(lambda: workdirs.write_text(
+      pathlib.Path(_JSON.value), json.dumps(of_run(cli.folder_of(_WORKDIR), _MEASURES.value))))

@@ -1,0 +1,194 @@
+"""One page of all suites in a folder.
+
+It needs no network and nothing beside it but, for its links, the JSON files it was made of.
+"""
+
+import html
+import json
+import pathlib
+from typing import Any
+
+from experiments import estimates, figures, patterns, suites
+from trix_jax import workdirs
+from trix_jax.errors import InputError
+
+FILE = 'report.html'
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fdfdfb; --faint: #6b6b6b; --line: #d8d8d4; --card: #f3f3ef;
+  --good: #0a7d4f; --bad: #b3361b; --open: #8a6a00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e6e1; --paper: #16181b; --faint: #9a9a96; --line: #33363a;
+  --card: #1f2226; --good: #4cc38a; --bad: #ff8a6b; --open: #e0b84a; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid var(--line);
+  padding-top: 1rem; } h3 { font-size: 1rem; margin-bottom: .3rem; }
+a { color: inherit; } nav a { margin-right: .8rem; white-space: nowrap; }
+.faint { color: var(--faint); font-size: .9rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.reproduced, .better { color: var(--good); font-weight: 600; } .refuted, .worse { color: var(--bad); font-weight: 600; }
+.undecided, .comparable { color: var(--open); font-weight: 600; }
+figure { margin: 1rem 0; } figcaption { color: var(--faint); font-size: .9rem; }
+svg { max-width: 100%; height: auto; } code { font-size: .85rem; overflow-wrap: anywhere; }
+.passage { font: .95rem/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--card); padding: .8rem; border-radius: .4rem; }
+.passage b { font-weight: inherit; border-bottom: 3px solid; border-radius: 2px; }
+details summary { cursor: pointer; }
+@media (max-width: 40rem) { .verdicts thead { display: none; } .verdicts tr { display: block; padding: .6rem 0;
+  border-bottom: 1px solid var(--line); } .verdicts td { display: block; border: 0; padding: .1rem 0; }
+  .verdicts td[data-name]::before { content: attr(data-name) ": "; color: var(--faint); font-weight: 400; } }
+"""
+
+
+def write(folder: pathlib.Path) -> None:
+  """Write `report.html` from the results in a folder; InputError when there are none."""
+  results = {}
+  for name in suites.SUITES:
+    if (path := folder / f'{name}.json').exists():
+      try:
+        results[name] = json.loads(path.read_text())
+        results[name]['rows'], results[name]['verdicts']
+      except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path} holds no results of a suite ({error!r}); move it away') from error
+  if not results:
+    raise InputError(f'no results of suites in {folder}; run experiments.run first')
+  workdirs.write_text(folder / FILE, page(results))
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+  """The whole page, for the results of suites by name."""
+  links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
+  every = [{**verdict, 'suite': name} for name, of in results.items() for verdict in of['verdicts']
+           if verdict['reported'] != '-']
+  machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}'
+                     for of in results.values() for row in of['rows']})
+  budgets = sorted({of['budget'] for of in results.values()})
+  note = ('<p class="refuted">Made with --budget=smoke: nothing was learned, and no figure here means anything.</p>'
+          if 'smoke' in budgets else '')
+  return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>TriX-JAX: every claim run again</title><style>{STYLE}</style></head><body>
+<h1>TriX-JAX: every claim of the original, run again</h1>{note}
+<p>Language models of sparse ternary tiles on TinyShakespeare. Losses are nats a character on the whole validation
+split, best checkpoint; ± is the half width of the 95 % interval of the mean over seeds (Student's t), and differences
+are paired by seed. Budget: {html.escape(', '.join(budgets))}. Trained on: {html.escape('; '.join(machines))}.</p>
+<nav>{links}</nav>
+<h2 id="verdicts">Verdicts</h2>{verdict_table(every)}
+{''.join(section(name, of) for name, of in results.items())}
+</body></html>
+"""
+
+
+def verdict_table(verdicts: list[dict[str, Any]]) -> str:
+  """Claims, what was reported, what came out and the verdict; a block each on a phone."""
+  lines = []
+  for of in verdicts:
+    suite = of.get('suite')
+    link = f' <a class="faint" href="{suite}.json">{suite}.json</a>' if suite else ''
+    why = f'<br><span class="faint">{html.escape(of["why"])}</span>' if of['why'] else ''
+    lines.append(f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
+                 f'<td data-name="reported">{html.escape(of["reported"])}</td>'
+                 f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="seeds">{of["seeds"]}</td>'
+                 f'<td class="{of["verdict"].split()[-1]}">{html.escape(of["verdict"])}</td></tr>')
+  return ('<table class="verdicts"><thead><tr><th>claim</th><th>reported</th><th>here</th><th>seeds</th>'
+          f'<th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>')
+
+
+def section(name: str, results: dict[str, Any]) -> str:
+  """A suite: its question, table, verdicts and figures."""
+  suite, rows = suites.SUITES[name], results['rows']
+  failed = ''.join(f'<li>{html.escape(f["variant"])}, seed {f["seed"]}: {html.escape(f["reason"])}</li>'
+                   for f in results['failures'])
+  failures = f'<h3>Failed runs</h3><ul class="refuted">{failed}</ul>' if failed else ''
+  drawn = ''.join(f'<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
+                  for caption, picture in pictures(name, rows)) if rows else ''
+  return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{html.escape(suite.question)}</p>
+<p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a></p>{failures}
+{loss_table(name, rows)}{verdict_table(results['verdicts'])}{drawn}"""
+
+
+def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
+  """Loss, perplexity, dead tiles and the difference to the first variant, a line a variant."""
+  variants, lines = list(suites.SUITES[name].variants), []
+  first = estimates.losses(rows, variants[0])
+  for variant in variants:
+    of = [row for row in rows if row['variant'] == variant]
+    if not of:
+      continue
+    losses = estimates.losses(rows, variant)
+    mean, gap = estimates.estimate(list(losses.values())), estimates.gap(losses, first)
+    difference = '' if variant == variants[0] or gap is None else gap.text(sign=True)
+    parameters = of[0]['parameters']
+    cells = (mean.seeds, f'{parameters["total"]:,}', f'{parameters["active_per_token"]:,}',
+             f'{of[0]["tokens"] / 1e6:.1f}', str(mean), difference, max(sum(row['dead_tiles']) for row in of))
+    lines.append(f'<tr><td>{html.escape(variant)}</td>' + ''.join(f'<td class="number">{c}</td>' for c in cells)
+                 + '</tr>')
+  heads = ('seeds', 'parameters', 'active', 'million characters', 'loss', f'to {variants[0]}', 'dead tiles, most')
+  return ('<div class="wide"><table><thead><tr><th>variant</th>'
+          + ''.join(f'<th class="number">{html.escape(head)}</th>' for head in heads)
+          + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>')
+
+
+def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+  """Captions and figures of a suite."""
+  suite = suites.SUITES[name]
+  variants, first = list(suite.variants), rows[0]
+  result = []
+  families = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles'}
+  if name in families:
+    result.append((f'Loss against {families[name]}; every seed is a point.',
+                   figures.against(rows, _families(name, rows), families[name])))
+  else:
+    result.append(('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, variants)))
+  if 'stability' in suite.measures:
+    result.append(('Share of validation tokens whose first tile changed since the checkpoint before.',
+                   figures.changes(rows, variants)))
+  if 'passage' in suite.measures:
+    result.append((f'Load of the tiles over training: {first["variant"]}, seed {first["seed"]}.',
+                   figures.tile_loads(first)))
+    result.append(('Signatures at the best checkpoint, the votes of each tile: blue for, red against.',
+                   figures.signatures(first['signatures'])))
+    result.append(('The beginning of the validation text, by the tile that each character goes to.',
+                   passage(first['passage'])))
+  if 'patterns' in suite.measures:
+    result.append(('Where the characters of each kind of line go.',
+                   figures.class_tiles(first['patterns'], patterns.KINDS)))
+  if 'specialisation' in suite.measures:
+    result.append((f'Where the characters of each class go: {first["variant"]}, seed {first["seed"]}.',
+                   figures.class_tiles(first['specialisation'])))
+    result.append(('Normalised mutual information of class and tile, layer by layer, every seed a point; the line is '
+                   'the most that 200 random tables with the same totals gave.', figures.information(rows, variants)))
+  return result
+
+
+def _families(name: str, rows: list[dict[str, Any]]) -> dict[str, tuple[str, float]]:
+  """Family and number of every variant of a suite that varies a number."""
+  result = {}
+  for row in rows:
+    variant, settings = row['variant'], row['settings']
+    if name == 'tile_count':
+      top_1 = settings.get('model.top_k', 1) == 1 and settings.get('model.tiles', 4) > 4
+      result[variant] = ('one computed' if top_1 else 'a quarter computed', settings.get('model.tiles', 4))
+    else:
+      number = row['tokens'] / 1e6 if name == 'data_efficiency' else settings['model.d_model']
+      result[variant] = (variant.split('_')[0], number)
+  return result
+
+
+def passage(of: dict[str, Any]) -> str:
+  """The text with each character underlined in the colour of its tile, a block a layer."""
+  blocks = []
+  for layer, tiles in enumerate(of['tiles']):
+    spans, start = [], 0
+    for end in range(1, len(tiles) + 1):
+      if end == len(tiles) or tiles[end] != tiles[start]:
+        colour = figures.COLOURS[tiles[start] % len(figures.COLOURS)]
+        text = html.escape(of['text'][start:end]).replace('\n', '↵\n')
+        spans.append(f'<b style="border-color:{colour}" title="tile {tiles[start]}">{text}</b>')
+        start = end
+    blocks.append(f'<details{" open" if layer == 1 or len(of["tiles"]) == 1 else ""}><summary>layer {layer}</summary>'
+                  f'<div class="passage">{"".join(spans)}</div></details>')
+  return ''.join(blocks)

@@ -1,0 +1,173 @@
+"""The suites: which runs each compares, as tables. A run is the recipe with the settings of a budget and of a variant.
+
+A setting that names a variant in braces, such as `{dense}`, stands for the workdir of that one with the same seed.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+CONFIG = 'configs/sparse.py'
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """How much is trained.
+
+  Attributes:
+    settings: of every run.
+    seeds: 0 to this, exclusive.
+    variants: of each suite so many, from the first; None for all.
+  """
+
+  settings: Settings
+  seeds: int
+  variants: int | None = None
+
+
+BUDGETS = {
+    'smoke': Budget({
+        'corpus': 'python_stdlib', 'model.layers': 1, 'model.d_model': 32, 'model.heads': 2, 'model.context': 64,
+        'training.steps': 8, 'training.batch_size': 8, 'training.log_every': 2, 'training.eval_every': 4,
+        'training.checkpoint_every': 4}, 1, 3),
+    'small': Budget({
+        'training.steps': 1200, 'training.eval_every': 200, 'training.checkpoint_every': 200}, 3),
+    # The original's four epochs at its batch size, for a GPU.
+    'full': Budget({
+        'training.steps': 15_680, 'training.batch_size': 256, 'training.eval_every': 980,
+        'training.checkpoint_every': 980}, 5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """A question and the runs that answer it.
+
+  Attributes:
+    title: of its section in the report.
+    question: what is asked, in a sentence or two.
+    variants: settings of each; the first is what the others are held against.
+    measures: of `measure.MEASURES`, what is measured of every run besides its loss.
+    base: settings that all variants share.
+  """
+
+  title: str
+  question: str
+  variants: Mapping[str, Settings]
+  measures: tuple[str, ...] = ()
+  base: Settings = dataclasses.field(default_factory=dict)
+
+
+DENSE = {'model.routing': 'dense', 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+LEARNED = {'model.routing': 'learned'}
+RANDOM = {'model.routing': 'random', 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+LOSS_FREE = {'model.balance_bias': True, 'loss.balance_bias_rate': 0.02, 'loss.balance_weight': 0.0}
+
+
+def control(name: str) -> Settings:
+  return {'model.control': name}
+
+
+def tiles(count: int, top_k: int) -> Settings:
+  return {'model.tiles': count, 'model.top_k': top_k}
+
+
+def index(clusters: int, probes: int) -> Settings:
+  return {'model.clusters': clusters, 'model.probes': probes, 'model.balance_bias': True,
+          'loss.balance_bias_rate': 0.02}
+
+
+def scaled_steps(factor: float) -> Settings:
+  """So many times the budget's steps; see `settings_of`."""
+  return {'training.steps': factor}
+
+
+SUITES = {
+    'four_routings': Suite(
+        'Four routings',
+        'Is routing by reading as good as a learned gate, and better than chance, where each is used in training?',
+        {'emergent': {}, 'learned': LEARNED, 'random': RANDOM, 'dense': DENSE}, ('routings', 'specialisation')),
+    'option_a': Suite(
+        'Option A: trained dense',
+        'What is left of a densely trained model when a token computes one tile of four?',
+        {'dense': DENSE, 'sparse': {}}, ('routings', 'fitted_gate')),
+    'option_b': Suite(
+        'Option B: trained sparse',
+        'Do the tiles of a sparsely trained model stay in use, and their signatures different, as training goes?',
+        {'sparse': {}, 'dense': DENSE, 'loss_free': LOSS_FREE}, ('specialisation', 'passage', 'signatures')),
+    'remedies': Suite(
+        'Remedies for dense training',
+        'Can a densely trained model be brought to what sparse training from the start gives? Those that start from a '
+        'dense model have seen twice the text, as `sparse_twice` has.',
+        {'sparse': {}, 'sparse_twice': scaled_steps(2), 'dense': DENSE,
+         'continued': {'training.start_from': '{dense}', 'model.gate': 'one_hot'},
+         'distilled': {'loss.teacher': '{dense}'},
+         'continued_distilled': {'training.start_from': '{dense}', 'loss.teacher': '{dense}', 'model.gate': 'one_hot'},
+         'gradual': {'training.start_from': '{dense}', 'model.gate': 'one_hot', **control('gradual')},
+         'tile_dropout': {**DENSE, **control('tile_dropout')}}, ('routings',)),
+    'tile_count': Suite(
+        'Number of tiles',
+        'The same hidden units in more and smaller tiles, a quarter of them computed, or one tile only.',
+        {'4_top_1': {}, '8_top_2': tiles(8, 2), '16_top_4': tiles(16, 4), '32_top_8': tiles(32, 8),
+         '64_top_16': tiles(64, 16), '8_top_1': tiles(8, 1), '16_top_1': tiles(16, 1), '32_top_1': tiles(32, 1),
+         '64_top_1': tiles(64, 1)}, ('specialisation',)),
+    'hierarchy': Suite(
+        'Sixteen tiles behind an index',
+        'Two layers: against four tiles, and without what the indexed layer has. `all_probed` is no index but has its '
+        'norm, output scales and averages, which `flat` lacks.',
+        {'4_tiles': {}, '16_top_1': {**tiles(16, 1), **index(4, 2)}, '16_top_4': {**tiles(16, 4), **index(4, 2)},
+         'flat': {**tiles(16, 4), 'model.balance_bias': True, 'loss.balance_bias_rate': 0.02},
+         'all_probed': {**tiles(16, 4), **index(4, 4)},
+         'frozen': {**tiles(16, 4), **index(4, 2), 'hierarchy.freeze_after': 0.25},
+         'no_average': {**tiles(16, 4), **index(4, 2), 'hierarchy.average_decay': 0.0}},
+        ('specialisation',), {'model.layers': 2}),
+    'six_patterns': Suite(
+        'Six patterns',
+        'Do six kinds of text go to six tiles, when nobody tells the model that there are six?',
+        {'8_tiles': {}, 'learned': LEARNED}, ('patterns', 'specialisation'),
+        {'corpus': 'file', 'file': '{patterns}', 'model.layers': 2, 'model.tiles': 8, **scaled_steps(0.25)}),
+    'controls': Suite(
+        'Controls',
+        'What is it that reading signatures is worth? Each control takes one part of it away, or routes by something '
+        'else.',
+        {'emergent': {}, 'no_balance_loss': {'loss.balance_weight': 0.0},
+         'no_router_gradient': control('no_router_gradient'), 'gumbel': control('gumbel'), 'hash': control('hash'),
+         'random_keys': control('random_keys'), 'kmeans_keys': control('kmeans_keys'), 'learned': LEARNED},
+        ('specialisation',)),
+    'stability': Suite(
+        'Stability', 'How many tokens change their tile from one checkpoint to the next?',
+        {'emergent': {}, 'learned': LEARNED}, ('stability',)),
+    'data_efficiency': Suite(
+        'Data efficiency', 'Loss against text seen, sparse and dense; each run has a schedule of its own length.',
+        {f'{name}_{part}': {**settings, **scaled_steps(float(part))} for part in ('0.125', '0.25', '0.5', '1')
+         for name, settings in (('sparse', {}), ('dense', DENSE))}),
+    'width': Suite(
+        'Width', 'Does what sparsity costs grow or shrink with the width of the model?',
+        {f'{name}_{width}': {**settings, 'model.d_model': width, 'model.d_ff': 4 * width}
+         for width in (64, 128, 192, 256) for name, settings in (('sparse', {}), ('dense', DENSE))}),
+    'recipe': Suite(
+        'The recipe and its parts', 'The recipe with one part changed at a time.',
+        {'recipe': {}, 'sign_signatures': {'model.signature': 'sign'}, 'one_hot_gate': {'model.gate': 'one_hot'},
+         'relu': {'model.activation': 'relu'}, 'threshold': {'model.quantiser': 'threshold'},
+         'float_activations': {'model.int8_activations': False}, 'loss_free': LOSS_FREE,
+         '16_top_4': tiles(16, 4), '8_top_2': tiles(8, 2), 'decay_to_0_late': {'optimizer.weight_decay_fraction': 0.5},
+         'adamw': {'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3},
+         'batch_32': {'training.batch_size': 32, **scaled_steps(0.5)}, 'twice_as_long': scaled_steps(2)},
+        ('specialisation',)),
+}
+
+
+def variants_of(suite: Suite, budget: Budget) -> list[str]:
+  """The variants that a budget pays for."""
+  return list(suite.variants)[:budget.variants]
+
+
+def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[str, Any]:
+  """The settings of a run, references to other runs as they stand; steps of variants are parts of the budget's."""
+  own = {**suite.base, **suite.variants[variant]}
+  steps = budget.settings['training.steps']
+  if 'training.steps' in own:
+    own['training.steps'] = max(1, round(own['training.steps'] * steps))
+  return {'sample_length': 0, 'training.keep_checkpoints': 20, **budget.settings, **own, 'seed': seed}

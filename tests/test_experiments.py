@@ -1,0 +1,212 @@
+"""The suites: tables that can be run, verdicts that follow from figures, and a runner that loses nothing."""
+
+import json
+import math
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from experiments import estimates, figures, measure, patterns, report, run, suites, verdicts
+from trix_jax import configuration
+from trix_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_intervals_are_those_of_student():
+  # By hand for 1, 2, 3: the standard deviation is 1, and t of two degrees of freedom at 97.5 % is 4.3027.
+  of = estimates.estimate([1.0, 2.0, 3.0])
+  assert (of.mean, of.std, of.seeds) == (2, 1, 3)
+  assert of.half_width == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+  assert str(of) == '2.0000 ± 2.4841' and of.low == of.mean - of.half_width
+  one = estimates.estimate([0.5])
+  assert str(one) == '0.5000 (one seed)' and math.isinf(one.half_width)
+  assert one.text(1, ' %', 100, sign=True) == '+50.0 % (one seed)'
+  with pytest.raises(ValueError, match='no values'):
+    estimates.estimate([])
+
+
+def test_differences_are_paired_by_seed():
+  rows = [{'variant': name, 'seed': seed, 'loss': loss} for name, of in (
+      ('a', {0: 1.0, 1: 2.0, 2: 9.0}), ('b', {0: 1.5, 1: 2.25})) for seed, loss in of.items()]
+  gap = estimates.gap(estimates.losses(rows, 'b'), estimates.losses(rows, 'a'))
+  assert gap.mean == pytest.approx(0.375) and gap.seeds == 2
+  assert estimates.gap(estimates.losses(rows, 'b'), {}) is None
+
+
+@pytest.mark.parametrize('losses, baseline, want', [
+    ([1.00, 1.01, 1.02], [1.10, 1.11, 1.12], 'better'), ([1.10, 1.11, 1.12], [1.00, 1.01, 1.02], 'worse'),
+    ([1.0, 1.2, 1.1], [1.1, 1.0, 1.15], 'undecided'), ([1.0], [2.0], 'undecided')])
+def test_a_difference_counts_when_its_interval_leaves_out_zero(losses, baseline, want):
+  rows = [{'variant': name, 'seed': seed, 'loss': loss} for name, of in (('x', losses), ('base', baseline))
+          for seed, loss in enumerate(of)]
+  [verdict] = verdicts.differences(rows, 'base', ['base', 'x'])
+  assert verdict['verdict'] == want and verdict['seeds'] == len(losses)
+
+
+def rows_of(suite, losses, **extra):
+  """Rows of variants with these losses, with what reports and verdicts look at."""
+  counts = [[[9, 1], [1, 9], [0, 0], [5, 5], [0, 0]]] * 2
+  layer = {'counts': counts, 'information': [0.4, 0.3], 'null': [{'mean': 0.01, 'most': 0.05}] * 2}
+  return [{
+      'variant': variant, 'seed': seed, 'loss': loss, 'dead_tiles': [0, 0], 'tile_load': [[0.6, 0.4]] * 2,
+      'tokens': 4_000_000 * (1 + list(suites.SUITES[suite].variants).index(variant)), 'routing_state': 0, 'commit': 'c',
+      'parameters': {'total': 100, 'routing': 0, 'active_per_token': 50},
+      'settings': {'model.d_model': 128, 'seed': seed}, 'machine': {'processor': 'a', 'cores': 2, 'backend': 'cpu'},
+      'curves': {'validation_loss': [[5, loss + 1], [10, loss]], 'diversity': [[5, [0.5, 0.5]], [10, [0.4, 0.2]]],
+                 'tile_load': [[5, [[0.5, 0.5]] * 2], [10, [[0.6, 0.4]] * 2]]},
+      'specialisation': layer,
+      'patterns': {**layer, 'counts': [[[1, 2]] * 6] * 2, 'favourite': [[0, 1, 2, 3, 4, 5], [0] * 6]},
+      'routings': {'dense': loss, 'emergent': loss + 2, 'random': loss + 3, 'first': loss + 2.5}, 'fitted_gate': loss,
+      'passage': {'text': 'a<b&\nc', 'tiles': [[0, 0, 1, 1, 0, 1], [1] * 6]}, 'signatures': [[[1, -1], [0, 2]]] * 2,
+      'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}], **extra}
+          for variant, of in losses.items() for seed, loss in enumerate(of)]
+
+
+def verdict_of(suite, rows, words):
+  [found] = [verdict for verdict in verdicts.of_suite(suite, rows) if words in verdict['claim']]
+  return found
+
+
+def test_verdicts_follow_the_figures():
+  rows = rows_of('four_routings', {'emergent': [1.500, 1.502, 1.504], 'learned': [1.49, 1.491, 1.492],
+                                   'random': [1.7, 1.702, 1.704], 'dense': [1.3, 1.302, 1.304]})
+  assert verdict_of('four_routings', rows, '5 % of a learned')['verdict'] == 'reproduced'
+  assert verdict_of('four_routings', rows, 'better than random')['verdict'] == 'reproduced'
+  assert verdict_of('four_routings', rows, '2 % of dense')['verdict'] == 'refuted'  # 22 % worse.
+  assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'reproduced'
+  rows[0]['specialisation'] = {**rows[0]['specialisation'], 'information': [0.4, 0.04]}  # Below chance in one layer.
+  assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'refuted'
+  one = rows_of('four_routings', {'emergent': [1.5], 'learned': [1.49]})
+  assert verdict_of('four_routings', one, '5 % of a learned')['verdict'] == 'undecided'
+
+  rows = rows_of('option_a', {'dense': [1.5, 1.51], 'sparse': [1.5, 1.51]})
+  assert verdict_of('option_a', rows, 'collapses')['verdict'] == 'reproduced'
+  assert verdict_of('option_a', rows, 'better than chance')['verdict'] == 'reproduced'
+  rows = rows_of('six_patterns', {'8_tiles': [1.0, 1.1]})
+  assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'reproduced'
+  rows[1]['patterns'] = {**rows[1]['patterns'], 'favourite': [[0, 1, 2, 3, 4, 4], [0] * 6]}
+  assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'refuted'
+  rows = rows_of('stability', {'emergent': [1.0, 1.1]})
+  assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
+  rows = rows_of('stability', {'emergent': [1.0, 1.1]}, stability=[{'from': 0, 'to': 5, 'changed': [0.3, 0.3]},
+                                                                  {'from': 5, 'to': 10, 'changed': [0.0, 0.0]}])
+  assert [verdict_of('stability', rows, words)['verdict'] for words in ('last two', 'any two')] == [
+      'reproduced', 'refuted']
+
+
+@pytest.mark.parametrize('name', suites.SUITES)
+def test_every_run_of_every_suite_has_a_config_that_can_be(name, tmp_path):
+  for budget in suites.BUDGETS:
+    for of in run.runs_of(name, budget, tmp_path, 2):
+      config = configuration.default_config()
+      for path, value in of.settings.items():
+        section, _, key = path.rpartition('.')
+        part = config[section] if section else config
+        assert type(part[key]) is type(value), path
+        part[key] = value
+      configuration.validate(config)
+      assert config.training.steps >= 1
+
+
+def test_equal_runs_are_one_run_and_those_needed_come_first(tmp_path):
+  runs = run.runs_of('remedies', 'small', tmp_path, 2)
+  names = [(of.variant, of.seed) for of in runs]
+  assert len(set(names)) == len(names) == 2 * len(suites.SUITES['remedies'].variants)
+  for of in runs:
+    for value in (of.settings.get('training.start_from'), of.settings.get('loss.teacher')):
+      if value:
+        [needed] = [other for other in runs if str(other.workdir) == value]
+        assert needed.variant == 'dense' and needed.seed == of.seed and runs.index(needed) < runs.index(of)
+  runs[0].workdir.mkdir(parents=True)
+  [shared] = [of for of in run.runs_of('option_a', 'small', tmp_path, 1) if of.variant == 'sparse']
+  assert shared.workdir == runs[0].workdir
+  assert run.runs_of('option_a', 'full', tmp_path, 1)[1].workdir != runs[0].workdir
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+  """Runs the suite `stability` with trainings that are made up: losses of variants, or exceptions."""
+  out = tmp_path / 'out'
+  out.mkdir()
+
+  def start(budget, results):
+    calls = []
+    def result_of(of, progress):
+      calls.append((of.variant, of.seed))
+      if isinstance(results[of.variant], Exception):
+        raise results[of.variant]
+      [row] = rows_of('stability', {of.variant: [results[of.variant]]})
+      return {name: value for name, value in row.items() if name not in ('variant', 'seed', 'settings')}
+    monkeypatch.setattr(run, 'result_of', result_of)
+    failed = run.run_suite('stability', budget, out, tmp_path / 'runs', 2, run.Progress(4))
+    return failed, calls, json.loads((out / 'stability.json').read_text())
+
+  return start
+
+
+def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys):
+  failed, calls, results = runner('small', {'emergent': 1.5, 'learned': run.RunFailed('exit code 1: no memory')})
+  assert failed == 2 and len(calls) == 4
+  assert [(row['variant'], row['seed']) for row in results['rows']] == [('emergent', 0), ('emergent', 1)]
+  assert results['failures'] == [{'variant': 'learned', 'seed': seed, 'reason': 'exit code 1: no memory'}
+                                 for seed in (0, 1)]
+  assert 'FAILED, exit code 1: no memory' in capsys.readouterr().out
+  failed, calls, results = runner('small', {'learned': 1.4})
+  assert failed == 0 and calls == [('learned', 0), ('learned', 1)] and not results['failures']
+  assert [row['loss'] for row in results['rows']] == [1.5, 1.4, 1.5, 1.4]
+  assert results['verdicts'] == verdicts.of_suite('stability', results['rows'])
+  assert runner('small', {})[1] == []
+  with pytest.raises(InputError, match='holds the results of stability with --budget=small'):
+    runner('full', {})
+
+
+@pytest.mark.parametrize('name', suites.SUITES)
+def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
+  rows = rows_of(name, {variant: [1.5, 1.51] for variant in suites.SUITES[name].variants})
+  results = {'suite': name, 'budget': 'small', 'command': 'python -m experiments.run', 'rows': rows,
+             'failures': [{'variant': 'x', 'seed': 0, 'reason': 'a < b'}], 'verdicts': verdicts.of_suite(name, rows)}
+  (tmp_path / f'{name}.json').write_text(json.dumps(results))
+  report.write(tmp_path)
+  page = (tmp_path / report.FILE).read_text()
+  assert not re.search(r'(src|href)="(https?:|//|data:text)', page) and '<script' not in page
+  assert figures.INK not in page and 'currentColor' in page
+  assert all(variant in page for variant in suites.SUITES[name].variants) and 'a &lt; b' in page
+  assert page.count('<svg') >= 1 and page.count('</svg>') == page.count('<svg')
+  if 'passage' in suites.SUITES[name].measures:
+    assert 'title="tile 0">a&lt;</b>' in page
+  report.write(tmp_path)
+  assert (tmp_path / report.FILE).read_text() == page  # The same figures give the same file.
+
+
+def test_what_is_no_result_is_refused_by_name(tmp_path):
+  with pytest.raises(InputError, match='no results of suites'):
+    report.write(tmp_path)
+  (tmp_path / 'width.json').write_text('{}')
+  with pytest.raises(InputError, match=r'width\.json holds no results'):
+    report.write(tmp_path)
+
+
+def test_chance_is_what_unrelated_classes_and_tiles_give():
+  rng = np.random.default_rng(0)
+  classes, tiles = rng.choice(5, 20_000, p=[0.5, 0.2, 0.2, 0.1, 0]), rng.choice(4, 20_000)
+  def table(classes):
+    counts = np.zeros((5, 4), int)
+    np.add.at(counts, (classes, tiles), 1)
+    return counts
+  null = measure.null_information(table(classes))
+  shuffled = [measure.analysis.normalised_mutual_information(table(rng.permutation(classes))) for _ in range(200)]
+  assert null['mean'] == pytest.approx(np.mean(shuffled), rel=0.15)
+  assert null['mean'] < null['most'] < 0.01
+
+
+def test_kinds_of_lines_are_found_again():
+  text = patterns.text()
+  assert text == patterns.text() and text.count('\n') == patterns.LINES
+  kinds = patterns.kinds_of(text[5:20_000])
+  first = text[5:].index('\n') + 1
+  assert np.all(kinds[:first] == -1) and np.all(kinds[first:] >= 0)
+  position = text.index('\n', 3000) + 1
+  assert kinds[position - 5] == int(text[position]) and set(kinds[first:]) == set(range(6))
