@@ -7,7 +7,7 @@ trained once. Stopped and started again, a suite goes on where it was. Results g
 OUT/report.html shows those of all suites there. A run that fails is listed, and does not stop the others.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
-  small   about two minutes a run and three seeds, on two cores
+  small   two layers, two to three minutes a run on two cores, three seeds
   full    the original's budget and five seeds, for a GPU
 """
 

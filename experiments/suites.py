@@ -32,8 +32,9 @@ BUDGETS = {
         'corpus': 'python_stdlib', 'model.layers': 1, 'model.d_model': 32, 'model.heads': 2, 'model.context': 64,
         'training.steps': 8, 'training.batch_size': 8, 'training.log_every': 2, 'training.eval_every': 4,
         'training.checkpoint_every': 4}, 1, 3),
+    # Half the recipe's layers and steps, so that three seeds of most suites take two cores no longer than two hours.
     'small': Budget({
-        'training.steps': 1200, 'training.eval_every': 200, 'training.checkpoint_every': 200}, 3),
+        'model.layers': 2, 'training.steps': 1200, 'training.eval_every': 200, 'training.checkpoint_every': 200}, 3),
     # The original's four epochs at its batch size, for a GPU.
     'full': Budget({
         'training.steps': 15_680, 'training.batch_size': 256, 'training.eval_every': 980,
