@@ -53,7 +53,7 @@ def loss_curves(rows: Rows, variants: Sequence[str]) -> str:
     steps = np.array([step for step, _ in of[0]['curves']['validation_loss']])
     last = of[0]['curves']['validation_loss'][-1][0]
     losses = np.array([[loss for _, loss in row['curves']['validation_loss']] for row in of])
-    tokens = steps * of[0]['tokens'] / last / 1e6
+    tokens = (of[0]['tokens'] - of[0]['tokens_of_run'] * (1 - steps / last)) / 1e6
     ax.plot(tokens, losses.mean(axis=0), label=variant, linewidth=1.4, **_style(place))
     ax.fill_between(tokens, losses.min(axis=0), losses.max(axis=0), alpha=0.2, linewidth=0,
                     color=_style(place)['color'])

@@ -38,10 +38,21 @@ def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
       'loss': best['loss'], 'perplexity': best['perplexity'], 'step': best['step'], 'dead_tiles': best['dead_tiles'],
       'tile_load': np.round(best['tile_load'], 5).tolist(), 'parameters': trained.run['parameters'],
       'routing_state': trained.run['routing_state'],
-      'tokens': trained.config.training.steps * trained.config.training.batch_size * trained.model.config.context,
+      'tokens': _tokens(trained.config), 'tokens_of_run': _own_tokens(trained.config),
       'curves': {'train_loss': curve(train, 'loss'), 'validation_loss': curve(validation, 'loss'),
                  'diversity': curve(train, 'signature_diversity'),
                  **({'tile_load': curve(validation, 'tile_load')} if few_tiles else {})}}
+
+
+def _own_tokens(config) -> int:
+  own: int = config.training.steps * config.training.batch_size * config.model.context
+  return own
+
+
+def _tokens(config) -> int:
+  """Characters that were trained on, those of the run it started from included."""
+  earlier = config.training.start_from
+  return _own_tokens(config) + (_tokens(workdirs.read_config(pathlib.Path(earlier))) if earlier else 0)
 
 
 def routings(trained: checkpoints.Trained) -> dict[str, float]:
@@ -86,14 +97,11 @@ def null_information(counts_CT: np.ndarray) -> dict[str, float]:
 def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
   """`specialisation` for the kinds of lines of `patterns.text`, and each kind's most used tile in every layer."""
   validation = trained.corpus().validation
-  text = ''.join(trained.vocabulary[token] for token in validation)
-  kind_N = patterns.kinds_of(text)
   tile_LNK = tiles_of(trained, validation)
+  kind_N = patterns.kinds()[-len(validation):][:tile_LNK.shape[1]]  # The validation text is the end of the whole.
   counts = [np.zeros((len(patterns.KINDS), trained.model.config.ffn.tiles), int) for _ in tile_LNK]
-  kind_N = kind_N[:tile_LNK.shape[1]]
   for table, tile_NK in zip(counts, tile_LNK, strict=True):
-    known = kind_N >= 0
-    np.add.at(table, (kind_N[known, None], tile_NK[known]), 1)
+    np.add.at(table, (kind_N[:, None], tile_NK), 1)
   return {**_against_chance(counts), 'favourite': [np.argmax(table, axis=1).tolist() for table in counts]}
 
 
@@ -117,7 +125,10 @@ def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
   validation = trained.corpus().validation
   rows: list[dict[str, Any]] = []
   before = None
+  training = trained.config.training
   for step in checkpoints.Checkpoints(workdir, read_only=True).steps('last'):
+    if step % training.checkpoint_every and step != training.steps:
+      continue  # Saved because somebody stopped it there.
     tile_LN = tiles_of(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
     if before is not None:
       rows.append({'from': before[0], 'to': step, 'changed': np.mean(before[1] != tile_LN, axis=1).tolist()})

@@ -1,5 +1,6 @@
 """A text of six kinds of lines, after the original's six patterns, to see which tile answers which kind."""
 
+import functools
 import pathlib
 
 import numpy as np
@@ -12,9 +13,14 @@ LINES, SEED = 12_000, 0
 
 
 def text() -> str:
-  """Lines of every kind in random order; each starts with its kind's number, so that a reader can tell them apart."""
+  """Lines of every kind in random order."""
+  return ''.join(line for _, line in _lines())
+
+
+@functools.cache
+def _lines() -> list[tuple[int, str]]:
   rng = np.random.default_rng(SEED)
-  return ''.join(f'{kind}:{_line(KINDS[kind], rng)}\n' for kind in rng.integers(0, len(KINDS), LINES))
+  return [(int(kind), _line(KINDS[kind], rng) + '\n') for kind in rng.integers(0, len(KINDS), LINES)]
 
 
 def _line(kind: str, rng: np.random.Generator) -> str:
@@ -40,11 +46,6 @@ def write(path: pathlib.Path) -> None:
   files.write_whole(path, text().encode())
 
 
-def kinds_of(part: str) -> np.ndarray:
-  """Index into `KINDS` of every character of a part of the text, -1 before its first whole line: int [N]."""
-  kind_N = np.full(len(part), -1)
-  position = part.find('\n') + 1
-  for line in part[position:].splitlines(keepends=True):
-    kind_N[position:position + len(line)] = int(line[0])
-    position += len(line)
-  return kind_N
+def kinds() -> np.ndarray:
+  """Index into `KINDS` of every character of the text: int [N]."""
+  return np.repeat([kind for kind, _ in _lines()], [len(line) for _, line in _lines()])

@@ -1,18 +1,17 @@
-"""Run a suite: train what is missing, measure it, write its results, verdicts and the report.
+"""Run suites: train what is missing, measure it, write results, verdicts and the report.
 
   python -m experiments.run --suite=four_routings --budget=small
 
-Every run is an ordinary train.py workdir under --workdirs, with a log beside it, and a run that several suites share is
-trained once. Stopped and started again, a suite goes on where it was. Results go to OUT/SUITE.json as they come, and
-OUT/report.html shows those of all suites there. A run that fails is listed, and does not stop the others.
+Every run is an ordinary train.py workdir under --workdirs, named by its settings, so that a run which several suites
+share is trained once; its log lies beside it. Stopped and started again, a suite goes on where it was. Results go to
+OUT/SUITE.json as they come, and OUT/report.html shows those of all suites there. A run that fails is listed, and does
+not stop those that do not start from it.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
-  small   two layers, two to three minutes a run on two cores, three seeds
+  small   two layers, about three minutes a run on two cores, three seeds
   full    the original's budget and five seeds, for a GPU
 """
 
-import dataclasses
-import hashlib
 import json
 import pathlib
 import signal
@@ -23,7 +22,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import patterns, report, suites, verdicts
+from experiments import patterns, planning, report, suites, verdicts
+from experiments.planning import Run
 from trix_jax import cli, files, workdirs
 from trix_jax.errors import InputError
 
@@ -32,55 +32,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 EVERY = 30
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One training of a suite.
-
-  Attributes:
-    suite, variant, seed: which one.
-    settings: of its config, resolved.
-    workdir: a function of the settings, so that equal runs are the same run.
-  """
-
-  suite: str
-  variant: str
-  seed: int
-  settings: dict[str, Any]
-  workdir: pathlib.Path
-
-  @property
-  def name(self) -> str:
-    return f'{self.suite}/{self.variant}, seed {self.seed}'
+class RunFailed(Exception):
+  """A training or its measuring ended with an error; the message is the last line of its log."""
 
 
-def runs_of(name: str, budget_name: str, folder: pathlib.Path, seeds: int) -> list[Run]:
-  """The runs of a suite, those that others start from first."""
-  suite, budget = suites.SUITES[name], suites.BUDGETS[budget_name]
-  runs: list[Run] = []
-  def run_of(variant: str, seed: int) -> Run:
-    settings = suites.settings_of(suite, variant, budget, seed)
-    for key, value in settings.items():
-      if value == '{patterns}':
-        settings[key] = str(folder / 'patterns.txt')
-      elif isinstance(value, str) and value.startswith('{'):
-        needed = run_of(value[1:-1], seed)
-        settings[key] = str(needed.workdir)
-    digest = hashlib.sha256(json.dumps([suites.CONFIG, settings], sort_keys=True).encode()).hexdigest()[:10]
-    run = Run(name, variant, seed, settings, folder / budget_name / f'{name}-{variant}-{seed}-{digest}')
-    known = next((other for other in _trained(folder / budget_name, digest)), None)
-    run = dataclasses.replace(run, workdir=known) if known else run
-    if run not in runs:
-      runs.append(run)
-    return run
-  for seed in range(seeds):
-    for variant in suites.variants_of(suite, budget):
-      run_of(variant, seed)
-  return runs
+class Terminated(BaseException):
+  """SIGTERM arrived."""
 
 
-def _trained(folder: pathlib.Path, digest: str) -> list[pathlib.Path]:
-  """The workdir with these settings that there is, whichever suite it was made for."""
-  return sorted(path for path in folder.glob(f'*-{digest}') if path.is_dir())
+def _terminate(*_):
+  raise Terminated
 
 
 def main(names: list[str], budget_name: str, out: pathlib.Path, folder: pathlib.Path, seeds: int | None) -> None:
@@ -93,7 +54,7 @@ def main(names: list[str], budget_name: str, out: pathlib.Path, folder: pathlib.
     folder: for the runs.
     seeds: 0 to this, exclusive; None for as many as the budget has.
   """
-  names = list(suites.SUITES) if names == ['all'] else names
+  names = list(suites.SUITES) if names == ['all'] else list(dict.fromkeys(names))
   if unknown := set(names) - set(suites.SUITES):
     raise InputError(f'unknown suite {", ".join(sorted(unknown))}; choose from {", ".join(suites.SUITES)}, or all')
   for path in (out, folder):
@@ -101,8 +62,12 @@ def main(names: list[str], budget_name: str, out: pathlib.Path, folder: pathlib.
       path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise InputError(f'cannot make folder {path}: {error.strerror}; choose another') from error
+  # Whatever would keep results from being written is found before the work.
   files.check_writable(out / report.FILE)
-  patterns.write(folder / 'patterns.txt')
+  for name in names:
+    files.check_writable(out / f'{name}.json')
+    known_results(out / f'{name}.json', name, budget_name)
+  patterns.write(folder / planning.PATTERNS)
   signal.signal(signal.SIGTERM, _terminate)
   budget = suites.BUDGETS[budget_name]
   seeds = seeds or budget.seeds
@@ -110,7 +75,7 @@ def main(names: list[str], budget_name: str, out: pathlib.Path, folder: pathlib.
   failed = 0
   for name in names:
     failed += run_suite(name, budget_name, out, folder, seeds, progress)
-  report.write(out)
+    report.write(out)
   print(f'\nreport: {out / report.FILE}')
   if failed:
     print(f'{failed} run(s) failed; see above', file=sys.stderr)
@@ -120,104 +85,119 @@ def main(names: list[str], budget_name: str, out: pathlib.Path, folder: pathlib.
 def run_suite(name: str, budget: str, out: pathlib.Path, folder: pathlib.Path, seeds: int,
               progress: 'Progress') -> int:
   """Run what is missing of a suite and write its results; the number of runs that failed."""
-  path = out / f'{name}.json'
-  files.check_writable(path)
-  rows = known_rows(path, name, budget)
-  failures: list[dict[str, Any]] = []
-  for run in runs_of(name, budget, folder, seeds):
-    shown = {key: _portable(value, folder) for key, value in run.settings.items()}
-    known = [row for row in rows if (row['variant'], row['seed'], row['settings']) == (run.variant, run.seed, shown)]
+  path, measures = out / f'{name}.json', list(suites.SUITES[name].measures)
+  rows, failures = known_results(path, name, budget)
+  most = max([seeds, *(row['seed'] + 1 for row in rows)])
+  current = {(run.variant, run.seed): run.digest for run in planning.runs_of(name, budget, folder, most)}
+  stale = [row for row in rows if current.get((row['variant'], row['seed'])) != row['digest']
+           or row['measures'] != measures]
+  if stale:
+    print(f'{name}: {len(stale)} result(s) in {path} are of other settings or measures, and are made again', flush=True)
+  rows = [row for row in rows if row not in stale]
+  failed = 0
+  for run in planning.runs_of(name, budget, folder, seeds):
+    failures = [failure for failure in failures if (failure['variant'], failure['seed']) != (run.variant, run.seed)]
+    known = [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)]
     if known:
-      print(f'{run.name}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
+      print(f'{run}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
     else:
       try:
-        row = {'variant': run.variant, 'seed': run.seed, 'settings': shown, **result_of(run, progress)}
-        rows = [other for other in rows if (other['variant'], other['seed']) != (run.variant, run.seed)] + [row]
+        rows.append({'variant': run.variant, 'seed': run.seed, 'digest': run.digest, 'measures': measures,
+                     'settings': run.portable, **result_of(run, progress)})
       except RunFailed as error:
-        print(f'{run.name}: FAILED, {error}', flush=True)
+        print(f'{run}: FAILED, {error}', flush=True)
         failures.append({'variant': run.variant, 'seed': run.seed, 'reason': str(error)})
+        failed += 1
     progress.done(run, known=bool(known))
     write_results(path, name, budget, rows, failures)
   print(verdicts.table(name, rows), flush=True)
-  return len(failures)
+  return failed
 
 
-def _portable(value: Any, folder: pathlib.Path) -> Any:
-  """A setting without the place of the runs on this machine."""
-  return value.replace(f'{folder}/', '') if isinstance(value, str) else value
-
-
-def known_rows(path: pathlib.Path, name: str, wanted: str) -> list[dict[str, Any]]:
-  """Results of earlier calls with this budget; InputError for those of another, which would be lost."""
+def known_results(path: pathlib.Path, name: str, wanted: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+  """Rows and failures of earlier calls; InputError for those of another budget, which would be lost."""
   if not path.exists():
-    return []
+    return [], []
   try:
     results = json.loads(path.read_text())
-    budget, rows = results['budget'], results['rows']
+    budget, rows, failures = results['budget'], list(results['rows']), list(results['failures'])
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(f'{path} holds no results of a suite ({error!r}); choose another --out') from error
   if budget != wanted:
     raise InputError(f'{path} holds the results of {name} with --budget={budget}; choose another --out for '
                      f'--budget={wanted}')
-  return list(rows)
+  return rows, failures
 
 
 def write_results(path: pathlib.Path, name: str, budget: str, rows: list[dict], failures: list[dict]) -> None:
   """Everything there is of a suite so far, verdicts included."""
-  suite = suites.SUITES[name]
-  order = list(suite.variants)
+  order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
+  seeds = len({row['seed'] for row in rows})
+  other = '' if seeds in (0, suites.BUDGETS[budget].seeds) else f' --seeds={seeds}'
   results = {'suite': name, 'budget': budget,
-             'command': f'python -m experiments.run --suite={name} --budget={budget}',
+             'command': f'python -m experiments.run --suite={name} --budget={budget}{other}',
              'failures': failures, 'verdicts': verdicts.of_suite(name, rows), 'rows': rows}
   workdirs.write_text(path, json.dumps(results) + '\n')
 
 
-class Terminated(BaseException):
-  """SIGTERM arrived."""
-
-
-def _terminate(*_):
-  raise Terminated
-
-
-class RunFailed(Exception):
-  """A training or its measuring ended with an error; the message is the last line of its log."""
-
-
 def result_of(run: Run, progress: 'Progress') -> dict[str, Any]:
   """Train a run to its end, or go on with it, and measure it."""
-  run.workdir.parent.mkdir(parents=True, exist_ok=True)
-  log, measured = run.workdir.with_suffix('.log'), run.workdir.with_suffix('.json')
-  settings = [f'--config.{name}={value}' for name, value in run.settings.items()]
-  call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}', *settings], log, run,
-       progress)
-  measures = ','.join(suites.SUITES[run.suite].measures)
-  call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}', f'--measures={measures}',
-        f'--json={measured}'], log, run, progress)
-  described = workdirs.read_run(run.workdir)
-  return {**json.loads(measured.read_text()),
-          'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in described['sessions'])),
+  train(run, progress)
+  suite, measured = suites.SUITES[run.suite], run.beside('.json')
+  call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}',
+        f'--measures={",".join(suite.measures)}', f'--json={measured}'], run, progress)
+  described, row = workdirs.read_run(run.workdir), json.loads(measured.read_text())
+  if run.variant in suite.evaluated:
+    row['loss'] = row['routings'][suite.evaluated[run.variant]]
+  return {**row, 'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in described['sessions'])),
           'machine': described['machine'], 'versions': described['versions']}
 
 
-def call(command: list[str], log: pathlib.Path, run: Run, progress: 'Progress') -> None:
-  """Run a program with its output in the log, telling now and then how far it is."""
-  with log.open('a') as file:
-    process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+def train(run: Run, progress: 'Progress') -> None:
+  """Train a run to its end, after those that it starts from or learns from."""
+  for needed in run.needs:
     try:
-      while True:
-        try:
-          code = process.wait(timeout=EVERY)
-          break
-        except subprocess.TimeoutExpired:
-          print(f'{progress}  {run.name}: {last_line(log)}', flush=True)
-    except (KeyboardInterrupt, Terminated):
-      process.terminate()  # It saves.
-      process.wait()
-      sys.exit('stopped; run the same command to go on')
-  if code:
-    raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
+      train(needed, progress)
+    except RunFailed as error:
+      raise RunFailed(f'{needed} failed, which it needs: {error}') from error
+  if not run.finished:
+    run.workdir.parent.mkdir(parents=True, exist_ok=True)
+    call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}',
+          *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress)
+
+
+def call(command: list[str], run: Run, progress: 'Progress') -> None:
+  """Run a program with its output in the run's log, telling now and then how far it is.
+
+  Waits where another program trains the run, such as what was left by a runner that was killed.
+  """
+  log = run.beside('.log')
+  while True:
+    with log.open('a') as file:
+      # In a session of its own, so that Ctrl-C reaches it once, through us.
+      process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+      code = _wait(process, log, run, progress)
+    if not code:
+      return
+    if 'another training is running' not in last_line(log):
+      raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
+    print(f'{progress}  {run}: being trained by another program, waiting for it', flush=True)
+    time.sleep(EVERY)
+
+
+def _wait(process: subprocess.Popen, log: pathlib.Path, run: Run, progress: 'Progress') -> int:
+  """The exit code; stops the program, which saves, when we are stopped."""
+  try:
+    while True:
+      try:
+        return process.wait(timeout=EVERY)
+      except subprocess.TimeoutExpired:
+        print(f'{progress}  {run}: {last_line(log)}', flush=True)
+  except (KeyboardInterrupt, Terminated):
+    process.terminate()
+    process.wait()
+    sys.exit('stopped; run the same command to go on')
 
 
 def last_line(log: pathlib.Path) -> str:
@@ -231,7 +211,7 @@ class Progress:
 
   def __init__(self, runs: int):
     self._runs, self._done, self._trained = runs, 0, 0
-    self._start = self._last = time.monotonic()
+    self._last = time.monotonic()
     self._seconds = 0.0
 
   def done(self, run: Run, known: bool) -> None:
@@ -241,7 +221,7 @@ class Progress:
     if not known:
       self._trained += 1
       self._seconds += now - self._last
-      print(f'{self}  {run.name}: done', flush=True)
+      print(f'{self}  {run}: done', flush=True)
     self._last = now
 
   def __str__(self) -> str:
@@ -261,5 +241,5 @@ if __name__ == '__main__':
   _WORKDIRS = flags.DEFINE_string('workdirs', 'runs/experiments', 'Folder for the runs.')
   _SEEDS = flags.DEFINE_integer('seeds', None, 'Seeds 0 to this, exclusive; by default as many as the budget has.',
                                 lower_bound=1)
-  cli.run(lambda: main(_SUITE.value, _BUDGET.value, pathlib.Path(_OUT.value), pathlib.Path(_WORKDIRS.value).absolute(),
+  cli.run(lambda: main(_SUITE.value, _BUDGET.value, cli.folder_of(_OUT), cli.folder_of(_WORKDIRS).absolute(),
                        _SEEDS.value))

@@ -10,6 +10,12 @@ from typing import Any
 Settings = Mapping[str, Any]
 
 CONFIG = 'configs/sparse.py'
+# Stands for the file of `patterns.text`.
+PATTERNS = '{patterns}'
+# What variants give in parts, or multiples, of what the budget has.
+SCALED = ('training.steps', 'training.batch_size')
+# Added to the seed of a run that starts from another, so that it does not see the same windows again.
+LATER_SEED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,8 @@ BUDGETS = {
         'training.checkpoint_every': 4}, 1, 3),
     # Half the recipe's layers and steps, so that three seeds of most suites take two cores no longer than two hours.
     'small': Budget({
-        'model.layers': 2, 'training.steps': 1200, 'training.eval_every': 200, 'training.checkpoint_every': 200}, 3),
+        'model.layers': 2, 'training.steps': 1200, 'training.batch_size': 16, 'training.eval_every': 200,
+        'training.checkpoint_every': 200}, 3),
     # The original's four epochs at its batch size, for a GPU.
     'full': Budget({
         'training.steps': 15_680, 'training.batch_size': 256, 'training.eval_every': 980,
@@ -49,7 +56,9 @@ class Suite:
   Attributes:
     title: of its section in the report.
     question: what is asked, in a sentence or two.
-    variants: settings of each; the first is what the others are held against.
+    variants: settings of each.
+    against: what a variant is held against, where that is not the first one; None for nothing.
+    evaluated: variants whose loss is that under another routing than they are trained with.
     measures: of `measure.MEASURES`, what is measured of every run besides its loss.
     base: settings that all variants share.
   """
@@ -59,12 +68,20 @@ class Suite:
   variants: Mapping[str, Settings]
   measures: tuple[str, ...] = ()
   base: Settings = dataclasses.field(default_factory=dict)
+  against: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+  evaluated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def baseline(self, variant: str) -> str | None:
+    """What a variant is held against."""
+    first = next(iter(self.variants))
+    return self.against.get(variant, first if variant != first else None)
 
 
 DENSE = {'model.routing': 'dense', 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
 LEARNED = {'model.routing': 'learned'}
 RANDOM = {'model.routing': 'random', 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
-LOSS_FREE = {'model.balance_bias': True, 'loss.balance_bias_rate': 0.02, 'loss.balance_weight': 0.0}
+BIASED = {'model.balance_bias': True, 'loss.balance_bias_rate': 0.02}
+LOSS_FREE = {**BIASED, 'loss.balance_weight': 0.0}
 
 
 def control(name: str) -> Settings:
@@ -76,8 +93,7 @@ def tiles(count: int, top_k: int) -> Settings:
 
 
 def index(clusters: int, probes: int) -> Settings:
-  return {'model.clusters': clusters, 'model.probes': probes, 'model.balance_bias': True,
-          'loss.balance_bias_rate': 0.02}
+  return {'model.clusters': clusters, 'model.probes': probes, **BIASED}
 
 
 def scaled_steps(factor: float) -> Settings:
@@ -101,13 +117,15 @@ SUITES = {
     'remedies': Suite(
         'Remedies for dense training',
         'Can a densely trained model be brought to what sparse training from the start gives? Those that start from a '
-        'dense model have seen twice the text, as `sparse_twice` has.',
-        {'sparse': {}, 'sparse_twice': scaled_steps(2), 'dense': DENSE,
-         'continued': {'training.start_from': '{dense}', 'model.gate': 'one_hot'},
-         'distilled': {'loss.teacher': '{dense}'},
+        'dense model have seen twice the text, as `sparse_twice` has, and keep the gate of 1 that it was trained with. '
+        'The text of a teacher is not counted. `tile_dropout` is trained dense, and its loss is that with one tile.',
+        {'sparse': {}, 'continued': {'training.start_from': '{dense}', 'model.gate': 'one_hot'},
+         'distilled': {'loss.teacher': '{dense}'}, 'sparse_twice': scaled_steps(2), 'dense': DENSE,
          'continued_distilled': {'training.start_from': '{dense}', 'loss.teacher': '{dense}', 'model.gate': 'one_hot'},
          'gradual': {'training.start_from': '{dense}', 'model.gate': 'one_hot', **control('gradual')},
-         'tile_dropout': {**DENSE, **control('tile_dropout')}}, ('routings',)),
+         'tile_dropout': {**DENSE, **control('tile_dropout')}}, ('routings',),
+        against=dict.fromkeys(('continued', 'continued_distilled', 'gradual'), 'sparse_twice') | {'sparse_twice': None},
+        evaluated={'tile_dropout': 'emergent'}),
     'tile_count': Suite(
         'Number of tiles',
         'The same hidden units in more and smaller tiles, a quarter of them computed, or one tile only.',
@@ -118,36 +136,42 @@ SUITES = {
         'Sixteen tiles behind an index',
         'Two layers: against four tiles, and without what the indexed layer has. `all_probed` is no index but has its '
         'norm, output scales and averages, which `flat` lacks.',
-        {'4_tiles': {}, '16_top_1': {**tiles(16, 1), **index(4, 2)}, '16_top_4': {**tiles(16, 4), **index(4, 2)},
-         'flat': {**tiles(16, 4), 'model.balance_bias': True, 'loss.balance_bias_rate': 0.02},
+        {'4_tiles': BIASED, '16_top_1': {**tiles(16, 1), **index(4, 2)}, '16_top_4': {**tiles(16, 4), **index(4, 2)},
+         'flat': {**tiles(16, 4), **BIASED},
          'all_probed': {**tiles(16, 4), **index(4, 4)},
          'frozen': {**tiles(16, 4), **index(4, 2), 'hierarchy.freeze_after': 0.25},
          'no_average': {**tiles(16, 4), **index(4, 2), 'hierarchy.average_decay': 0.0}},
-        ('specialisation',), {'model.layers': 2}),
+        ('specialisation',), {'model.layers': 2},
+        {'all_probed': 'flat', 'frozen': '16_top_4', 'no_average': '16_top_4'}),
     'six_patterns': Suite(
         'Six patterns',
         'Do six kinds of text go to six tiles, when nobody tells the model that there are six?',
         {'8_tiles': {}, 'learned': LEARNED}, ('patterns', 'specialisation'),
-        {'corpus': 'file', 'file': '{patterns}', 'model.layers': 2, 'model.tiles': 8, **scaled_steps(0.25)}),
+        {'corpus': 'file', 'file': PATTERNS, 'model.layers': 2, 'model.tiles': 8, **scaled_steps(0.25)}),
     'controls': Suite(
         'Controls',
         'What is it that reading signatures is worth? Each control takes one part of it away, or routes by something '
-        'else.',
-        {'emergent': {}, 'no_balance_loss': {'loss.balance_weight': 0.0},
-         'no_router_gradient': control('no_router_gradient'), 'gumbel': control('gumbel'), 'hash': control('hash'),
+        'else, and is held against what differs from it in that alone.',
+        {'emergent': {}, 'one_hot_gate': {'model.gate': 'one_hot'}, 'no_balance_loss': {'loss.balance_weight': 0.0},
+         'no_router_gradient': control('no_router_gradient'), 'gumbel': control('gumbel'),
+         'hash': {**control('hash'), 'loss.balance_weight': 0.0},
          'random_keys': control('random_keys'), 'kmeans_keys': control('kmeans_keys'), 'learned': LEARNED},
-        ('specialisation',)),
+        ('specialisation',), against={'no_router_gradient': 'no_balance_loss', 'hash': 'one_hot_gate'}),
     'stability': Suite(
         'Stability', 'How many tokens change their tile from one checkpoint to the next?',
         {'emergent': {}, 'learned': LEARNED}, ('stability',)),
     'data_efficiency': Suite(
         'Data efficiency', 'Loss against text seen, sparse and dense; each run has a schedule of its own length.',
         {f'{name}_{part}': {**settings, **scaled_steps(float(part))} for part in ('0.125', '0.25', '0.5', '1')
-         for name, settings in (('sparse', {}), ('dense', DENSE))}),
+         for name, settings in (('sparse', {}), ('dense', DENSE))},
+        against={f'{name}_{part}': f'sparse_{part}' if name == 'dense' else None
+                 for part in ('0.125', '0.25', '0.5', '1') for name in ('sparse', 'dense')}),
     'width': Suite(
         'Width', 'Does what sparsity costs grow or shrink with the width of the model?',
         {f'{name}_{width}': {**settings, 'model.d_model': width, 'model.d_ff': 4 * width}
-         for width in (64, 128, 192, 256) for name, settings in (('sparse', {}), ('dense', DENSE))}),
+         for width in (64, 128, 192, 256) for name, settings in (('sparse', {}), ('dense', DENSE))},
+        against={f'{name}_{width}': f'sparse_{width}' if name == 'dense' else None
+                 for width in (64, 128, 192, 256) for name in ('sparse', 'dense')}),
     'recipe': Suite(
         'The recipe and its parts', 'The recipe with one part changed at a time.',
         {'recipe': {}, 'sign_signatures': {'model.signature': 'sign'}, 'one_hot_gate': {'model.gate': 'one_hot'},
@@ -155,8 +179,8 @@ SUITES = {
          'float_activations': {'model.int8_activations': False}, 'loss_free': LOSS_FREE,
          '16_top_4': tiles(16, 4), '8_top_2': tiles(8, 2), 'decay_to_0_late': {'optimizer.weight_decay_fraction': 0.5},
          'adamw': {'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3},
-         'batch_32': {'training.batch_size': 32, **scaled_steps(0.5)}, 'twice_as_long': scaled_steps(2)},
-        ('specialisation',)),
+         'double_batch': {'training.batch_size': 2, **scaled_steps(0.5)}, 'twice_as_long': scaled_steps(2)},
+        ('specialisation',), against={'twice_as_long': None}),
 }
 
 
@@ -166,9 +190,8 @@ def variants_of(suite: Suite, budget: Budget) -> list[str]:
 
 
 def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[str, Any]:
-  """The settings of a run, references to other runs as they stand; steps of variants are parts of the budget's."""
+  """The settings of a run, references to other runs as they stand."""
   own = {**suite.base, **suite.variants[variant]}
-  steps = budget.settings['training.steps']
-  if 'training.steps' in own:
-    own['training.steps'] = max(1, round(own['training.steps'] * steps))
-  return {'sample_length': 0, 'training.keep_checkpoints': 20, **budget.settings, **own, 'seed': seed}
+  own |= {name: max(1, round(own[name] * budget.settings[name])) for name in SCALED if name in own}
+  later = LATER_SEED if 'training.start_from' in own else 0
+  return {'sample_length': 0, 'training.keep_checkpoints': 20, **budget.settings, **own, 'seed': seed + later}

@@ -14,6 +14,7 @@ from trix_jax import ffn, routing, signatures, ternary
 NONE = 'none'
 # Part of the way to the mean of a batch's activations that a centroid goes, a step.
 KMEANS_RATE = 0.05
+SPARSE_AFTER = 0.7
 
 
 class ControlFFN(ffn.SparseTriXFFN):
@@ -26,7 +27,8 @@ class ControlFFN(ffn.SparseTriXFFN):
   gumbel: in training tiles are drawn by their probabilities (Gumbel-max).
   tile_dropout: for a model trained `dense`; a token does without each tile with probability 1 / 2, the others count
     double.
-  gradual: a token does without each tile but its best with a probability that rises from 0 to 1 as training goes.
+  gradual: a token does without each tile but its best with a probability that rises from 0 to 1, which it reaches
+    after `SPARSE_AFTER` of the steps. The balance loss sees the load of all tiles that are left.
   """
 
   token_N: jax.Array | None = None
@@ -89,7 +91,7 @@ def moved(state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step
   """The state of a layer after a step: k-means centroids at `KMEANS_RATE` nearer to their tokens, and progress."""
   after = dict(state)
   if 'progress' in state:
-    after['progress'] = (step + 1) / steps
+    after['progress'] = jnp.minimum((step + 1) / (SPARSE_AFTER * steps), 1.0).astype(jnp.float32)
   if 'activation_TD' in metrics:
     load_T1 = metrics['tile_load'][:, None]
     mean_TD = metrics['activation_TD'] / jnp.where(load_T1 > 0, load_T1, 1.0)

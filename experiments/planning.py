@@ -1,0 +1,94 @@
+"""From a suite to its runs: settings, what each needs, and the workdir, which is named by the settings."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import runpy
+from typing import Any
+
+import ml_collections
+
+from experiments import patterns, suites
+from trix_jax import configuration
+
+ROOT = pathlib.Path(__file__).parent.parent
+PATTERNS = 'patterns.txt'
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training of a suite.
+
+  Attributes:
+    suite, variant, seed: which one.
+    settings: that differ from the recipe, as train.py takes them.
+    portable: the same, other runs by their digests, so that it says the same on any machine.
+    digest: of the whole config, defaults included.
+    folder: of the runs of this budget.
+    needs: runs that it starts from or learns from.
+  """
+
+  suite: str
+  variant: str
+  seed: int
+  settings: dict[str, Any]
+  portable: dict[str, Any]
+  digest: str
+  folder: pathlib.Path
+  needs: tuple['Run', ...] = ()
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    return self.folder / self.digest
+
+  def beside(self, suffix: str) -> pathlib.Path:
+    """A file beside the workdir."""
+    return self.folder / f'{self.digest}{suffix}'
+
+  @property
+  def finished(self) -> bool:
+    """Whether it was trained to its last step."""
+    return (self.workdir / 'checkpoints' / 'last' / str(self.settings['training.steps'])).is_dir()
+
+  def __str__(self) -> str:
+    return f'{self.suite}/{self.variant}, seed {self.seed}'
+
+
+def runs_of(name: str, budget_name: str, folder: pathlib.Path, seeds: int) -> list[Run]:
+  """The runs of a suite, seed by seed."""
+  budget = suites.BUDGETS[budget_name]
+  return [run_of(name, variant, budget_name, folder, seed) for seed in range(seeds)
+          for variant in suites.variants_of(suites.SUITES[name], budget)]
+
+
+def run_of(name: str, variant: str, budget_name: str, folder: pathlib.Path, seed: int) -> Run:
+  """A run with whatever it needs."""
+  settings = suites.settings_of(suites.SUITES[name], variant, suites.BUDGETS[budget_name], seed)
+  portable, needs = dict(settings), []
+  for key, value in settings.items():
+    if value == suites.PATTERNS:
+      settings[key], portable[key] = str(folder / PATTERNS), hashlib.sha256(patterns.text().encode()).hexdigest()[:12]
+    elif isinstance(value, str) and value.startswith('{'):
+      needed = run_of(name, value[1:-1], budget_name, folder, seed)
+      settings[key], portable[key] = str(needed.workdir), needed.digest
+      if needed not in needs:
+        needs.append(needed)
+  text = configuration.to_json(config_of(portable))
+  return Run(name, variant, seed, settings, portable, hashlib.sha256(text.encode()).hexdigest()[:12],
+             folder / budget_name, tuple(needs))
+
+
+@functools.cache
+def _recipe() -> ml_collections.ConfigDict:
+  recipe: ml_collections.ConfigDict = runpy.run_path(str(ROOT / suites.CONFIG))['get_config']()
+  return recipe
+
+
+def config_of(settings: suites.Settings) -> ml_collections.ConfigDict:
+  """The whole config of a run; KeyError or TypeError for a setting that is none."""
+  config = _recipe().copy_and_resolve_references()
+  for path, value in settings.items():
+    section, _, key = path.rpartition('.')
+    (config[section] if section else config)[key] = value
+  return config
