@@ -6,6 +6,7 @@ It needs no network and nothing beside it but, for its links, the JSON files it 
 import html
 import json
 import pathlib
+import re
 from typing import Any
 
 from experiments import estimates, figures, patterns, suites, verdicts
@@ -115,8 +116,8 @@ def section(name: str, results: dict[str, Any]) -> str:
   failures = f'<h3>Failed runs</h3><ul class="refuted">{failed}</ul>' if failed else ''
   drawn = ''.join(f'<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
                   for caption, picture in pictures(name, rows)) if rows else ''
-  text = html.escape(_trained(rows))
-  return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{html.escape(suite.question)}</p>
+  text, question = html.escape(_trained(rows)), re.sub('`(.+?)`', r'<code>\1</code>', html.escape(suite.question))
+  return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{question}</p>
 <p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a><br>
 {text}</p>{failures}
 {loss_table(name, rows)}{verdict_table(results['verdicts'])}{drawn}"""
