@@ -11,7 +11,6 @@ character computes in a layer.
 """
 
 import json
-import math
 import statistics
 import time
 
@@ -44,21 +43,19 @@ def main(_):
   for tiles in TILES:
     of = {kind: times[f'{kind} T={tiles}'] for kind in ('flat', 'indexed')}
     median = {kind: 1000 * statistics.median(values) for kind, values in of.items()}
-    print(f'{tiles:>6}{scores(tiles, 0):>14,}{scores(tiles, clusters_of(tiles)):>9,}{median["flat"]:10.0f}'
-          f'{median["indexed"]:9.0f}{median["flat"] / median["indexed"]:15.2f}x')
-    rows += [{'tiles': tiles, 'kind': kind, 'scores': scores(tiles, clusters_of(tiles) if kind == 'indexed' else 0),
+    count = scores_of(tiles)
+    print(f'{tiles:>6}{count["flat"]:>14,}{count["indexed"]:>9,}{median["flat"]:10.0f}{median["indexed"]:9.0f}'
+          f'{median["flat"] / median["indexed"]:15.2f}x')
+    rows += [{'tiles': tiles, 'kind': kind, 'scores': count[kind],
               'milliseconds': round(median[kind], 1), 'min': round(1000 * min(values), 1),
               'max': round(1000 * max(values), 1), 'batch': BATCH, 'context': CONTEXT} for kind, values in of.items()]
   variants.write(_JSON.value, rows)
 
 
-def clusters_of(tiles: int) -> int:
-  return 1 << math.isqrt(tiles).bit_length() - 1
-
-
-def scores(tiles: int, clusters: int) -> int:
-  """Products of a character with keys, in a layer."""
-  return clusters + PROBES * tiles // clusters if clusters else tiles
+def scores_of(tiles: int) -> dict[str, int]:
+  """Products of a character with keys, in a layer of each kind."""
+  clusters = variants.clusters_of(tiles)
+  return {'flat': tiles, 'indexed': clusters + PROBES * tiles // clusters}
 
 
 def measure(name: str) -> float:
@@ -72,7 +69,7 @@ def measure(name: str) -> float:
 
   kind, size = name.split(' T=')
   tiles = int(size)
-  config = configuration.hierarchical_config(tiles, clusters_of(tiles), PROBES, top_k=4, d_ff=8 * tiles)
+  config = configuration.hierarchical_config(tiles, variants.clusters_of(tiles), PROBES, top_k=4, d_ff=8 * tiles)
   config.model.layers = 2
   if kind == 'flat':
     config.model.update({'clusters': 0, 'probes': 1})

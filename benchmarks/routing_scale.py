@@ -63,7 +63,7 @@ def scale() -> list[dict]:
   measured: dict = {}
   token_ND = ternary.quantise_int8(jax.random.normal(jax.random.key(1), (4096, D)))[0]
   for tiles in TILES:
-    clusters = 1 << math.isqrt(tiles).bit_length() - 1
+    clusters = variants.clusters_of(tiles)
     key_TD = jnp.round(jax.random.normal(jax.random.key(tiles), (tiles, D)) * math.sqrt(32))
     member_CM = hierarchy.balanced_kmeans(key_TD, clusters, jax.random.key(0))
     index = hierarchy.make_index(key_TD, member_CM, 'votes')

@@ -1,14 +1,16 @@
 """What benchmarks of many variants share: each is measured in a process of its own, and the variants take turns."""
 
 import json
+import math
 import os
+import pathlib
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from trix_jax import host
+from trix_jax import files, host
 
 
 def installed(names: Iterable[str]) -> list[str]:
@@ -51,8 +53,12 @@ def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Ca
 def check_writable(path: str) -> None:
   """Fail now rather than after the measurements."""
   if path:
-    with open(path, 'a'):
-      pass
+    files.check_writable(pathlib.Path(path))
+
+
+def clusters_of(tiles: int) -> int:
+  """Clusters for so many tiles: the power of two that is nearest to the square root, not above."""
+  return 1 << math.isqrt(tiles).bit_length() - 1
 
 
 def write(path: str, rows: list[dict]) -> None:

@@ -65,7 +65,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
   """The whole page, for the results of suites by name."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
   every = [{**verdict, 'suite': name} for name, of in results.items() for verdict in of['verdicts']
-           if verdict['reported'] != '-']
+           if verdict['reported'] != verdicts.NO_CLAIM]
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
   machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}'

@@ -6,6 +6,7 @@ interval that allows both answers is "undecided", and so is a single seed. Quest
 or do not hold.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,22 +16,21 @@ from experiments import estimates, suites
 
 Rows = Sequence[dict[str, Any]]
 
-REPRODUCED, REFUTED, UNDECIDED, NOT_COMPARABLE = 'reproduced', 'refuted', 'undecided', 'not comparable'
-HOLDS, DOES_NOT_HOLD = 'holds', 'does not hold'
-# What stands under "reported" for questions of ours.
-NOT_ASKED = 'not asked'
+UNDECIDED, NOT_COMPARABLE = 'undecided', 'not comparable'
+# What stands under "reported" for questions of ours, and for differences that nobody made a claim of.
+NOT_ASKED, NO_CLAIM = 'not asked', '-'
+# What a true and a false answer are called: to a claim of the original's where nothing else is said.
+ANSWERS = {NOT_ASKED: ('holds', 'does not hold'), NO_CLAIM: ('better', 'worse')}
+OF_CLAIMS = ('reproduced', 'refuted')
 OTHER_BUDGET = 'another recipe and budget; see the differences'
 
 
-def row(claim: str, reported: str, ours: str, seeds: int, verdict: str, why: str = '') -> dict[str, Any]:
+def row(claim: str, reported: str, ours: str, seeds: int, true: bool | None, why: str = '') -> dict[str, Any]:
+  """A line of the table, its verdict from whether the claim is `true`: None where the interval allows both."""
+  verdict = UNDECIDED
+  if seeds > 1 and true is not None:
+    verdict = ANSWERS.get(reported, OF_CLAIMS)[0 if true else 1]
   return {'claim': claim, 'reported': reported, 'ours': ours, 'seeds': seeds, 'verdict': verdict, 'why': why}
-
-
-def judged(seeds: int, true: bool | None, ours: bool = False) -> str:
-  """The verdict on a claim of the original, or a question of `ours`; `true` is None where the interval allows both."""
-  if seeds < 2 or true is None:
-    return UNDECIDED
-  return (HOLDS if true else DOES_NOT_HOLD) if ours else (REPRODUCED if true else REFUTED)
 
 
 def below(estimate: estimates.Estimate, limit: float, opposite: bool = False) -> bool | None:
@@ -42,9 +42,7 @@ def below(estimate: estimates.Estimate, limit: float, opposite: bool = False) ->
 
 def _relative(rows: Rows, variant: str, baseline: str) -> estimates.Estimate | None:
   """Perplexity of a variant over that of the baseline, less 1, paired by seed."""
-  first, second = estimates.losses(rows, variant), estimates.losses(rows, baseline)
-  shared = sorted(first.keys() & second.keys())
-  return estimates.estimate([float(np.expm1(first[s] - second[s])) for s in shared]) if shared else None
+  return estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline), math.expm1)
 
 
 def _percent(estimate: estimates.Estimate) -> str:
@@ -60,14 +58,14 @@ def four_routings(rows: Rows) -> list[dict[str, Any]]:
   result = []
   if gap := _relative(rows, 'emergent', 'learned'):
     result.append(row('emergent within 5 % of a learned gate, in perplexity', '1.6753 against 1.6475 nats (+2.8 %)',
-                      _percent(gap), gap.seeds, judged(gap.seeds, below(gap, 0.05)),
+                      _percent(gap), gap.seeds, below(gap, 0.05),
                       'the original ignored its gate in training'))
   if gap := _relative(rows, 'emergent', 'random'):
     result.append(row('emergent better than random, in perplexity', '"better", with 1.6753 against 1.6749 nats',
-                      _percent(gap), gap.seeds, judged(gap.seeds, below(gap, 0.0)), 'random in training too'))
+                      _percent(gap), gap.seeds, below(gap, 0.0), 'random in training too'))
   if gap := _relative(rows, 'emergent', 'dense'):
     result.append(row('emergent within 2 % of dense, in perplexity', '5.14 against 5.04', _percent(gap), gap.seeds,
-                      judged(gap.seeds, below(gap, 0.02))))
+                      below(gap, 0.02)))
   return result + _specialised(rows, 'emergent') + _counted(rows, 'emergent')
 
 
@@ -81,7 +79,7 @@ def _specialised(rows: Rows, variant: str) -> list[dict[str, Any]]:
   null = float(np.mean([[n['mean'] for n in row['specialisation']['null']] for row in of]))
   return [row('tiles specialise: mutual information of class and tile above chance', 'letters to one tile 51 %, space '
               '68 %, punctuation 60 %', f'{estimates.estimate(found)}; chance {null:.5f}', len(of),
-              judged(len(of), above), 'above every one of the random tables with the same totals, in every layer of '
+              above, 'above every one of the random tables with the same totals, in every layer of '
               'every seed; keys drawn at random pass this too, see Controls')]
 
 
@@ -91,7 +89,7 @@ def _counted(rows: Rows, variant: str) -> list[dict[str, Any]]:
     return []
   parameters, state = of[0]['parameters']['routing'], of[0]['routing_state']
   return [row('no routing parameters', '0', f'{parameters} parameters, {state} numbers of state', len(of),
-              judged(len(of), not parameters))]
+              not parameters)]
 
 
 def option_a(rows: Rows) -> list[dict[str, Any]]:
@@ -100,18 +98,18 @@ def option_a(rows: Rows) -> list[dict[str, Any]]:
   for routing, value in reported.items():
     if of := _of_rows(rows, 'dense', _loss_under(routing)):
       result.append(row(f'trained dense, evaluated {routing}', value, f'PPL {np.exp(of.mean):.2f} ({of} nats)',
-                        of.seeds, NOT_COMPARABLE, OTHER_BUDGET))
+                        of.seeds, None, OTHER_BUDGET) | {'verdict': NOT_COMPARABLE})
   if of := _of_rows(rows, 'dense', lambda row: row['routings']['emergent'] - row['routings']['dense']):
     result.append(row('a densely trained model collapses when one tile of four is computed', '+2.78 nats',
-                      of.text(unit=' nats', sign=True), of.seeds, judged(of.seeds, below(of, 1, opposite=True)),
+                      of.text(unit=' nats', sign=True), of.seeds, below(of, 1, opposite=True),
                       'collapse: more than one nat'))
   if of := _of_rows(rows, 'dense', lambda row: row['routings']['emergent'] - row['routings']['random']):
     result.append(row('its signatures route better than chance all the same', '4.40 against 4.45 nats',
-                      of.text(unit=' nats', sign=True), of.seeds, judged(of.seeds, below(of, 0.0))))
+                      of.text(unit=' nats', sign=True), of.seeds, below(of, 0.0)))
   if of := _of_rows(rows, 'dense', lambda row: row['fitted_gate'] - row['routings']['dense']):
     result.append(row('a gate fitted to the frozen model brings it within 0.05 nats of dense', NOT_ASKED,
                       of.text(unit=' nats from dense', sign=True), of.seeds,
-                      judged(of.seeds, below(of, 0.05), ours=True)))
+                      below(of, 0.05)))
   return result
 
 
@@ -123,24 +121,23 @@ def option_b(rows: Rows) -> list[dict[str, Any]]:
   result = []
   if gap := _relative(rows, 'sparse', 'dense'):
     result.append(row('sparse within 2 % of dense, in perplexity', '5.14 against 5.04', _percent(gap), gap.seeds,
-                      judged(gap.seeds, below(gap, 0.02))))
+                      below(gap, 0.02)))
   if of := _of_rows(rows, 'sparse', lambda row: float(np.max(row['tile_load']))):
     result.append(row('no tile takes over: load of the busiest of all tiles', '54 % at worst', of.text(1, ' %', 100),
-                      of.seeds, judged(of.seeds, below(of, 0.5)), 'a fair share is 25 %'))
+                      of.seeds, below(of, 0.5), 'a fair share is 25 %'))
   if of := _of_rows(rows, 'sparse', lambda row: float(np.mean(row['curves']['diversity'][-1][1]))):
     result.append(row('signature diversity above 30 % at the end', '0.009, and falling', str(of), of.seeds,
-                      judged(of.seeds, below(of, 0.3, opposite=True))))
+                      below(of, 0.3, opposite=True)))
   return result + _specialised(rows, 'sparse')
 
 
 def remedies(rows: Rows) -> list[dict[str, Any]]:
   result = []
-  for variant, against in (('continued', 'sparse_twice'), ('distilled', 'sparse'),
-                           ('continued_distilled', 'sparse_twice'), ('gradual', 'sparse_twice'),
-                           ('tile_dropout', 'sparse')):
-    if gap := _relative(rows, variant, against):
+  for variant in ('continued', 'distilled', 'continued_distilled', 'gradual', 'tile_dropout'):
+    against = suites.SUITES['remedies'].baseline(variant)
+    if against and (gap := _relative(rows, variant, against)):
       result.append(row(f'{variant}: within 5 % of native sparse training on as much text, in perplexity', NOT_ASKED,
-                        _percent(gap), gap.seeds, judged(gap.seeds, below(gap, 0.05), ours=True),
+                        _percent(gap), gap.seeds, below(gap, 0.05),
                         f'held against {against}'))
   return result
 
@@ -150,7 +147,7 @@ def hierarchy(rows: Rows) -> list[dict[str, Any]]:
   for variant, fair in (('16_top_1', 'equal parameters'), ('16_top_4', 'equal compute as well')):
     if gap := _relative(rows, variant, '4_tiles'):
       result.append(row(f'16 tiles behind an index better than 4, {fair}, in perplexity', '16.67 against 19.26 '
-                        '(-13.4 %)', _percent(gap), gap.seeds, judged(gap.seeds, below(gap, 0.0)),
+                        '(-13.4 %)', _percent(gap), gap.seeds, below(gap, 0.0),
                         "the original's tiles were dead"))
   return result
 
@@ -163,12 +160,12 @@ def controls(rows: Rows) -> list[dict[str, Any]]:
   result = [] if more is None else [
       row('tiles specialise more than behind keys that were drawn at random', NOT_ASKED,
           more.text(sign=True, unit=' normalised mutual information'), more.seeds,
-          judged(more.seeds, below(more, 0.0, opposite=True), ours=True))]
-  for variant, control in (('emergent', 'random_keys'), ('one_hot_gate', 'hash'),
-                           ('no_balance_loss', 'no_router_gradient')):
-    if gap := _relative(rows, variant, control):
+          below(more, 0.0, opposite=True))]
+  for control in ('random_keys', 'hash', 'no_router_gradient'):
+    variant = suites.SUITES['controls'].baseline(control)
+    if variant and (gap := _relative(rows, variant, control)):
       result.append(row(f'{variant} better than {control}, in perplexity', NOT_ASKED, _percent(gap), gap.seeds,
-                        judged(gap.seeds, below(gap, 0.0), ours=True)))
+                        below(gap, 0.0)))
   return result
 
 
@@ -183,7 +180,7 @@ def six_patterns(rows: Rows) -> list[dict[str, Any]]:
   true = True if min(different) == 6 else False if max(different) < 6 else None
   return [row('six patterns go to six different tiles', '6', f'{", ".join(map(str, different))} different favourites '
               f'by seed, in the layer that tells patterns apart best; mutual information there {information}', len(of),
-              judged(len(of), true))]
+              true)]
 
 
 def stability(rows: Rows) -> list[dict[str, Any]]:
@@ -191,11 +188,11 @@ def stability(rows: Rows) -> list[dict[str, Any]]:
   for variant in ('emergent', 'learned'):
     if of := _of_rows(rows, variant, lambda row: float(np.mean(row['stability'][-1]['changed']))):
       result.append(row(f'{variant}: less than 10 % of tokens change tile between the last two checkpoints', '< 10 %',
-                        of.text(1, ' %', 100), of.seeds, judged(of.seeds, below(of, 0.1))))
+                        of.text(1, ' %', 100), of.seeds, below(of, 0.1)))
     if of := _of_rows(rows, variant, lambda row: max(float(np.mean(pair['changed'])) for pair in row['stability'])):
       result.append(row(f'{variant}: the same between any two', '< 10 %',
                         of.text(1, ' % at worst', 100), of.seeds,
-                        judged(of.seeds, below(of, 0.1))))
+                        below(of, 0.1)))
   return result
 
 
@@ -205,9 +202,8 @@ def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
   for variant in suites.SUITES[name].variants:
     baseline = suites.SUITES[name].baseline(variant)
     if baseline and (gap := estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline))):
-      better = below(gap, 0.0)
-      result.append(row(f'{variant} against {baseline}', '-', gap.text(unit=' nats', sign=True), gap.seeds,
-                        'undecided' if better is None or gap.seeds < 2 else 'better' if better else 'worse'))
+      result.append(row(f'{variant} against {baseline}', NO_CLAIM, gap.text(unit=' nats', sign=True), gap.seeds,
+                        below(gap, 0.0)))
   return result
 
 
