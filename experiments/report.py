@@ -9,7 +9,7 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import estimates, figures, patterns, suites, verdicts
+from experiments import elsewhere, estimates, figures, patterns, suites, verdicts
 from trix_jax import workdirs
 from trix_jax.errors import InputError
 
@@ -58,14 +58,14 @@ def write(folder: pathlib.Path) -> None:
         raise InputError(f'{path} holds no results of a suite ({error!r}); move it away') from error
   if not results:
     raise InputError(f'no results of suites in {folder}; run experiments.run first')
-  workdirs.write_text(folder / FILE, page(results))
+  workdirs.write_text(folder / FILE, page(results, elsewhere.rows(folder)))
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-  """The whole page, for the results of suites by name."""
+def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
+  """The whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
   every = [{**verdict, 'suite': name} for name, of in results.items() for verdict in of['verdicts']
-           if verdict['reported'] != verdicts.NO_CLAIM]
+           if verdict['reported'] != verdicts.NO_CLAIM] + others
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
   machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}'
@@ -102,7 +102,7 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
     why = f'<br><span class="faint">{html.escape(of["why"])}</span>' if of['why'] else ''
     lines.append(f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
                  f'<td data-name="reported">{html.escape(of["reported"])}</td>'
-                 f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="seeds">{of["seeds"]}</td>'
+                 f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="seeds">{of["seeds"] or "-"}</td>'
                  f'<td class="{of["verdict"].replace(" ", "-")}">{html.escape(of["verdict"])}</td></tr>')
   return ('<table class="verdicts"><thead><tr><th>claim</th><th>reported</th><th>here</th><th>seeds</th>'
           f'<th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>')
@@ -166,6 +166,10 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   if name in families:
     result.append((f'Loss against {families[name]}; every seed is a point.',
                    figures.against(rows, _families(name, rows), families[name])))
+    if name == 'data_efficiency':
+      each = 'million characters that a tile computes'
+      result.append((f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
+                     figures.against(rows, _families(name, rows, of_tile=True), each)))
   else:
     result.append(('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, variants)))
   if 'stability' in suite.measures:
@@ -189,8 +193,8 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   return result
 
 
-def _families(name: str, rows: list[dict[str, Any]]) -> dict[str, tuple[str, float]]:
-  """Family and number of every variant of a suite that varies a number."""
+def _families(name: str, rows: list[dict[str, Any]], of_tile: bool = False) -> dict[str, tuple[str, float]]:
+  """Family and number of every variant of a suite that varies a number; of characters also those of a tile."""
   result = {}
   for row in rows:
     variant, settings = row['variant'], row['settings']
@@ -199,6 +203,8 @@ def _families(name: str, rows: list[dict[str, Any]]) -> dict[str, tuple[str, flo
       result[variant] = ('one computed' if top_1 else 'a quarter computed', settings.get('model.tiles', 4))
     else:
       number = row['tokens'] / 1e6 if name == 'data_efficiency' else settings['model.d_model']
+      if of_tile and settings.get('model.routing') != 'dense':
+        number *= settings.get('model.top_k', 1) / settings.get('model.tiles', 4)
       result[variant] = (variant.split('_')[0], number)
   return result
 

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from trix_jax import routing
+
 Settings = Mapping[str, Any]
 
 CONFIG = 'configs/sparse.py'
@@ -109,7 +111,7 @@ SUITES = {
     'option_a': Suite(
         'Option A: trained dense',
         'What is left of a densely trained model when a token computes one tile of four?',
-        {'dense': DENSE, 'sparse': {}}, ('routings', 'fitted_gate')),
+        {'dense': DENSE, 'sparse': {}}, ('routings', 'fitted_gate', 'specialisation')),
     'option_b': Suite(
         'Option B: trained sparse',
         'Do the tiles of a sparsely trained model stay in use, and their signatures different, as training goes?',
@@ -140,9 +142,10 @@ SUITES = {
          'flat': {**tiles(16, 4), **BIASED},
          'all_probed': {**tiles(16, 4), **index(4, 4)},
          'frozen': {**tiles(16, 4), **index(4, 2), 'hierarchy.freeze_after': 0.25},
-         'no_average': {**tiles(16, 4), **index(4, 2), 'hierarchy.average_decay': 0.0}},
+         'no_average': {**tiles(16, 4), **index(4, 2), 'hierarchy.average_decay': 0.0},
+         **{name: {**tiles(16, 4), **index(4, 2), **control(name)} for name in routing.ABLATIONS}},
         ('specialisation',), {'model.layers': 2},
-        {'all_probed': 'flat', 'frozen': '16_top_4', 'no_average': '16_top_4'}),
+        {'all_probed': 'flat', **dict.fromkeys(('frozen', 'no_average', *routing.ABLATIONS), '16_top_4')}),
     'six_patterns': Suite(
         'Six patterns',
         'Do six kinds of text go to six tiles, when nobody tells the model that there are six?',

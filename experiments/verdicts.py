@@ -6,6 +6,7 @@ interval that allows both answers is "undecided", and so is a single seed. Quest
 or do not hold.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments import estimates, suites
+from trix_jax import analysis
 
 Rows = Sequence[dict[str, Any]]
 
@@ -69,7 +71,7 @@ def four_routings(rows: Rows) -> list[dict[str, Any]]:
   return result + _specialised(rows, 'emergent') + _counted(rows, 'emergent')
 
 
-def _specialised(rows: Rows, variant: str) -> list[dict[str, Any]]:
+def _specialised(rows: Rows, variant: str, words: str = '') -> list[dict[str, Any]]:
   of = [row for row in rows if row['variant'] == variant and 'specialisation' in row]
   if not of:
     return []
@@ -77,10 +79,19 @@ def _specialised(rows: Rows, variant: str) -> list[dict[str, Any]]:
   above = all(information > null['most'] for row in of for information, null in
               zip(row['specialisation']['information'], row['specialisation']['null'], strict=True))
   null = float(np.mean([[n['mean'] for n in row['specialisation']['null']] for row in of]))
-  return [row('tiles specialise: mutual information of class and tile above chance', 'letters to one tile 51 %, space '
-              '68 %, punctuation 60 %', f'{estimates.estimate(found)}; chance {null:.5f}', len(of),
+  claim = f'{words}tiles specialise: mutual information of class and tile above chance'
+  return [row(claim, 'letters to one tile 51 %, space 68 %, punctuation 60 %',
+              f'{estimates.estimate(found)}; chance {null:.5f}; {_favourites(of)}', len(of),
               above, 'above every one of the random tables with the same totals, in every layer of '
               'every seed; keys drawn at random pass this too, see Controls')]
+
+
+def _favourites(rows: Rows) -> str:
+  """How many of the characters of a class go to the tile that takes most of them, mean over layers and seeds."""
+  counts_SCT = np.array([counts_CT for row in rows for counts_CT in row['specialisation']['counts']], float)
+  shares = {name: float(np.mean(counts_SCT[:, place].max(axis=1) / counts_SCT[:, place].sum(axis=1)))
+            for place, name in enumerate(analysis.CLASSES) if counts_SCT[:, place].sum(axis=1).all()}
+  return ', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())
 
 
 def _counted(rows: Rows, variant: str) -> list[dict[str, Any]]:
@@ -110,7 +121,7 @@ def option_a(rows: Rows) -> list[dict[str, Any]]:
     result.append(row('a gate fitted to the frozen model brings it within 0.05 nats of dense', NOT_ASKED,
                       of.text(unit=' nats from dense', sign=True), of.seeds,
                       below(of, 0.05)))
-  return result
+  return result + _specialised(rows, 'dense', 'trained dense, routed by signatures afterwards: ')
 
 
 def _loss_under(routing: str) -> Callable[[dict[str, Any]], float]:
@@ -122,13 +133,41 @@ def option_b(rows: Rows) -> list[dict[str, Any]]:
   if gap := _relative(rows, 'sparse', 'dense'):
     result.append(row('sparse within 2 % of dense, in perplexity', '5.14 against 5.04', _percent(gap), gap.seeds,
                       below(gap, 0.02)))
-  if of := _of_rows(rows, 'sparse', lambda row: float(np.max(row['tile_load']))):
-    result.append(row('no tile takes over: load of the busiest of all tiles', '54 % at worst', of.text(1, ' %', 100),
-                      of.seeds, below(of, 0.5), 'a fair share is 25 %'))
+  result += _falling(rows, 'sparse')
+  if of := _of_rows(rows, 'sparse', lambda row: max(float(np.max(load)) for _, load in row['curves']['tile_load'])):
+    result.append(row('no tile takes over at any time: load of the busiest of all tiles', '54 % at worst',
+                      of.text(1, ' %', 100), of.seeds, below(of, 0.5), 'a fair share is 25 %'))
   if of := _of_rows(rows, 'sparse', lambda row: float(np.mean(row['curves']['diversity'][-1][1]))):
-    result.append(row('signature diversity above 30 % at the end', '0.009, and falling', str(of), of.seeds,
-                      below(of, 0.3, opposite=True)))
+    course = _course(rows, 'sparse', 'diversity')
+    result.append(row('signature diversity above 30 % at the end', '0.228, 0.039, 0.017, 0.009 by epoch',
+                      f'{_words(course, 3)}; at the end {of}', of.seeds, below(of, 0.3, opposite=True)))
   return result + _specialised(rows, 'sparse')
+
+
+def _course(rows: Rows, variant: str, curve: str) -> list[tuple[float, list[float]]]:
+  """Four moments of training, as parts of all of it, and a curve's values there, one for each seed."""
+  curves = [row['curves'][curve] for row in rows if row['variant'] == variant]
+  last = curves[0][-1][0]
+  places = dict.fromkeys(round(part * len(curves[0])) - 1 for part in (0.25, 0.5, 0.75, 1))
+  return [(curves[0][place][0] / last, [float(np.mean(curve[place][1])) for curve in curves])
+          for place in places if place >= 0]
+
+
+def _words(course: list[tuple[float, list[float]]], digits: int) -> str:
+  return ', '.join(f'{np.mean(values):.{digits}f} ({100 * part:.0f} %)' for part, values in course)
+
+
+def _falling(rows: Rows, variant: str) -> list[dict[str, Any]]:
+  if not any(row['variant'] == variant for row in rows):
+    return []
+  course = _course(rows, variant, 'validation_loss')
+  seeds = len(course[0][1])
+  falls = [below(estimates.estimate([b - a for a, b in zip(before, after, strict=True)]), 0)
+           for (_, before), (_, after) in itertools.pairwise(course)]
+  perplexities = [(part, [math.exp(loss) for loss in losses]) for part, losses in course]
+  return [row('validation perplexity falls to the end of training', '6.26, 5.48, 5.19, 5.14 by epoch',
+              _words(perplexities, 2), seeds, False if False in falls else None if None in falls else True,
+              'after these parts of training')]
 
 
 def remedies(rows: Rows) -> list[dict[str, Any]]:
@@ -149,6 +188,19 @@ def hierarchy(rows: Rows) -> list[dict[str, Any]]:
       result.append(row(f'16 tiles behind an index better than 4, {fair}, in perplexity', '16.67 against 19.26 '
                         '(-13.4 %)', _percent(gap), gap.seeds, below(gap, 0.0),
                         "the original's tiles were dead"))
+  if of := [row for row in rows if row['variant'] == '16_top_1']:
+    dead = [sum(row['dead_tiles']) for row in of]
+    result.append(row('16 of 16 tiles in use', '16 of 16, whose output was 0', f'dead tiles of all layers, by seed: '
+                      f'{", ".join(map(str, dead))}', len(of), not any(dead)))
+    train = estimates.estimate([float(np.mean([loss for _, loss in row['curves']['train_loss'][-4:]])) for row in of])
+    loss = estimates.estimate([row['loss'] for row in of])
+    result.append(row('perplexity in training and validation', '6.68 and 14.91 (epoch 3)',
+                      f'{math.exp(train.mean):.2f} and {math.exp(loss.mean):.2f}', len(of), None,
+                      OTHER_BUDGET) | {'verdict': NOT_COMPARABLE})
+  for ablation in ('no_norm', 'no_output_scale', 'no_residual'):
+    if gap := _relative(rows, ablation, '16_top_4'):
+      result.append(row(f'an indexed layer is worse by more than 1 % with {ablation}, in perplexity', NOT_ASKED,
+                        _percent(gap), gap.seeds, below(gap, 0.01, opposite=True)))
   return result
 
 

@@ -6,7 +6,18 @@ import numpy as np
 import optax
 import pytest
 
-from trix_jax import configuration, controls, devices, evaluation, ffn, routing, training, transformer, weights
+from trix_jax import (
+    configuration,
+    controls,
+    devices,
+    evaluation,
+    ffn,
+    hierarchical_ffn,
+    routing,
+    training,
+    transformer,
+    weights,
+)
 from trix_jax.errors import InputError
 
 N, D, T = 200, 32, 4
@@ -123,6 +134,34 @@ def test_centroids_come_to_lie_in_the_middle_of_their_tokens():
   assert progress == pytest.approx([1 / 7, 1, 1])
 
 
+@pytest.mark.parametrize('control', routing.ABLATIONS)
+def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
+  settings = {**CONFIG, 'clusters': 2, 'probes': 1, 'top_k': 2}
+  whole = hierarchical_ffn.HierarchicalTriXFFN(ffn.FFNConfig(**settings))
+  ablated = controls.AblatedFFN(ffn.FFNConfig(**settings, control=control))
+  x = 3 * jax.random.normal(jax.random.key(1), (N, D))
+  variables = whole.init(jax.random.key(0), x)
+  params = ablated.init(jax.random.key(0), x)['params']
+  missing = {'no_norm': {'norm'}, 'no_output_scale': {'output_scale'}, 'no_residual': set()}[control]
+  assert set(variables['params']) - set(params) == missing and set(params) <= set(variables['params'])
+  given = hierarchical_ffn.normed(x, jnp.ones(D)) if control == 'no_norm' else x
+  kept = {name: value for name, value in variables['params'].items() if name in params}
+  assert_same(ablated.apply({**variables, 'params': kept}, given), whole.apply(variables, x))
+
+
+@pytest.mark.parametrize('control', [controls.NONE, 'no_residual'])
+def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control):
+  config = config_of(control, tiles=4, clusters=2, balance_bias=False)
+  model = training.make_model(config, VOCABULARY)
+  state = training.init_state(config, model)
+  for layer in ('layer_0', 'layer_1'):
+    scale = state.params[layer]['ffn']['output_scale']
+    state.params[layer]['ffn']['output_scale'] = jnp.zeros_like(scale)
+  tokens = np.arange(8, dtype=np.int32)[None]
+  logits, _ = transformer.apply(model, state.params, state.routing, tokens)
+  assert (np.ptp(logits) == 0) == (control == 'no_residual')
+
+
 def config_of(control, **settings):
   config = configuration.default_config()
   config.model.update({'layers': 2, 'd_model': D, 'heads': 2, 'context': 16, 'd_ff': 64, 'control': control})
@@ -134,8 +173,9 @@ def config_of(control, **settings):
 
 @pytest.mark.parametrize('control', routing.CONTROLS[1:])
 def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
-  dense = {'routing': 'dense', 'gate': 'one_hot'} if control == 'tile_dropout' else {}
-  config = config_of(control, **dense)
+  settings = {'tile_dropout': {'routing': 'dense', 'gate': 'one_hot'},
+              **{name: {'clusters': 2, 'top_k': 2} for name in routing.ABLATIONS}}
+  config = config_of(control, **settings.get(control, {}))
   configuration.validate(config)
   model, mesh = training.make_model(config, VOCABULARY), devices.data_mesh(4)
   first = jax.device_get(training.init_state(config, model))
@@ -151,9 +191,13 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   if control.endswith('_keys'):
     moved = not np.array_equal(state.routing['layer_0']['ffn']['centroid'], first.routing['layer_0']['ffn']['centroid'])
     assert moved == (control == 'kmeans_keys')
-  rows = evaluation.evaluate_routings(model.config, VOCABULARY, TOKEN.astype(np.int32), state.params, state.routing)
-  assert all(np.isfinite(row['loss']) for row in rows) and all('activation_TD' not in row for row in rows)
-  assert evaluation.with_routing(model.config, 'first').ffn.control == 'none'
+  for name in (model.config.ffn.routing, 'first'):
+    row = evaluation.Evaluator(evaluation.with_routing(model.config, name), VOCABULARY, TOKEN.astype(np.int32))(
+        state.params, state.routing)
+    assert np.isfinite(row['loss']) and 'activation_TD' not in row
+  # What a layer is made of stays, whatever routes.
+  assert evaluation.with_routing(model.config, 'first').ffn.control == (
+      control if control in routing.ABLATIONS else 'none')
   with pytest.raises(InputError, match=f'control = {control} is for experiments'):
     weights.InferenceConfig(model.config, len(VOCABULARY))
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import estimates, figures, measure, patterns, planning, report, run, suites, verdicts
+from experiments import elsewhere, estimates, figures, measure, patterns, planning, report, run, suites, verdicts
 from trix_jax import checkpoints, configuration, trainer
 from trix_jax.errors import InputError
 
@@ -58,7 +58,8 @@ def rows_of(suite, losses, **extra):
       'parameters': {'total': 100, 'routing': 0, 'active_per_token': 50},
       'settings': {'model.d_model': 128, 'training.steps': 10, 'training.batch_size': 16, 'seed': seed},
       'machine': {'processor': 'a', 'cores': 2, 'backend': 'cpu'},
-      'curves': {'validation_loss': [[5, loss + 1], [10, loss]], 'diversity': [[5, [0.5, 0.5]], [10, [0.4, 0.2]]],
+      'curves': {'validation_loss': [[5, loss + 1], [10, loss]], 'train_loss': [[5, loss], [10, loss]],
+                 'diversity': [[5, [0.5, 0.5]], [10, [0.4, 0.2]]],
                  'tile_load': [[5, [[0.5, 0.5]] * 2], [10, [[0.6, 0.4]] * 2]]},
       'specialisation': layer,
       'patterns': {**layer, 'counts': [[[1, 2]] * 6] * 2, 'favourite': [[0, 1, 2, 3, 4, 5], [0] * 6]},
@@ -88,6 +89,21 @@ def test_verdicts_follow_the_figures():
   rows = rows_of('option_a', {'dense': [1.5, 1.51], 'sparse': [1.5, 1.51]})
   assert verdict_of('option_a', rows, 'collapses')['verdict'] == 'reproduced'
   assert verdict_of('option_a', rows, 'better than chance')['verdict'] == 'reproduced'
+  # Two of the classes were never seen; of punctuation half go to one tile.
+  assert 'letter 90 %, digit 90 %, punctuation 50 %' in verdict_of('option_a', rows, 'specialise')['ours']
+  rows = rows_of('option_b', {'sparse': [1.5, 1.51]})
+  assert verdict_of('option_b', rows, 'falls')['verdict'] == 'reproduced'
+  assert verdict_of('option_b', rows, 'falls')['ours'] == '12.24 (50 %), 4.50 (100 %)'
+  assert verdict_of('option_b', rows, 'diversity')['ours'].startswith('0.500 (50 %), 0.300 (100 %); at the end 0.3')
+  rows[0]['curves'] = {**rows[0]['curves'], 'validation_loss': [[5, 1.4], [10, 1.5]],
+                       'tile_load': [[5, [[1.0, 0.0]] * 2], [10, [[0.6, 0.4]] * 2]]}
+  assert verdict_of('option_b', rows, 'falls')['verdict'] == 'undecided'  # It rises on one of two seeds.
+  assert '80.0' in verdict_of('option_b', rows, 'takes over')['ours']  # What was early counts as well.
+  rows = rows_of('hierarchy', {'16_top_1': [1.5, 1.51], '16_top_4': [1.5, 1.51], 'no_norm': [1.6, 1.611]})
+  assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'reproduced'
+  assert verdict_of('hierarchy', rows, 'with no_norm')['verdict'] == 'holds'
+  rows[0]['dead_tiles'] = [1, 0]
+  assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'refuted'
   rows = rows_of('six_patterns', {'8_tiles': [1.0, 1.1]})
   assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'reproduced'
   rows[1]['patterns'] = {**rows[1]['patterns'], 'favourite': [[0, 1, 2, 3, 4, 4], [0] * 6]}
@@ -205,6 +221,30 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
     assert 'title="tile 0">a&lt;</b>' in page
   report.write(tmp_path)
   assert (tmp_path / report.FILE).read_text() == page  # The same figures give the same file.
+
+
+def test_verdicts_of_other_programs_follow_their_files(tmp_path):
+  def write(name, results):
+    (tmp_path / f'{name}.json').write_text(json.dumps(results))
+  assert elsewhere.rows(tmp_path) == []
+  write('residual_toy', [{'task': 'blobs', 'layer': layer, 'accuracy': accuracy} for layer, accuracy in (
+      ('residual', [1.0, 0.99]), ('no residual', [0.25, 0.26]))])
+  timed = [{'size': 'reference', 'variant': variant, 'measured': measured, 'microseconds': time, 'min': 0.9 * time,
+            'max': 1.1 * time} for variant, time in (('packed T=4', 10.0), ('packed all tiles T=4', 20.0))
+           for measured in ('ffn 1', 'ffn 64', 'decode 1')]
+  write('inference_speed', timed)
+  toy, skipping = elsewhere.rows(tmp_path)
+  assert (toy['suite'], toy['verdict']) == ('residual_toy', 'reproduced') and '25.5' in toy['ours']
+  assert skipping['verdict'] == 'refuted' and skipping['ours'].startswith('2.0x (layer, 1 token)')
+  timed[-1]['max'] = 40.0  # A round in which it was four times as slow.
+  write('inference_speed', timed)
+  assert elsewhere.rows(tmp_path)[1]['verdict'] == 'undecided'
+  for name in elsewhere.OF_FILES:  # What the repository publishes can be read.
+    assert (ROOT / 'results' / f'{name}.json').exists()
+  assert len(elsewhere.rows(ROOT / 'results')) == len(elsewhere.OF_FILES)
+  write('inference_speed', [])
+  with pytest.raises(InputError, match=r'inference_speed\.json is not what was expected'):
+    elsewhere.rows(tmp_path)
 
 
 def test_what_is_no_result_is_refused_by_name(tmp_path):

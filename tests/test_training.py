@@ -156,6 +156,17 @@ def test_the_first_activation_that_overflows_is_named_and_later_steps_do_nothing
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
 
 
+def test_gradients_that_a_teacher_overflows_are_named():
+  config = tiny(loss__teacher='somewhere')
+  model, mesh, state = start(config)
+  params = jax.device_get(state.params)
+  params['head'] = {'kernel': 1e38 * np.sign(params['head']['kernel'])}  # Finite, and its logits are not.
+  teacher = training.Teacher(model, params, {})
+  given = config, model, mesh, state, batch(config, mesh)
+  assert training.first_non_finite(*given, teacher).startswith('gradient of ')
+  assert not training.first_non_finite(*given).startswith('gradient of ')
+
+
 def test_the_parameter_that_an_update_overflows_is_named():
   config = tiny(optimizer__name='adamw', optimizer__learning_rate=3e38, optimizer__warmup_fraction=0.0)
   model, mesh, state = start(config)

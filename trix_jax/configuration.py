@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from trix_jax import controls, data, transformer
+from trix_jax import controls, data, routing, transformer
 from trix_jax.errors import InputError
 
 OPTIMIZERS = ('muon', 'adamw')
@@ -168,6 +168,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _validate_control(config: ml_collections.ConfigDict) -> None:
   control, model = config.model.control, config.model
   if control == controls.NONE:
+    return
+  if control in routing.ABLATIONS:
+    if not model.clusters or config.sample_length:
+      raise InputError(f'config.model.control = {control} is for model.clusters > 0 with sample_length = 0, as such a '
+                       'model cannot write')
     return
   wanted = 'dense' if control == 'tile_dropout' else 'emergent'
   if model.routing != wanted or model.clusters or model.top_k != 1 or config.sample_length:

@@ -1,4 +1,4 @@
-"""Controls: layers that route or train in another way, to tell what reading signatures is worth. For experiments only.
+"""Controls: layers that route or train in another way, or lack a part, to tell what it is worth. For experiments only.
 
 A control trains and is evaluated like any other model. It has no packed form.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from trix_jax import ffn, routing, signatures, ternary
+from trix_jax import ffn, hierarchical_ffn, routing, signatures, ternary
 
 NONE = 'none'
 # Part of the way to the mean of a batch's activations that a centroid goes, a step.
@@ -78,6 +78,21 @@ class ControlFFN(ffn.SparseTriXFFN):
     if tile_NK.shape[1] == self.config.tiles:
       return ffn.TriXFFN._compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles)
     return super()._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
+
+
+class AblatedFFN(hierarchical_ffn.HierarchicalTriXFFN):
+  """`HierarchicalTriXFFN` under one of `routing.ABLATIONS`.
+
+  no_norm: tiles see the layer's input as it comes.
+  no_output_scale: tiles have none.
+  no_residual: the layer is as it was; the block that holds it does not add its input to what comes out.
+  """
+
+  def _prepared(self, x_ND: jax.Array) -> jax.Array:
+    return x_ND if self.config.control == 'no_norm' else super()._prepared(x_ND)
+
+  def _parameters(self) -> dict[str, jax.Array]:
+    return ffn.TriXFFN._parameters(self) if self.config.control == 'no_output_scale' else super()._parameters()
 
 
 def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:

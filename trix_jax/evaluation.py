@@ -16,11 +16,15 @@ WINDOWS_AT_A_TIME = 32
 
 
 def with_routing(config: transformer.ModelConfig, routing_name: str) -> transformer.ModelConfig:
-  """The same model under another routing. A balance bias and a control belong to the one it was trained with."""
+  """The same model under another routing. A balance bias and a control belong to the one it was trained with.
+
+  An ablation does not: it says what the layer is made of.
+  """
   if routing_name == config.ffn.routing:
     return config
+  control = config.ffn.control if config.ffn.control in routing.ABLATIONS else controls.NONE
   return dataclasses.replace(config, ffn=dataclasses.replace(
-      config.ffn, routing=routing_name, balance_bias=False, control=controls.NONE))
+      config.ffn, routing=routing_name, balance_bias=False, control=control))
 
 
 class Backend(NamedTuple):

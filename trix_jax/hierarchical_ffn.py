@@ -22,7 +22,8 @@ TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
 
 def names_of_tiles(config: FFNConfig) -> tuple[str, ...]:
   """The parameters of a layer that are each tile's own, with tiles as their first axis."""
-  return tuple(name for name in TILE_PARAMETERS if name != 'down_scale' or not config.shared_down_scale)
+  missing = {'down_scale': config.shared_down_scale, 'output_scale': config.control == 'no_output_scale'}
+  return tuple(name for name in TILE_PARAMETERS if not missing.get(name))
 
 
 def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:

@@ -13,8 +13,11 @@ from trix_jax import signatures, ternary
 
 ROUTINGS = ('emergent', 'learned', 'random', 'first', 'dense')
 GATES = ('one_hot', 'probability')
+# Layers behind an index without one of their parts; see `controls.AblatedFFN`.
+ABLATIONS = ('no_norm', 'no_output_scale', 'no_residual')
 # See `controls.ControlFFN`.
-CONTROLS = ('none', 'hash', 'random_keys', 'kmeans_keys', 'no_router_gradient', 'gumbel', 'tile_dropout', 'gradual')
+CONTROLS = ('none', 'hash', 'random_keys', 'kmeans_keys', 'no_router_gradient', 'gumbel', 'tile_dropout', 'gradual',
+            *ABLATIONS)
 
 
 @struct.dataclass

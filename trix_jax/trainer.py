@@ -148,7 +148,8 @@ class _Run:
     step, values = pending[0], jax.device_get(pending[1])
     if not values['finite']:
       # The state did not change from the bad step on, so it is still the one before it.
-      name = training.first_non_finite(self.config, self.model, self.mesh, self.state, self._batch(step - 1))
+      name = training.first_non_finite(self.config, self.model, self.mesh, self.state, self._batch(step - 1),
+                                        self.teacher)
       raise self._diverged(f'not finite at step {step}: {name}')
     self.clock.tick(step)
     if step % self.config.training.log_every == 0 or step == self.config.training.steps:

@@ -155,7 +155,7 @@ def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.
 
 
 def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, state: TrainState,
-                     windows) -> str:
+                     windows, teacher: Teacher | None = None) -> str:
   """Name of the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
   for kind, tree in (('parameter', state.params), ('routing state', state.routing)):
     if name := _first_in(tree):
@@ -175,7 +175,7 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'
-  grads, _ = jax.jit(make_gradients(config, model, mesh))(state, windows)
+  grads, _ = jax.jit(make_gradients(config, model, mesh, teacher))(state, windows)
   if name := _first_in(grads):
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):

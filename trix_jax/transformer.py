@@ -162,10 +162,13 @@ class Block(nn.Module):
     attended_BLD = SelfAttention(config, name='attention')(self._prepared(x_BLD, 'attention'))
     x_BLD = x_BLD + Dropout(config.dropout)(attended_BLD, train)
     y_BLD, info = self._tiles(token_BL)(self._prepared(x_BLD, 'ffn'))
-    return x_BLD + Dropout(config.dropout)(y_BLD, train), info
+    y_BLD = Dropout(config.dropout)(y_BLD, train)
+    return (y_BLD if config.ffn.control == 'no_residual' else x_BLD + y_BLD), info
 
   def _tiles(self, token_BL) -> ffn.TriXFFN:
     config = self.config.ffn
+    if config.control in routing.ABLATIONS:
+      return controls.AblatedFFN(config, name='ffn')
     if config.control != controls.NONE:
       return controls.ControlFFN(config, token_BL.reshape(-1), name='ffn')
     if config.clusters:

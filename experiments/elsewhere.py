@@ -1,0 +1,59 @@
+"""Claims of the original that other programs of this repository ran again, from the results that they wrote.
+
+These are `experiments/residual_toy.py`, `benchmarks/inference_speed.py` and `experiments/packing_precision.py`.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from experiments import estimates, verdicts
+from trix_jax.errors import InputError
+
+
+def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Verdicts like those of suites, with the name of the results file as `suite`, of those files that are there."""
+  result = []
+  for name, of_results in OF_FILES.items():
+    if (path := folder / f'{name}.json').exists():
+      try:
+        result += [{**verdict, 'suite': name} for verdict in of_results(json.loads(path.read_text()))]
+      except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f'{path} is not what was expected of {name} ({error!r}); make it again or move it away'
+                         ) from error
+  return result
+
+
+def _residual(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  [accuracy] = [{of['layer']: of['accuracy'] for of in results if of['task'] == 'blobs'}]
+  without, beside = (estimates.estimate(accuracy[layer]) for layer in ('no residual', 'residual'))
+  return [verdicts.row('an indexed layer tells four clouds of points apart by its residual alone',
+                       '25 % right without, 100 % with',
+                       f'{without.text(1, " %", 100)} without, {beside.text(1, " %", 100)} with', without.seeds,
+                       verdicts.below(without, 0.5), 'chance is 25 %')]
+
+
+def _skipping(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """All tiles over one of four, for the layer and the model of the original's size; slowest and fastest round."""
+  times = {(of['variant'], of['measured']): of for of in results if of['size'] == 'reference'}
+  ratios, highest = [], 0.0
+  for measured, what in (('ffn 1', 'layer, 1 token'), ('ffn 64', 'layer, 64 tokens'), ('decode 1', 'model, 1 row')):
+    every, one = times['packed all tiles T=4', measured], times['packed T=4', measured]
+    ratios.append(f'{every["microseconds"] / one["microseconds"]:.1f}x ({what})')
+    highest = max(highest, every['max'] / one['min'])
+  verdict = verdicts.row('four times as fast by skipping three tiles of four', '"4x"', ', '.join(ratios), 0, None,
+                         'packed against packed; refuted where the slowest round of all tiles over the fastest of one '
+                         'is below 4 for each')
+  return [{**verdict, 'verdict': verdicts.OF_CLAIMS[1] if highest < 4 else verdicts.UNDECIDED}]
+
+
+def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  [of] = [of for of in results if (of['run'], of['attention'], of['head']) == ('sparse', 'int8', 'int8')]
+  verdict = verdicts.row('weights 16 times smaller', '16x', f'{of["times_smaller"]:.1f}x for the file of the whole '
+                         'model', 0, None, '2 bits for 32 are 16x by arithmetic, in tiles; attention and head are int8')
+  return [{**verdict, 'verdict': verdicts.NOT_COMPARABLE}]
+
+
+OF_FILES: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
+    'residual_toy': _residual, 'inference_speed': _skipping, 'packing_precision': _size}
