@@ -1,7 +1,7 @@
 """The report's figures, as SVG that takes its ink from the page, so that it is legible on light and on dark."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def _style(place: int) -> dict[str, Any]:
   return {'color': COLOURS[place % len(COLOURS)], 'linestyle': STYLES[place // len(COLOURS) % len(STYLES)]}
 
 
-def loss_curves(rows: Rows, variants: Sequence[str]) -> str:
+def loss_curves(rows: Rows, variants: Sequence[str]) -> Figure:
   """Validation loss over text seen, mean over seeds, with the least and the most as a band."""
   figure, [[ax]] = _figure(width=6.4, height=3.4)
   for place, variant in enumerate(variants):
@@ -62,10 +62,10 @@ def loss_curves(rows: Rows, variants: Sequence[str]) -> str:
   ax.set_ylim(min(row['loss'] for row in rows) - 0.02, float(np.median([curve[0][1] for curve in ends])))
   ax.set(xlabel='million characters seen', ylabel='validation loss, nats')
   ax.legend(frameon=False, ncols=2 if len(variants) > 4 else 1, fontsize=8)
-  return svg(figure)
+  return figure
 
 
-def tile_loads(row: dict[str, Any]) -> str:
+def tile_loads(row: dict[str, Any]) -> Figure:
   """The share of validation tokens of every tile over training, a panel a layer."""
   history = row['curves']['tile_load']
   steps, loads_SLT = [step for step, _ in history], np.array([load for _, load in history])
@@ -74,10 +74,10 @@ def tile_loads(row: dict[str, Any]) -> str:
     ax.stackplot(steps, loads_SLT[:, layer].T, colors=COLOURS, alpha=0.85, linewidth=0)
     ax.set(title=f'layer {layer}', ylim=(0, 1), xlabel='step', yticks=[0, 0.5, 1] if layer == 0 else [])
   axes[0].set_ylabel('share of tokens')
-  return svg(figure)
+  return figure
 
 
-def signatures(layers: Sequence[Any]) -> str:
+def signatures(layers: Sequence[Any]) -> Figure:
   """Signatures, a line a tile, each layer in a panel of its own."""
   figure, axes = _figure(rows=len(layers), width=6.4, height=0.9)
   for layer, (row, signature_TD) in enumerate(zip(axes, layers, strict=True)):
@@ -85,23 +85,26 @@ def signatures(layers: Sequence[Any]) -> str:
     row[0].imshow(signature_TD, aspect='auto', cmap='RdBu', vmin=-most, vmax=most, interpolation='nearest')
     row[0].set(ylabel=f'layer {layer}', yticks=range(len(signature_TD)), xticks=[])
   axes[-1][0].set(xticks=range(0, len(layers[0][0]), 16), xlabel='input dimension')
-  return svg(figure)
+  return figure
 
 
-def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.CLASSES) -> str:
-  """For each layer the share of every class that goes to each tile."""
+def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.CLASSES) -> Figure:
+  """For each layer the share of every class that goes to each tile, in % where there is room for it."""
   counts_LCT = [np.asarray(counts, float) for counts in specialisation['counts']]
   present = [place for place in range(len(names)) if counts_LCT[0][place].sum()]
   figure, [axes] = _figure(columns=len(counts_LCT), width=1.9, height=1.9)
   for layer, (ax, counts_CT) in enumerate(zip(axes, counts_LCT, strict=True)):
-    counts_CT = counts_CT[present]
-    ax.imshow(counts_CT / counts_CT.sum(axis=1, keepdims=True), vmin=0, vmax=1, aspect='auto', cmap='viridis')
+    share_CT = counts_CT[present] / counts_CT[present].sum(axis=1, keepdims=True)
+    ax.imshow(share_CT, vmin=0, vmax=1, aspect='auto', cmap='viridis')
+    for (place, tile), share in np.ndenumerate(share_CT) if share_CT.shape[1] <= 8 else ():
+      ax.text(tile, place, f'{100 * share:.0f}', ha='center', va='center', fontsize=6 if share_CT.shape[1] > 4 else 8,
+              color='black' if share > 0.6 else 'white')
     ax.set(title=f'layer {layer}', xlabel='tile', yticks=range(len(present)))
     ax.set_yticklabels([names[place] for place in present] if layer == 0 else [])
-  return svg(figure)
+  return figure
 
 
-def information(rows: Rows, variants: Sequence[str], name: str = 'specialisation') -> str:
+def information(rows: Rows, variants: Sequence[str], name: str = 'specialisation') -> Figure:
   """Normalised mutual information of each layer, every seed a point, and the most that chance gave as a line."""
   figure, [[ax]] = _figure(width=6.4, height=2.6)
   labels, place = [], 0
@@ -116,10 +119,10 @@ def information(rows: Rows, variants: Sequence[str], name: str = 'specialisation
     place += 1
   ax.set(ylabel='mutual information', xticks=[at for at, _ in labels], ylim=(0, None))
   ax.set_xticklabels([text for _, text in labels], rotation=30, ha='right')
-  return svg(figure)
+  return figure
 
 
-def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -> str:
+def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -> Figure:
   """Loss against a number that variants differ in, a line a family; every seed is a point.
 
   Args:
@@ -141,10 +144,10 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
   ax.set_xticks(numbers, labels=[f'{number:g}' for number in numbers])
   ax.minorticks_off()
   ax.legend(frameon=False)
-  return svg(figure)
+  return figure
 
 
-def changes(rows: Rows, variants: Sequence[str]) -> str:
+def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
   figure, [[ax]] = _figure(width=5.2, height=3.0)
   for place, variant in enumerate(variants):
@@ -155,4 +158,36 @@ def changes(rows: Rows, variants: Sequence[str]) -> str:
   ax.axhline(10, color=INK, linewidth=0.8, linestyle=':')
   ax.set(xlabel='step', ylabel='% of tokens that changed tile', ylim=(0, None))
   ax.legend(frameon=False)
-  return svg(figure)
+  return figure
+
+
+def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figure:
+  """Differences of loss with their intervals, a line each, under the heads of their groups; hollow for one seed."""
+  lines = sum(len(group) + 1 for group in groups.values())
+  figure, [[ax]] = _figure(width=6.4, height=0.6 + 0.2 * lines)
+  place, ticks = 0, []
+  for colour, (head, group) in enumerate(groups.items()):
+    if head:
+      ticks.append((place, head, 'bold'))
+    for name, of in group.items():
+      place += 1
+      one = of.seeds == 1
+      ax.errorbar(of.mean, place, xerr=None if one else of.half_width, fmt='o', markersize=4, capsize=2, linewidth=1.2,
+                  color=COLOURS[colour % len(COLOURS)], markerfacecolor='none' if one else None)
+      ticks.append((place, name, 'normal'))
+    place += 1
+  ax.axvline(0, color=INK, linewidth=0.8, linestyle=':')
+  ax.set_yticks([at for at, _, _ in ticks], labels=[name for _, name, _ in ticks])
+  for label, (_, _, weight) in zip(ax.get_yticklabels(), ticks, strict=True):
+    label.set_fontweight(weight)
+  # Linear where most differences are, so that a large one does not hide the others.
+  ax.set_xscale('symlog', linthresh=0.05)
+  ticks_x = [-0.1, -0.04, -0.02, 0, 0.02, 0.04, 0.1, 0.2, 0.5, 1, 2, 5]
+  low, high = ax.get_xlim()
+  ax.set_xticks([at for at in ticks_x if low <= at <= high])
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.set(xlabel='nats to what it is held against; left is better', ylim=(place - 0.4, -0.6))
+  ax.tick_params(axis='y', length=0)
+  ax.minorticks_off()
+  ax.grid(axis='x', alpha=0.2)
+  return figure

@@ -161,35 +161,37 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   """Captions and figures of a suite."""
   suite = suites.SUITES[name]
   variants, first = list(suite.variants), rows[0]
-  result = []
+  result: list[tuple[str, str]] = []
+  def draw(caption, figure):
+    result.append((caption, figures.svg(figure)))
   families = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles'}
   if name in families:
-    result.append((f'Loss against {families[name]}; every seed is a point.',
-                   figures.against(rows, _families(name, rows), families[name])))
+    draw(f'Loss against {families[name]}; every seed is a point.',
+         figures.against(rows, _families(name, rows), families[name]))
     if name == 'data_efficiency':
       each = 'million characters that a tile computes'
-      result.append((f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
-                     figures.against(rows, _families(name, rows, of_tile=True), each)))
+      draw(f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
+           figures.against(rows, _families(name, rows, of_tile=True), each))
   else:
-    result.append(('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, variants)))
+    draw('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, variants))
+  if gaps := verdicts.gaps(name, rows):
+    draw('Differences of loss, with 95 % intervals; hollow for one seed.', figures.differences({'': gaps}))
   if 'stability' in suite.measures:
-    result.append(('Share of validation tokens whose first tile changed since the checkpoint before.',
-                   figures.changes(rows, variants)))
+    draw('Share of validation tokens whose first tile changed since the checkpoint before.',
+         figures.changes(rows, variants))
   if 'passage' in suite.measures:
-    result.append((f'Load of the tiles over training: {first["variant"]}, seed {first["seed"]}.',
-                   figures.tile_loads(first)))
-    result.append(('Signatures at the best checkpoint, the votes of each tile: blue for, red against.',
-                   figures.signatures(first['signatures'])))
+    draw(f'Load of the tiles over training: {first["variant"]}, seed {first["seed"]}.', figures.tile_loads(first))
+    draw('Signatures at the best checkpoint, the votes of each tile: blue for, red against.',
+         figures.signatures(first['signatures']))
     result.append(('The beginning of the validation text, by the tile that each character goes to.',
                    passage(first['passage'])))
   if 'patterns' in suite.measures:
-    result.append(('Where the characters of each kind of line go.',
-                   figures.class_tiles(first['patterns'], patterns.KINDS)))
+    draw('Where the characters of each kind of line go.', figures.class_tiles(first['patterns'], patterns.KINDS))
   if 'specialisation' in suite.measures:
-    result.append((f'Where the characters of each class go: {first["variant"]}, seed {first["seed"]}.',
-                   figures.class_tiles(first['specialisation'])))
-    result.append(('Normalised mutual information of class and tile, layer by layer, every seed a point; the line is '
-                   'the most that 200 random tables with the same totals gave.', figures.information(rows, variants)))
+    draw(f'Where the characters of each class go: {first["variant"]}, seed {first["seed"]}.',
+         figures.class_tiles(first['specialisation']))
+    draw('Normalised mutual information of class and tile, layer by layer, every seed a point; the line is the most '
+         'that 200 random tables with the same totals gave.', figures.information(rows, variants))
   return result
 
 

@@ -248,15 +248,20 @@ def stability(rows: Rows) -> list[dict[str, Any]]:
   return result
 
 
+def gaps(name: str, rows: Rows) -> dict[str, estimates.Estimate]:
+  """Loss of every variant less that of what it is held against, by a name that says both."""
+  suite, result = suites.SUITES[name], {}
+  for variant in suite.variants:
+    baseline = suite.baseline(variant)
+    if baseline and (gap := estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline))):
+      result[f'{variant} against {baseline}'] = gap
+  return result
+
+
 def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
   """Every variant against what it is held against, in nats."""
-  result = []
-  for variant in suites.SUITES[name].variants:
-    baseline = suites.SUITES[name].baseline(variant)
-    if baseline and (gap := estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline))):
-      result.append(row(f'{variant} against {baseline}', NO_CLAIM, gap.text(unit=' nats', sign=True), gap.seeds,
-                        below(gap, 0.0)))
-  return result
+  return [row(claim, NO_CLAIM, gap.text(unit=' nats', sign=True), gap.seeds, below(gap, 0.0))
+          for claim, gap in gaps(name, rows).items()]
 
 
 OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {

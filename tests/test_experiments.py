@@ -9,7 +9,19 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import elsewhere, estimates, figures, measure, patterns, planning, report, run, suites, verdicts
+from experiments import (
+  elsewhere,
+  estimates,
+  figures,
+  measure,
+  overview,
+  patterns,
+  planning,
+  report,
+  run,
+  suites,
+  verdicts,
+)
 from trix_jax import checkpoints, configuration, trainer
 from trix_jax.errors import InputError
 
@@ -221,6 +233,11 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
     assert 'title="tile 0">a&lt;</b>' in page
   report.write(tmp_path)
   assert (tmp_path / report.FILE).read_text() == page  # The same figures give the same file.
+  if name == 'four_routings':
+    assert all(path.read_bytes().startswith(b'\x89PNG') for path in overview.write(tmp_path))
+  else:
+    with pytest.raises(InputError, match=r'no four_routings\.json'):
+      overview.write(tmp_path)
 
 
 def test_verdicts_of_other_programs_follow_their_files(tmp_path):

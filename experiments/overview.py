@@ -1,0 +1,40 @@
+"""The README's figures, from the results of suites: `python -m experiments.overview --results=results`.
+
+  differences.png   what each variant of the suites loses or wins against what it is held against
+  tile_use.png      where the characters of each class go, in the emergent model of seed 0
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import figures, suites, verdicts
+from trix_jax import cli
+from trix_jax.errors import InputError
+
+# Suites of differences, as far as they have been run.
+COMPARED = ('four_routings', 'controls', 'remedies', 'hierarchy', 'recipe')
+
+
+def write(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Write both figures beside the results; InputError where there are no results of `four_routings`."""
+  rows = {}
+  for name in COMPARED:
+    if (path := folder / f'{name}.json').exists():
+      rows[name] = json.loads(path.read_text())['rows']
+  if 'four_routings' not in rows:
+    raise InputError(f'no four_routings.json in {folder}; run experiments.run --suite=four_routings first')
+  drawn = {'differences': figures.differences({suites.SUITES[name].title: verdicts.gaps(name, of)
+                                               for name, of in rows.items()}),
+           'tile_use': figures.class_tiles(rows['four_routings'][0]['specialisation'])}
+  paths = []
+  for name, figure in drawn.items():
+    paths.append(folder / f'{name}.png')
+    figure.savefig(paths[-1], dpi=130, facecolor='white')
+  return paths
+
+
+if __name__ == '__main__':
+  _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of SUITE.json, and for the figures.')
+  cli.run(lambda: print(*write(cli.folder_of(_RESULTS)), sep='\n'))
