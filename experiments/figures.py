@@ -9,7 +9,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from experiments import estimates
-from trix_jax import analysis
+from trix_jax import analysis, plots
 
 Rows = Sequence[dict[str, Any]]
 
@@ -71,9 +71,8 @@ def tile_loads(row: dict[str, Any]) -> Figure:
   steps, loads_SLT = [step for step, _ in history], np.array([load for _, load in history])
   figure, [axes] = _figure(columns=loads_SLT.shape[1], width=1.9, height=2.0)
   for layer, ax in enumerate(axes):
-    ax.stackplot(steps, loads_SLT[:, layer].T, colors=COLOURS, alpha=0.85, linewidth=0)
-    ax.set(title=f'layer {layer}', ylim=(0, 1), xlabel='step', yticks=[0, 0.5, 1] if layer == 0 else [])
-  axes[0].set_ylabel('share of tokens')
+    plots.draw_load(ax, steps, loads_SLT[:, layer], colors=COLOURS, alpha=0.85)
+    ax.set(title=f'layer {layer}', yticks=[0, 0.5, 1], ylabel='share of tokens' if layer == 0 else '')
   return figure
 
 
@@ -94,13 +93,13 @@ def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.
   present = [place for place in range(len(names)) if counts_LCT[0][place].sum()]
   figure, [axes] = _figure(columns=len(counts_LCT), width=1.9, height=1.9)
   for layer, (ax, counts_CT) in enumerate(zip(axes, counts_LCT, strict=True)):
-    share_CT = counts_CT[present] / counts_CT[present].sum(axis=1, keepdims=True)
-    ax.imshow(share_CT, vmin=0, vmax=1, aspect='auto', cmap='viridis')
+    share_CT = plots.draw_classes(ax, counts_CT[present], [names[place] for place in present])
     for (place, tile), share in np.ndenumerate(share_CT) if share_CT.shape[1] <= 8 else ():
       ax.text(tile, place, f'{100 * share:.0f}', ha='center', va='center', fontsize=6 if share_CT.shape[1] > 4 else 8,
               color='black' if share > 0.6 else 'white')
-    ax.set(title=f'layer {layer}', xlabel='tile', yticks=range(len(present)))
-    ax.set_yticklabels([names[place] for place in present] if layer == 0 else [])
+    ax.set(title=f'layer {layer}')
+    if layer:
+      ax.set_yticklabels([])
   return figure
 
 

@@ -15,7 +15,6 @@ from trix_jax import host
 if __name__ == '__main__':
   host.prepare_cpu()  # Before anything imports JAX.
 
-import jax
 import scipy.stats
 from absl import flags
 
@@ -137,23 +136,9 @@ def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
 
 
 def tiles_of(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
-  """Tiles of every token, in windows of a context without the rest, [layers, N, K]."""
-  config = _routed(trained.model.config)
-  model = transformer.TransformerLM(config, len(trained.vocabulary))
-  context, batch = config.context, evaluation.WINDOWS_AT_A_TIME
-  windows = token_N[:len(token_N) // context * context].reshape(-1, context)
-
-  @jax.jit
-  def tiles(params, state, windows):
-    infos = transformer.apply(model, params, state, windows, rngs={'routing': jax.random.key(0)})[1]
-    return [info.tile_NK for info in infos]
-
-  parts = []
-  for start in range(0, len(windows), batch):
-    part = windows[start:start + batch]
-    padded = np.pad(part, ((0, batch - len(part)), (0, 0)))
-    parts.append(np.stack(tiles(trained.params, trained.routing, padded))[:, :part.size])
-  return np.concatenate(parts, axis=1)
+  """`evaluation.tiles_of` a trained model, [layers, N, K]."""
+  model = transformer.TransformerLM(_routed(trained.model.config), len(trained.vocabulary))
+  return evaluation.tiles_of(model, trained.params, trained.routing, token_N)[0]
 
 
 def _routed(config: transformer.ModelConfig) -> transformer.ModelConfig:

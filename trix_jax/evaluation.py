@@ -185,3 +185,23 @@ def _tile_disagreement(context, tokens, *models):
                                     targets[start:start + WINDOWS_AT_A_TIME]), np.int64)
                for start in range(0, len(windows), WINDOWS_AT_A_TIME))
   return (counts / targets.sum()).tolist()
+
+
+def tiles_of(model: transformer.TransformerLM, params: Any, routing_state: Any,
+             token_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Tiles and gates of every token in every layer, two arrays [layers, N, K]; in whole windows, without the rest."""
+  context = model.config.context
+  windows = token_N[:len(token_N) // context * context].reshape(-1, context)
+
+  @jax.jit
+  def chosen(params, routing_state, windows):
+    infos = transformer.apply(model, params, routing_state, windows, rngs={'routing': jax.random.key(0)})[1]
+    return jnp.stack([info.tile_NK for info in infos]), jnp.stack([info.gate_NK for info in infos])
+
+  parts = []
+  for start in range(0, len(windows), WINDOWS_AT_A_TIME):
+    part = windows[start:start + WINDOWS_AT_A_TIME]
+    padded = np.pad(part, ((0, WINDOWS_AT_A_TIME - len(part)), (0, 0)))
+    parts.append([np.asarray(of)[:, :part.size] for of in chosen(params, routing_state, padded)])
+  tile_LNK, gate_LNK = (np.concatenate(of, axis=1) for of in zip(*parts, strict=True))
+  return tile_LNK, gate_LNK

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from trix_jax import checkpoints, cli, data, ffn, hierarchical_ffn, routing, transformer
+from trix_jax import checkpoints, cli, data, evaluation, ffn, hierarchical_ffn, routing, transformer
 from trix_jax.errors import InputError
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
@@ -86,15 +86,15 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
   context = trained.model.config.context
   if not 1 <= len(text) <= context:
     raise InputError(f'the text has {len(text)} characters; this model takes 1 to {context} at once')
-  infos = _infos(trained, data.encode(text, trained.vocabulary)[None])
+  _check_looks_up(trained.model.config)
+  apply = jax.jit(transformer.apply, static_argnums=0)
+  infos = apply(trained.model, trained.params, trained.routing, data.encode(text, trained.vocabulary)[None])[1]
   return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
 
 
-def _infos(trained: checkpoints.Trained, token_BL: np.ndarray) -> list[routing.RoutingInfo]:
-  if trained.model.config.ffn.routing in ('random', 'dense'):
-    raise InputError(f'this model has {trained.model.config.ffn.routing} routing, which looks nothing up')
-  apply = jax.jit(transformer.apply, static_argnums=0)
-  return apply(trained.model, trained.params, trained.routing, token_BL)[1]
+def _check_looks_up(config: transformer.ModelConfig) -> None:
+  if config.ffn.routing in ('random', 'dense'):
+    raise InputError(f'this model has {config.ffn.routing} routing, which looks nothing up')
 
 
 def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
@@ -108,15 +108,11 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
     if not 0 <= value < count:
       raise InputError(f'{name} {value} is not there; this model has {name}s 0 to {count - 1}')
   data.check_context(token_N, model.context, 'given')
+  _check_looks_up(model)
   signatures_TD, members = signatures_of(trained, layer)
-  used_V = np.zeros(len(trained.vocabulary), np.int64)
-  windows = token_N[:len(token_N) // model.context * model.context].reshape(-1, model.context)
-  for start in range(0, len(windows), 32):
-    part = np.pad(windows[start:start + 32], ((0, max(0, start + 32 - len(windows))), (0, 0)))
-    info = _infos(trained, part)[layer]
-    hit_N = np.any((np.asarray(info.tile_NK) == tile) & (np.asarray(info.gate_NK) != 0), axis=1)
-    counted = part.reshape(-1)[:min(32, len(windows) - start) * model.context]
-    used_V += np.bincount(counted[hit_N[:len(counted)]], minlength=len(used_V))
+  tile_LNK, gate_LNK = evaluation.tiles_of(trained.model, trained.params, trained.routing, token_N)
+  used_N = np.any((tile_LNK[layer] == tile) & (gate_LNK[layer] != 0), axis=1)
+  used_V = np.bincount(token_N[:len(used_N)][used_N], minlength=len(trained.vocabulary))
   length_T = np.linalg.norm(signatures_TD, axis=1)
   cosine_T = signatures_TD @ signatures_TD[tile] / np.maximum(length_T * length_T[tile], 1e-30)
   near = [int(other) for other in np.argsort(-cosine_T, kind='stable') if other != tile][:NEIGHBOURS]
@@ -125,7 +121,7 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
       layer, tile, None if members is None else int(np.argwhere(members == tile)[0, 0]),
       signatures_TD[tile].astype(int), model.ffn.routing == 'emergent',
       np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
-      float(used_V.sum() / windows.size), [(trained.vocabulary[token], int(used_V[token])) for token in most],
+      float(used_N.mean()), [(trained.vocabulary[token], int(used_V[token])) for token in most],
       [(other, float(cosine_T[other])) for other in near])
 
 

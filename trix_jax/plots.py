@@ -1,6 +1,7 @@
 """A run at a glance: loss, load of the tiles over training, and what each tile is for."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,11 @@ def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathli
   axes[1, 0].text(0, 0.5, f'{workdir.name}\nrouting: {evaluation_row["routing"]}\n'
                   f'loss {evaluation_row["loss"]:.4f}, perplexity {evaluation_row["perplexity"]:.3f}', va='center')
   for layer in range(layers):
-    _plot_load(axes[0, layer + 1], validated, layer)
-    _plot_classes(axes[1, layer + 1], np.asarray(evaluation_row['class_tiles'][layer], float))
+    draw_load(axes[0, layer + 1], [row['step'] for row in validated],
+              np.array([row['tile_load'][layer] for row in validated]))
+    axes[0, layer + 1].set(ylabel='share of tokens', title=f'layer {layer}: tile load')
+    draw_classes(axes[1, layer + 1], np.asarray(evaluation_row['class_tiles'][layer]), analysis.CLASSES)
+    axes[1, layer + 1].set(title='share of each class')
   figure.savefig(path, dpi=120)
 
 
@@ -52,13 +56,15 @@ def _plot_loss(ax, trained, validated):
   ax.legend()
 
 
-def _plot_load(ax, validated, layer):
-  load_RT = np.array([row['tile_load'][layer] for row in validated])
-  ax.stackplot([row['step'] for row in validated], load_RT.T, edgecolor='white', linewidth=0.3)
-  ax.set(xlabel='step', ylabel='share of tokens', ylim=(0, 1), title=f'layer {layer}: tile load')
+def draw_load(ax, step_S: Sequence[int], load_ST: np.ndarray, **style) -> None:
+  """The share of tokens of every tile over training, stacked."""
+  ax.stackplot(step_S, load_ST.T, linewidth=0, **style)
+  ax.set(xlabel='step', ylim=(0, 1))
 
 
-def _plot_classes(ax, counts_CT):
-  total_C1 = counts_CT.sum(axis=1, keepdims=True)
-  ax.imshow(counts_CT / np.maximum(total_C1, 1), vmin=0, vmax=1, aspect='auto', cmap='viridis')
-  ax.set(xlabel='tile', yticks=range(len(analysis.CLASSES)), yticklabels=analysis.CLASSES, title='share of each class')
+def draw_classes(ax, counts_CT: np.ndarray, names: Sequence[str]) -> np.ndarray:
+  """The share of every class that goes to each tile, [C, T], as colours; it is returned too."""
+  share_CT = counts_CT / np.maximum(counts_CT.sum(axis=1, keepdims=True), 1)
+  ax.imshow(share_CT, vmin=0, vmax=1, aspect='auto', cmap='viridis')
+  ax.set(xlabel='tile', yticks=range(len(names)), yticklabels=names)
+  return share_CT
