@@ -30,7 +30,7 @@ def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
   train, validation = (metrics.read_metrics(workdir, split) for split in ('train', 'validation'))
   best = min(validation, key=lambda row: row['loss'])
   def curve(rows, name):
-    rows = rows[::max(1, len(rows) // POINTS)]
+    rows = rows[:-1][::max(1, len(rows) // POINTS)] + rows[-1:]
     return [[row['step'], np.round(row[name], 4).tolist()] for row in rows]
   few_tiles = trained.model.config.ffn.tiles <= report.MOST_TILES
   return {

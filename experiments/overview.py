@@ -23,11 +23,13 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   for name in COMPARED:
     if (path := folder / f'{name}.json').exists():
       rows[name] = json.loads(path.read_text())['rows']
-  if 'four_routings' not in rows:
-    raise InputError(f'no four_routings.json in {folder}; run experiments.run --suite=four_routings first')
+  shown = [row for row in rows.get('four_routings', []) if (row['variant'], row['seed']) == ('emergent', 0)]
+  if not shown:
+    raise InputError(f'no emergent model of seed 0 in {folder / "four_routings.json"}; run experiments.run '
+                     '--suite=four_routings first')
   drawn = {'differences': figures.differences({suites.SUITES[name].title: verdicts.gaps(name, of)
                                                for name, of in rows.items()}),
-           'tile_use': figures.class_tiles(rows['four_routings'][0]['specialisation'])}
+           'tile_use': figures.class_tiles(shown[0]['specialisation'])}
   paths = []
   for name, figure in drawn.items():
     paths.append(folder / f'{name}.png')

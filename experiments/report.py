@@ -64,11 +64,12 @@ def write(folder: pathlib.Path) -> None:
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
   """The whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
-  every = [{**verdict, 'suite': name} for name, of in results.items() for verdict in of['verdicts']
+  every = [{**verdict, 'suite': name} for name, of in results.items() for verdict in verdicts.of_suite(name, of['rows'])
            if verdict['reported'] != verdicts.NO_CLAIM] + others
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
-  machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}'
+  machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}, '
+                     f'{row["machine"]["devices"]} device(s)'
                      for of in results.values() for row in of['rows']})
   budgets = sorted({of['budget'] for of in results.values()})
   note = ('<p class="refuted">Made with --budget=smoke: nothing was learned, and no figure here means anything.</p>'
@@ -120,7 +121,7 @@ def section(name: str, results: dict[str, Any]) -> str:
   return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{question}</p>
 <p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a><br>
 {text}</p>{failures}
-{loss_table(name, rows)}{verdict_table(results['verdicts'])}{drawn}"""
+{loss_table(name, rows)}{verdict_table(verdicts.of_suite(name, rows))}{drawn}"""
 
 
 def _trained(rows: list[dict[str, Any]]) -> str:
@@ -173,7 +174,9 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
       draw(f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
            figures.against(rows, _families(name, rows, of_tile=True), each))
   else:
-    draw('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, variants))
+    # Of a variant that is evaluated otherwise the curve is of another routing than its loss.
+    shown = [variant for variant in variants if variant not in suite.evaluated]
+    draw('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, shown))
   if gaps := verdicts.gaps(name, rows):
     draw('Differences of loss, with 95 % intervals; hollow for one seed.', figures.differences({'': gaps}))
   if 'stability' in suite.measures:

@@ -133,7 +133,7 @@ def write_results(path: pathlib.Path, name: str, budget: str, rows: list[dict], 
   """Everything there is of a suite so far, verdicts included."""
   order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
-  seeds = len({row['seed'] for row in rows})
+  seeds = max((row['seed'] + 1 for row in rows), default=0)
   other = '' if seeds in (0, suites.BUDGETS[budget].seeds) else f' --seeds={seeds}'
   results = {'suite': name, 'budget': budget,
              'command': f'python -m experiments.run --suite={name} --budget={budget}{other}',
@@ -144,7 +144,7 @@ def write_results(path: pathlib.Path, name: str, budget: str, rows: list[dict], 
 def result_of(run: Run, progress: 'Progress') -> dict[str, Any]:
   """Train a run to its end, or go on with it, and measure it."""
   train(run, progress)
-  suite, measured = suites.SUITES[run.suite], run.beside('.json')
+  suite, measured = suites.SUITES[run.suite], run.beside(f'.{run.suite}.json')
   call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}',
         f'--measures={",".join(suite.measures)}', f'--json={measured}'], run, progress)
   described, row = workdirs.read_run(run.workdir), json.loads(measured.read_text())
