@@ -64,7 +64,8 @@ def write(folder: pathlib.Path) -> None:
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
   """The whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
-  every = [{**verdict, 'suite': name} for name, of in results.items() for verdict in verdicts.of_suite(name, of['rows'])
+  judged = {name: verdicts.of_suite(name, of['rows']) for name, of in results.items()}
+  every = [{**verdict, 'suite': name} for name, of_suite in judged.items() for verdict in of_suite
            if verdict['reported'] != verdicts.NO_CLAIM] + others
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
@@ -87,7 +88,7 @@ on: {html.escape('; '.join(machines))}.</p>
 <nav>{links}</nav>
 <h2 id="verdicts">Claims of the original</h2>{verdict_table(claims)}
 <h2 id="questions">Questions it did not ask</h2>{verdict_table(questions)}
-{''.join(section(name, of) for name, of in results.items())}
+{''.join(section(name, of, judged[name]) for name, of in results.items())}
 </body></html>
 """
 
@@ -109,7 +110,7 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
           f'<th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
 
-def section(name: str, results: dict[str, Any]) -> str:
+def section(name: str, results: dict[str, Any], judged: list[dict[str, Any]]) -> str:
   """A suite: its question, table, verdicts and figures."""
   suite, rows = suites.SUITES[name], results['rows']
   failed = ''.join(f'<li>{html.escape(f["variant"])}, seed {f["seed"]}: {html.escape(f["reason"])}</li>'
@@ -121,7 +122,7 @@ def section(name: str, results: dict[str, Any]) -> str:
   return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{question}</p>
 <p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a><br>
 {text}</p>{failures}
-{loss_table(name, rows)}{verdict_table(verdicts.of_suite(name, rows))}{drawn}"""
+{loss_table(name, rows)}{verdict_table(judged)}{drawn}"""
 
 
 def _trained(rows: list[dict[str, Any]]) -> str:
