@@ -42,17 +42,17 @@ def _skipping(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     every, one = times['packed all tiles T=4', measured], times['packed T=4', measured]
     ratios.append(f'{every["microseconds"] / one["microseconds"]:.1f}x ({what})')
     highest = max(highest, every['max'] / one['min'])
-  verdict = verdicts.row("four times as fast by skipping three tiles of four, at the original's size", '"4x"',
+  verdict = verdicts.OF_CLAIMS[1] if highest < 4 else verdicts.UNDECIDED
+  return [verdicts.row("four times as fast by skipping three tiles of four, at the original's size", '"4x"',
                          ', '.join(ratios), 0, None, 'packed against packed; refuted where the slowest round of '
-                         'all tiles over the fastest of one is below 4 for each')
-  return [{**verdict, 'verdict': verdicts.OF_CLAIMS[1] if highest < 4 else verdicts.UNDECIDED}]
+                         'all tiles over the fastest of one is below 4 for each', verdict)]
 
 
 def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   [of] = [of for of in results if (of['run'], of['attention'], of['head']) == ('sparse', 'int8', 'int8')]
-  verdict = verdicts.row('weights 16 times smaller', '16x', f'{of["times_smaller"]:.1f}x for the file of the whole '
-                         'model', 0, None, '2 bits for 32 are 16x by arithmetic, in tiles; attention and head are int8')
-  return [{**verdict, 'verdict': verdicts.NOT_COMPARABLE}]
+  return [verdicts.row('weights 16 times smaller', '16x', f'{of["times_smaller"]:.1f}x for the file of the whole '
+                         'model', 0, None, '2 bits for 32 are 16x by arithmetic, in tiles; attention and head are int8',
+                       verdicts.NOT_COMPARABLE)]
 
 
 OF_FILES: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {

@@ -27,9 +27,9 @@ OF_CLAIMS = ('reproduced', 'refuted')
 OTHER_BUDGET = 'another recipe and budget; see the differences'
 
 
-def row(claim: str, reported: str, ours: str, seeds: int, true: bool | None, why: str = '') -> dict[str, Any]:
-  """A line of the table, its verdict from whether the claim is `true`: None where the interval allows both."""
-  verdict = UNDECIDED
+def row(claim: str, reported: str, ours: str, seeds: int, true: bool | None, why: str = '',
+        verdict: str = UNDECIDED) -> dict[str, Any]:
+  """A line of the table, its verdict from whether the claim is `true`; `verdict` for None or one seed."""
   if seeds > 1 and true is not None:
     verdict = ANSWERS.get(reported, OF_CLAIMS)[0 if true else 1]
   return {'claim': claim, 'reported': reported, 'ours': ours, 'seeds': seeds, 'verdict': verdict, 'why': why}
@@ -114,7 +114,7 @@ def option_a(rows: Rows) -> list[dict[str, Any]]:
   for routing, value in reported.items():
     if of := _of_rows(rows, 'dense', _loss_under(routing)):
       result.append(row(f'trained dense, evaluated {routing}', value, f'PPL {np.exp(of.mean):.2f} ({of} nats)',
-                        of.seeds, None, OTHER_BUDGET) | {'verdict': NOT_COMPARABLE})
+                        of.seeds, None, OTHER_BUDGET, NOT_COMPARABLE))
   if of := _of_rows(rows, 'dense', lambda row: row['routings']['emergent'] - row['routings']['dense']):
     more = _of_rows(rows, 'dense', lambda row: math.expm1(row['routings']['emergent'] - row['routings']['dense']))
     assert more is not None
@@ -206,7 +206,7 @@ def hierarchy(rows: Rows) -> list[dict[str, Any]]:
     loss = estimates.estimate([row['loss'] for row in of])
     result.append(row('perplexity in training and validation', '6.68 and 14.91 (epoch 3)',
                       f'{math.exp(train.mean):.2f} and {math.exp(loss.mean):.2f}', len(of), None,
-                      OTHER_BUDGET) | {'verdict': NOT_COMPARABLE})
+                      OTHER_BUDGET, NOT_COMPARABLE))
   for ablation in ('no_norm', 'no_output_scale', 'no_residual'):
     if gap := _relative(rows, ablation, '16_top_4'):
       result.append(row(f'an indexed layer is worse by more than 1 % with {ablation}, in perplexity', NOT_ASKED,
