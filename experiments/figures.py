@@ -148,14 +148,30 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
 
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
+  return _shares({variant: [[(pair['to'], np.mean(pair['changed'])) for pair in row['stability']] for row in rows
+                            if row['variant'] == variant] for variant in variants},
+                 '% of tokens that changed tile', 10)
+
+
+def diversity(rows: Rows, variants: Sequence[str]) -> Figure:
+  """Diversity of signatures over training, mean over layers and seeds."""
+  return _shares({variant: [[(step, np.mean(layers)) for step, layers in row['curves']['diversity']] for row in rows
+                            if row['variant'] == variant] for variant in variants},
+                 '% of entries that differ', 30)
+
+
+def _shares(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], ylabel: str, limit: float) -> Figure:
+  """Shares over steps, in %: for each label its curve on every seed, of which the mean and the range are shown."""
   figure, [[ax]] = _figure(width=5.2, height=3.0)
-  for place, variant in enumerate(variants):
-    if of := [row['stability'] for row in rows if row['variant'] == variant]:
-      steps = [pair['to'] for pair in of[0]]
-      share = 100 * np.mean([[np.mean(pair['changed']) for pair in pairs] for pairs in of], axis=0)
-      ax.plot(steps, share, marker='o', label=variant, **_style(place))
-  ax.axhline(10, color=INK, linewidth=0.8, linestyle=':')
-  ax.set(xlabel='step', ylabel='% of tokens that changed tile', ylim=(0, None))
+  for place, (label, of) in enumerate(curves.items()):
+    if of:
+      share_SP = 100 * np.array([[share for _, share in curve] for curve in of])
+      steps = [step for step, _ in of[0]]
+      ax.plot(steps, share_SP.mean(axis=0), marker='.', label=label, **_style(place))
+      ax.fill_between(steps, share_SP.min(axis=0), share_SP.max(axis=0), alpha=0.2, linewidth=0,
+                      color=_style(place)['color'])
+  ax.axhline(limit, color=INK, linewidth=0.8, linestyle=':')
+  ax.set(xlabel='step', ylabel=ylabel, ylim=(0, None))
   ax.legend(frameon=False)
   return figure
 

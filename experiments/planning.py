@@ -5,6 +5,7 @@ import functools
 import hashlib
 import pathlib
 import runpy
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -47,6 +48,12 @@ class Run:
     return self.folder / f'{self.digest}{suffix}'
 
   @property
+  def windows(self) -> int:
+    """How many windows of text it is trained on."""
+    windows: int = self.settings['training.steps'] * self.settings['training.batch_size']
+    return windows
+
+  @property
   def finished(self) -> bool:
     """Whether it was trained to its last step."""
     return (self.workdir / 'checkpoints' / 'last' / str(self.settings['training.steps'])).is_dir()
@@ -55,28 +62,26 @@ class Run:
     return f'{self.suite}/{self.variant}, seed {self.seed}'
 
 
-def runs_of(name: str, budget_name: str, folder: pathlib.Path, seeds: int) -> list[Run]:
+def runs_of(name: str, variants: Sequence[str], budget: str, folder: pathlib.Path, seeds: int) -> list[Run]:
   """The runs of a suite, seed by seed."""
-  budget = suites.BUDGETS[budget_name]
-  return [run_of(name, variant, budget_name, folder, seed) for seed in range(seeds)
-          for variant in suites.variants_of(suites.SUITES[name], budget)]
+  return [run_of(name, variant, budget, folder, seed) for seed in range(seeds) for variant in variants]
 
 
-def run_of(name: str, variant: str, budget_name: str, folder: pathlib.Path, seed: int) -> Run:
+def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int) -> Run:
   """A run with whatever it needs."""
-  settings = suites.settings_of(suites.SUITES[name], variant, suites.BUDGETS[budget_name], seed)
+  settings = suites.settings_of(suites.SUITES[name], variant, suites.BUDGETS[budget], seed)
   portable, needs = dict(settings), []
   for key, value in settings.items():
     if value == suites.PATTERNS:
       settings[key], portable[key] = str(folder / PATTERNS), hashlib.sha256(patterns.text().encode()).hexdigest()[:12]
     elif isinstance(value, str) and value.startswith('{'):
-      needed = run_of(name, value[1:-1], budget_name, folder, seed)
+      needed = run_of(name, value[1:-1], budget, folder, seed)
       settings[key], portable[key] = str(needed.workdir), needed.digest
       if needed not in needs:
         needs.append(needed)
   text = configuration.to_json(config_of(portable))
   return Run(name, variant, seed, settings, portable, hashlib.sha256(text.encode()).hexdigest()[:12],
-             folder / budget_name, tuple(needs))
+             folder / budget, tuple(needs))
 
 
 @functools.cache

@@ -4,12 +4,11 @@ It needs no network and nothing beside it but, for its links, the JSON files it 
 """
 
 import html
-import json
 import pathlib
 import re
 from typing import Any
 
-from experiments import elsewhere, estimates, figures, patterns, suites, verdicts
+from experiments import elsewhere, estimates, figures, patterns, stored, suites, verdicts
 from trix_jax import workdirs
 from trix_jax.errors import InputError
 
@@ -29,7 +28,7 @@ a { color: inherit; } nav a { margin-right: .8rem; white-space: nowrap; }
 .faint { color: var(--faint); font-size: .9rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
 .reproduced, .holds, .better { color: var(--good); font-weight: 600; }
 .refuted, .does-not-hold, .worse { color: var(--bad); font-weight: 600; }
 .undecided, .not-comparable { color: var(--open); font-weight: 600; }
@@ -47,26 +46,24 @@ details summary { cursor: pointer; }
 
 
 def write(folder: pathlib.Path) -> None:
-  """Write `report.html` from the results in a folder; InputError when there are none."""
-  results = {}
-  for name in suites.SUITES:
-    if (path := folder / f'{name}.json').exists():
-      try:
-        results[name] = json.loads(path.read_text())
-        results[name]['rows'], results[name]['verdicts']
-      except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path} holds no results of a suite ({error!r}); move it away') from error
+  """Write `report.html` from the results in a folder; InputError when there are none, or any is damaged."""
+  results = results_of(folder)
   if not results:
     raise InputError(f'no results of suites in {folder}; run experiments.run first')
   workdirs.write_text(folder / FILE, page(results, elsewhere.rows(folder)))
+
+
+def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """The results of the suites in a folder, by name."""
+  return {name: stored.read_whole(path) for name in suites.SUITES if (path := folder / f'{name}.json').exists()}
 
 
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
   """The whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
   judged = {name: verdicts.of_suite(name, of['rows']) for name, of in results.items()}
-  every = [{**verdict, 'suite': name} for name, of_suite in judged.items() for verdict in of_suite
-           if verdict['reported'] != verdicts.NO_CLAIM] + others
+  every = [{**verdict, 'suite': name, 'command': results[name]['command']} for name, of_suite in judged.items()
+           for verdict in of_suite if verdict['reported'] != verdicts.NO_CLAIM] + others
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
   machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}, '
@@ -100,7 +97,8 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
   lines = []
   for of in rows:
     suite = of.get('suite')
-    link = f' <a class="faint" href="{suite}.json">{suite}.json</a>' if suite else ''
+    link = (f'<br><code class="faint">{html.escape(of["command"])}</code> '
+            f'<a class="faint" href="{suite}.json">{suite}.json</a>') if suite else ''
     why = f'<br><span class="faint">{html.escape(of["why"])}</span>' if of['why'] else ''
     lines.append(f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
                  f'<td data-name="reported">{html.escape(of["reported"])}</td>'
@@ -149,7 +147,9 @@ def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
     gap = estimates.gap(losses, estimates.losses(rows, baseline)) if baseline else None
     difference = '' if gap is None else f'{gap.text(sign=True)} to {baseline}'
     parameters = of[0]['parameters']
-    cells = (mean.seeds, f'{parameters["total"]:,}', f'{parameters["active_per_token"]:,}',
+    cells = (mean.seeds, f'{parameters["total"]:,}',
+             # Trained in another way than it is evaluated, and counted as it was trained.
+             '' if variant in suites.SUITES[name].evaluated else f'{parameters["active_per_token"]:,}',
              f'{of[0]["tokens"] / 1e6:.1f}', str(mean), difference, max(sum(row['dead_tiles']) for row in of))
     lines.append(f'<tr><td>{html.escape(variant)}</td>' + ''.join(f'<td class="number">{c}</td>' for c in cells)
                  + '</tr>')
@@ -181,8 +181,12 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   if gaps := verdicts.gaps(name, rows):
     draw('Differences of loss, with 95 % intervals; hollow for one seed.', figures.differences({'': gaps}))
   if 'stability' in suite.measures:
-    draw('Share of validation tokens whose first tile changed since the checkpoint before.',
+    draw('Share of validation tokens whose first tile changed since the checkpoint before; the band is the range over '
+         'seeds, and the dotted line the claim.',
          figures.changes(rows, variants))
+  if 'signatures' in suite.measures:
+    draw('Diversity of signatures over training, the mean share of entries that differ between two tiles; the band is '
+         'the range over seeds, and the dotted line the claim.', figures.diversity(rows, variants))
   if 'passage' in suite.measures:
     draw(f'Load of the tiles over training: {first["variant"]}, seed {first["seed"]}.', figures.tile_loads(first))
     draw('Signatures at the best checkpoint, the votes of each tile: blue for, red against.',

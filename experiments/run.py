@@ -9,23 +9,29 @@ not stop those that do not start from it.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
   small   two layers, about three minutes a run on two cores, three seeds
+  recipe  configs/sparse.py as it stands, about twelve minutes a run, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
+
+Two calls may share --out and --workdirs, each with suites of its own.
 """
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from experiments import patterns, planning, report, suites, verdicts
+from experiments import elsewhere, patterns, planning, report, stored, suites, verdicts
 from experiments.planning import Run
 from trix_jax import cli, files, workdirs
-from trix_jax.errors import InputError
+from trix_jax.errors import InputError, WorkdirInUse
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Seconds between two lines of progress.
@@ -44,61 +50,111 @@ def _terminate(*_):
   raise Terminated
 
 
-def main(names: list[str], budget_name: str, out: pathlib.Path, folder: pathlib.Path, seeds: int | None) -> None:
-  """Run suites.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a call runs of every suite that it names.
 
-  Args:
-    names: which.
-    budget_name: of `suites.BUDGETS`.
+  Attributes:
+    budget: name of one of `suites.BUDGETS`.
     out: folder for results and report.
     folder: for the runs.
-    seeds: 0 to this, exclusive; None for as many as the budget has.
+    seeds: 0 to this, exclusive.
+    variants: no others than these; empty for all that the budget pays for.
   """
-  names = list(suites.SUITES) if names == ['all'] else list(dict.fromkeys(names))
-  if unknown := set(names) - set(suites.SUITES):
-    raise InputError(f'unknown suite {", ".join(sorted(unknown))}; choose from {", ".join(suites.SUITES)}, or all')
-  for path in (out, folder):
-    try:
-      path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise InputError(f'cannot make folder {path}: {error.strerror}; choose another') from error
-  # Whatever would keep results from being written is found before the work.
-  files.check_writable(out / report.FILE)
-  for name in names:
-    files.check_writable(out / f'{name}.json')
-    known_results(out / f'{name}.json', name, budget_name)
-  patterns.write(folder / planning.PATTERNS)
+
+  budget: str
+  out: pathlib.Path
+  folder: pathlib.Path
+  seeds: int
+  variants: tuple[str, ...] = ()
+
+  def path(self, suite: str) -> pathlib.Path:
+    """The file of a suite's results."""
+    return self.out / f'{suite}.json'
+
+  def variants_of(self, suite: str) -> list[str]:
+    """The variants of a suite to run."""
+    if not self.variants:
+      return suites.variants_of(suites.SUITES[suite], suites.BUDGETS[self.budget])
+    return [variant for variant in suites.SUITES[suite].variants if variant in self.variants]
+
+  def runs(self, suite: str) -> list[Run]:
+    """The runs of a suite, seed by seed."""
+    return planning.runs_of(suite, self.variants_of(suite), self.budget, self.folder, self.seeds)
+
+
+def main(names: Sequence[str], plan: Plan) -> None:
+  """Run suites, and leave with 1 where a run failed."""
+  names = list(suites.SUITES) if list(names) == ['all'] else list(dict.fromkeys(names))
+  _check(names, plan)
+  patterns.write(plan.folder / planning.PATTERNS)
   signal.signal(signal.SIGTERM, _terminate)
-  budget = suites.BUDGETS[budget_name]
-  seeds = seeds or budget.seeds
-  progress = Progress(seeds * sum(len(suites.variants_of(suites.SUITES[name], budget)) for name in names))
   failed = 0
-  for name in names:
-    failed += run_suite(name, budget_name, out, folder, seeds, progress)
-    report.write(out)
-  print(f'\nreport: {out / report.FILE}')
+  try:
+    with contextlib.ExitStack() as stack:
+      for name in names:
+        stack.enter_context(stored.kept(plan.path(name)))
+      progress = Progress([run for name in names for run in missing(name, plan)])
+      for name in names:
+        failed += run_suite(name, plan, progress)
+        report.write(plan.out)
+  except (KeyboardInterrupt, Terminated):
+    sys.exit('stopped; run the same command to go on')
+  print(f'\nreport: {plan.out / report.FILE}')
   if failed:
     print(f'{failed} run(s) failed; see above', file=sys.stderr)
     sys.exit(1)
 
 
-def run_suite(name: str, budget: str, out: pathlib.Path, folder: pathlib.Path, seeds: int,
-              progress: 'Progress') -> int:
+def _check(names: Sequence[str], plan: Plan) -> None:
+  """InputError for whatever would keep results from being written, before the work."""
+  if unknown := set(names) - set(suites.SUITES):
+    raise InputError(f'unknown suite {", ".join(sorted(unknown))}; choose from {", ".join(suites.SUITES)}, or all')
+  known = {variant: None for name in names for variant in suites.SUITES[name].variants}
+  if unknown := set(plan.variants) - set(known):
+    raise InputError(f'no suite of these has a variant {", ".join(sorted(unknown))}; choose from {", ".join(known)}')
+  for path in (plan.out, plan.folder):
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise InputError(f'cannot make folder {path}: {error.strerror}; choose another') from error
+  files.check_writable(plan.out / report.FILE)
+  for name in names:
+    files.check_writable(plan.path(name))
+    stored.read(plan.path(name), plan.budget)
+  # What the report shows too.
+  report.results_of(plan.out)
+  elsewhere.rows(plan.out)
+
+
+def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
+  """Results of a suite that are of its settings as they are now, failures, and the number of results that are not."""
+  suite = suites.SUITES[name]
+  rows, failures = stored.read(plan.path(name), plan.budget)
+  most = max([row['seed'] + 1 for row in rows], default=0)
+  current = {(run.variant, run.seed): run.digest
+             for run in planning.runs_of(name, list(suite.variants), plan.budget, plan.folder, most)}
+  good = [row for row in rows if current.get((row['variant'], row['seed'])) == row['digest']
+          and row['measures'] == list(suite.measures)]
+  return good, failures, len(rows) - len(good)
+
+
+def missing(name: str, plan: Plan) -> list[Run]:
+  """The runs of a suite that have no result yet."""
+  known = {row['digest'] for row in standing(name, plan)[0]}
+  return [run for run in plan.runs(name) if run.digest not in known]
+
+
+def run_suite(name: str, plan: Plan, progress: 'Progress') -> int:
   """Run what is missing of a suite and write its results; the number of runs that failed."""
-  path, measures = out / f'{name}.json', list(suites.SUITES[name].measures)
-  rows, failures = known_results(path, name, budget)
-  most = max([seeds, *(row['seed'] + 1 for row in rows)])
-  current = {(run.variant, run.seed): run.digest for run in planning.runs_of(name, budget, folder, most)}
-  stale = [row for row in rows if current.get((row['variant'], row['seed'])) != row['digest']
-           or row['measures'] != measures]
+  path, measures = plan.path(name), list(suites.SUITES[name].measures)
+  rows, failures, stale = standing(name, plan)
   if stale:
-    print(f'{name}: {len(stale)} result(s) in {path} are of other settings or measures, and are made again', flush=True)
-  rows = [row for row in rows if row not in stale]
+    print(f'{name}: {stale} result(s) in {path} are of other settings or measures, and are dropped', flush=True)
   failed = 0
-  for run in planning.runs_of(name, budget, folder, seeds):
+  for run in plan.runs(name):
     failures = [failure for failure in failures if (failure['variant'], failure['seed']) != (run.variant, run.seed)]
-    known = [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)]
-    if known:
+    if known := [row for row in rows if row['digest'] == run.digest]:
       print(f'{run}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
     else:
       try:
@@ -108,37 +164,10 @@ def run_suite(name: str, budget: str, out: pathlib.Path, folder: pathlib.Path, s
         print(f'{run}: FAILED, {error}', flush=True)
         failures.append({'variant': run.variant, 'seed': run.seed, 'reason': str(error)})
         failed += 1
-    progress.done(run, known=bool(known))
-    write_results(path, name, budget, rows, failures)
+      progress.done(run)
+    stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
   print(verdicts.table(name, rows), flush=True)
   return failed
-
-
-def known_results(path: pathlib.Path, name: str, wanted: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-  """Rows and failures of earlier calls; InputError for those of another budget, which would be lost."""
-  if not path.exists():
-    return [], []
-  try:
-    results = json.loads(path.read_text())
-    budget, rows, failures = results['budget'], list(results['rows']), list(results['failures'])
-  except (ValueError, KeyError, TypeError) as error:
-    raise InputError(f'{path} holds no results of a suite ({error!r}); choose another --out') from error
-  if budget != wanted:
-    raise InputError(f'{path} holds the results of {name} with --budget={budget}; choose another --out for '
-                     f'--budget={wanted}')
-  return rows, failures
-
-
-def write_results(path: pathlib.Path, name: str, budget: str, rows: list[dict], failures: list[dict]) -> None:
-  """Everything there is of a suite so far, verdicts included."""
-  order = list(suites.SUITES[name].variants)
-  rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
-  seeds = max((row['seed'] + 1 for row in rows), default=0)
-  other = '' if seeds in (0, suites.BUDGETS[budget].seeds) else f' --seeds={seeds}'
-  results = {'suite': name, 'budget': budget,
-             'command': f'python -m experiments.run --suite={name} --budget={budget}{other}',
-             'failures': failures, 'verdicts': verdicts.of_suite(name, rows), 'rows': rows}
-  workdirs.write_text(path, json.dumps(results) + '\n')
 
 
 def result_of(run: Run, progress: 'Progress') -> dict[str, Any]:
@@ -163,8 +192,9 @@ def train(run: Run, progress: 'Progress') -> None:
       raise RunFailed(f'{needed} failed, which it needs: {error}') from error
   if not run.finished:
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
-    call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}',
-          *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress)
+    with progress.timed(run):
+      call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}',
+            *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress)
 
 
 def call(command: list[str], run: Run, progress: 'Progress') -> None:
@@ -180,7 +210,7 @@ def call(command: list[str], run: Run, progress: 'Progress') -> None:
       code = _wait(process, log, run, progress)
     if not code:
       return
-    if 'another training is running' not in last_line(log):
+    if code != WorkdirInUse.exit_code:
       raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
     print(f'{progress}  {run}: being trained by another program, waiting for it', flush=True)
     time.sleep(EVERY)
@@ -197,7 +227,7 @@ def _wait(process: subprocess.Popen, log: pathlib.Path, run: Run, progress: 'Pro
   except (KeyboardInterrupt, Terminated):
     process.terminate()
     process.wait()
-    sys.exit('stopped; run the same command to go on')
+    raise
 
 
 def last_line(log: pathlib.Path) -> str:
@@ -207,25 +237,32 @@ def last_line(log: pathlib.Path) -> str:
 
 
 class Progress:
-  """Which run of how many, and the time that the others will take if they are like those so far."""
+  """Which run of how many, and the time that the trainings left will take if they are as fast as those so far."""
 
-  def __init__(self, runs: int):
-    self._runs, self._done, self._trained = runs, 0, 0
-    self._last = time.monotonic()
-    self._seconds = 0.0
+  def __init__(self, runs: Sequence[Run]):
+    self._runs, self._done = len(runs), 0
+    # By the workdirs, which suites share.
+    self._left = {run.digest: run.windows for wanted in runs for run in (*wanted.needs, wanted) if not run.finished}
+    self._windows, self._seconds = 0, 0.0
 
-  def done(self, run: Run, known: bool) -> None:
-    """A run is done; `known` are not timed, as they took none."""
+  @contextlib.contextmanager
+  def timed(self, run: Run):
+    """Around the training of a run."""
+    start = time.monotonic()
+    try:
+      yield
+    finally:  # Nobody waits for what failed either.
+      self._left.pop(run.digest, None)
+    self._windows += run.windows
+    self._seconds += time.monotonic() - start
+
+  def done(self, run: Run) -> None:
+    """A run is done, or has failed."""
+    print(f'{self}  {run}: done', flush=True)
     self._done += 1
-    now = time.monotonic()
-    if not known:
-      self._trained += 1
-      self._seconds += now - self._last
-      print(f'{self}  {run}: done', flush=True)
-    self._last = now
 
   def __str__(self) -> str:
-    left = '-:--' if not self._trained else _hours(self._seconds / self._trained * (self._runs - self._done))
+    left = _hours(self._seconds / self._windows * sum(self._left.values())) if self._windows else '-:--'
     return f'[{min(self._done + 1, self._runs)}/{self._runs}, {left} left]'
 
 
@@ -237,9 +274,12 @@ if __name__ == '__main__':
   _SUITE = flags.DEFINE_list('suite', None, 'Suites to run, separated by commas, or "all": ' + ', '.join(suites.SUITES),
                              required=True)
   _BUDGET = flags.DEFINE_enum('budget', 'small', list(suites.BUDGETS), 'How much is trained.')
-  _OUT = flags.DEFINE_string('out', 'results', 'Folder for SUITE.json and report.html.')
+  _OUT = flags.DEFINE_string('out', 'results', 'Folder for SUITE.json and report.html, of one budget.')
   _WORKDIRS = flags.DEFINE_string('workdirs', 'runs/experiments', 'Folder for the runs.')
   _SEEDS = flags.DEFINE_integer('seeds', None, 'Seeds 0 to this, exclusive; by default as many as the budget has.',
                                 lower_bound=1)
-  cli.run(lambda: main(_SUITE.value, _BUDGET.value, cli.folder_of(_OUT), cli.folder_of(_WORKDIRS).absolute(),
-                       _SEEDS.value))
+  _VARIANTS = flags.DEFINE_list('variants', [], 'Only these variants, separated by commas; by default all that the '
+                                'budget pays for.')
+  cli.run(lambda: main(_SUITE.value, Plan(
+      _BUDGET.value, cli.folder_of(_OUT), cli.folder_of(_WORKDIRS).absolute(),
+      _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds, tuple(_VARIANTS.value))))

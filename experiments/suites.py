@@ -4,7 +4,7 @@ A setting that names a variant in braces, such as `{dense}`, stands for the work
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trix_jax import routing
@@ -28,11 +28,13 @@ class Budget:
     settings: of every run.
     seeds: 0 to this, exclusive.
     variants: of each suite so many, from the first; None for all.
+    large: whether it pays for those that a suite has for a GPU.
   """
 
   settings: Settings
   seeds: int
   variants: int | None = None
+  large: bool = False
 
 
 BUDGETS = {
@@ -44,10 +46,14 @@ BUDGETS = {
     'small': Budget({
         'model.layers': 2, 'training.steps': 1200, 'training.batch_size': 16, 'training.eval_every': 200,
         'training.checkpoint_every': 200}, 3),
+    # The recipe as it stands, for what a claim about it rests on.
+    'recipe': Budget({
+        'training.steps': 2400, 'training.batch_size': 16, 'training.eval_every': 400,
+        'training.checkpoint_every': 200}, 5),
     # The original's four epochs at its batch size, for a GPU.
     'full': Budget({
         'training.steps': 15_680, 'training.batch_size': 256, 'training.eval_every': 980,
-        'training.checkpoint_every': 980}, 5),
+        'training.checkpoint_every': 980}, 5, large=True),
 }
 
 
@@ -63,6 +69,7 @@ class Suite:
     evaluated: variants whose loss is that under another routing than they are trained with.
     measures: of `measure.MEASURES`, what is measured of every run besides its loss.
     base: settings that all variants share.
+    large: variants for budgets that pay for a GPU.
   """
 
   title: str
@@ -72,6 +79,7 @@ class Suite:
   base: Settings = dataclasses.field(default_factory=dict)
   against: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
   evaluated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  large: tuple[str, ...] = ()
 
   def baseline(self, variant: str) -> str | None:
     """What a variant is held against."""
@@ -101,6 +109,17 @@ def index(clusters: int, probes: int) -> Settings:
 def scaled_steps(factor: float) -> Settings:
   """So many times the budget's steps; see `settings_of`."""
   return {'training.steps': factor}
+
+
+# Of `data_efficiency`, of the budget's steps; and of `width`, d_model.
+PARTS = ('0.125', '0.25', '0.5', '1')
+WIDTHS = (64, 128, 192, 256, 384, 512)
+
+
+def _dense_to_sparse(sizes: Sequence[Any]) -> dict[str, str | None]:
+  """Each dense_SIZE is held against its sparse_SIZE, and that against nothing."""
+  return {f'{name}_{size}': f'sparse_{size}' if name == 'dense' else None for size in sizes
+          for name in ('sparse', 'dense')}
 
 
 SUITES = {
@@ -165,16 +184,21 @@ SUITES = {
         {'emergent': {}, 'learned': LEARNED}, ('stability',)),
     'data_efficiency': Suite(
         'Data efficiency', 'Loss against text seen, sparse and dense; each run has a schedule of its own length.',
-        {f'{name}_{part}': {**settings, **scaled_steps(float(part))} for part in ('0.125', '0.25', '0.5', '1')
-         for name, settings in (('sparse', {}), ('dense', DENSE))},
-        against={f'{name}_{part}': f'sparse_{part}' if name == 'dense' else None
-                 for part in ('0.125', '0.25', '0.5', '1') for name in ('sparse', 'dense')}),
+        {f'{name}_{part}': {**settings, **scaled_steps(float(part))} for part in PARTS
+         for name, settings in (('sparse', {}), ('dense', DENSE))}, against=_dense_to_sparse(PARTS)),
     'width': Suite(
         'Width', 'Does what sparsity costs grow or shrink with the width of the model?',
         {f'{name}_{width}': {**settings, 'model.d_model': width, 'model.d_ff': 4 * width}
-         for width in (64, 128, 192, 256) for name, settings in (('sparse', {}), ('dense', DENSE))},
-        against={f'{name}_{width}': f'sparse_{width}' if name == 'dense' else None
-                 for width in (64, 128, 192, 256) for name in ('sparse', 'dense')}),
+         for width in WIDTHS for name, settings in (('sparse', {}), ('dense', DENSE))},
+        against=_dense_to_sparse(WIDTHS), large=('sparse_384', 'dense_384', 'sparse_512', 'dense_512')),
+    'shape': Suite(
+        'Shape', 'The same number of parameters in fewer layers with more hidden units, or in more with fewer.',
+        {f'{layers}_layers_of_{d_ff}': {'model.layers': layers, 'model.d_ff': d_ff}
+         for layers, d_ff in ((4, 512), (2, 1280), (3, 768), (6, 256))}),
+    'dense_twin': Suite(
+        'The dense twin, tuned by itself', 'Would dense training want other settings than the sparse recipe has?',
+        {'dense': DENSE, **{f'{name}_{value}': {**DENSE, f'{section}.{name}': value} for section, name, value in (
+            ('optimizer', 'learning_rate', 0.01), ('optimizer', 'weight_decay', 0.4), ('model', 'dropout', 0.2))}}),
     'recipe': Suite(
         'The recipe and its parts', 'The recipe with one part changed at a time.',
         {'recipe': {}, 'sign_signatures': {'model.signature': 'sign'}, 'one_hot_gate': {'model.gate': 'one_hot'},
@@ -189,7 +213,7 @@ SUITES = {
 
 def variants_of(suite: Suite, budget: Budget) -> list[str]:
   """The variants that a budget pays for."""
-  return list(suite.variants)[:budget.variants]
+  return [name for name in suite.variants if budget.large or name not in suite.large][:budget.variants]
 
 
 def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[str, Any]:

@@ -264,6 +264,41 @@ def stability(rows: Rows) -> list[dict[str, Any]]:
   return result
 
 
+def tile_count(rows: Rows) -> list[dict[str, Any]]:
+  result = []
+  for variant, words in (('64_top_16', '16 of 64 tiles, the same compute'), ('16_top_1', 'one of 16, a quarter of it'),
+                         ('64_top_1', 'one of 64, a sixteenth of it')):
+    if gap := _relative(rows, variant, '4_top_1'):
+      result.append(row(f'{words}: within 2 % of one of 4 tiles, in perplexity', NOT_ASKED,
+                        _with_nats(gap, rows, variant, '4_top_1'), gap.seeds, below(gap, 0.02)))
+  return result
+
+
+def _sparse_to_dense(rows: Rows, sizes: Sequence[str], words: str, more: str) -> list[dict[str, Any]]:
+  """For variants named sparse_SIZE and dense_SIZE: what sparsity costs at each, and whether it is less at the last."""
+  result, costs = [], {}
+  for size in sizes:
+    sparse, dense = (estimates.losses(rows, f'{name}_{size}') for name in ('sparse', 'dense'))
+    if gap := _relative(rows, f'sparse_{size}', f'dense_{size}'):
+      costs[size] = {seed: sparse[seed] - dense[seed] for seed in sparse.keys() & dense.keys()}
+      result.append(row(f'sparse within 2 % of dense with {size} {words}, in perplexity', NOT_ASKED,
+                        _with_nats(gap, rows, f'sparse_{size}', f'dense_{size}'), gap.seeds, below(gap, 0.02)))
+  least, most = list(costs)[:1], list(costs)[1:][-1:]
+  if most and (change := estimates.gap(costs[most[0]], costs[least[0]])):
+    result.append(row(f'sparsity costs less with {more}', NOT_ASKED, change.text(unit=' nats', sign=True),
+                      change.seeds, below(change, 0.0),
+                      f'what it costs at {most[0]} less what it costs at {least[0]}, on the same seed'))
+  return result
+
+
+def width(rows: Rows) -> list[dict[str, Any]]:
+  return _sparse_to_dense(rows, [str(width) for width in suites.WIDTHS], 'of d_model', 'more width')
+
+
+def data_efficiency(rows: Rows) -> list[dict[str, Any]]:
+  return _sparse_to_dense(rows, suites.PARTS, 'of the text', 'more text')
+
+
 def gaps(name: str, rows: Rows) -> dict[str, estimates.Estimate]:
   """Loss of every variant less that of what it is held against, by a name that says both."""
   suite, result = suites.SUITES[name], {}
@@ -282,7 +317,8 @@ def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
 
 OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {
     'four_routings': four_routings, 'option_a': option_a, 'option_b': option_b, 'remedies': remedies,
-    'hierarchy': hierarchy, 'controls': controls, 'six_patterns': six_patterns, 'stability': stability}
+    'tile_count': tile_count, 'hierarchy': hierarchy, 'controls': controls, 'six_patterns': six_patterns,
+    'stability': stability, 'data_efficiency': data_efficiency, 'width': width}
 
 
 def of_suite(name: str, rows: Rows) -> list[dict[str, Any]]:

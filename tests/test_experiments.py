@@ -1,5 +1,6 @@
 """The suites: tables that can be run, verdicts that follow from figures, and a runner that loses nothing."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -19,6 +20,7 @@ from experiments import (
   planning,
   report,
   run,
+  stored,
   suites,
   verdicts,
 )
@@ -120,6 +122,18 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('hierarchy', rows, 'with no_norm')['verdict'] == 'holds'
   rows[0]['dead_tiles'] = [1, 0]
   assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'refuted'
+  rows = rows_of('tile_count', {'4_top_1': [1.5, 1.51], '64_top_16': [1.4, 1.412], '64_top_1': [1.6, 1.611]})
+  assert [verdict_of('tile_count', rows, words)['verdict'] for words in ('16 of 64 tiles', 'one of 64')] == [
+      'holds', 'does not hold']
+  rows = rows_of('width', {'sparse_64': [1.6, 1.601], 'dense_64': [1.5, 1.502], 'sparse_256': [1.41, 1.413],
+                           'dense_256': [1.4, 1.402]})
+  assert [verdict_of('width', rows, f'with {width} of d_model')['verdict'] for width in (64, 256)] == [
+      'does not hold', 'holds']
+  change = verdict_of('width', rows, 'costs less with more width')
+  assert change['verdict'] == 'holds' and change['ours'].startswith('-0.089')  # 0.0105 less 0.0995.
+  rows = rows_of('data_efficiency', {'sparse_0.125': [2.0, 2.1], 'dense_0.125': [2.0, 2.1], 'sparse_1': [1.6, 1.7]})
+  assert verdict_of('data_efficiency', rows, 'with 0.125 of the text')['verdict'] == 'holds'
+  assert not any('costs less' in verdict['claim'] for verdict in verdicts.of_suite('data_efficiency', rows))
   rows = rows_of('six_patterns', {'8_tiles': [1.0, 1.1]})
   assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'reproduced'
   rows[1]['patterns'] = {**rows[1]['patterns'], 'favourite': [[0, 1, 2, 3, 4, 4], [0] * 6]}
@@ -144,7 +158,7 @@ def test_every_run_of_every_suite_has_a_config_that_can_be(name, tmp_path):
   assert set(suite.against) | set(suite.evaluated) <= set(suite.variants)
   assert {suite.baseline(variant) for variant in suite.variants} - {None} <= set(suite.variants)
   for budget in suites.BUDGETS:
-    for of in planning.runs_of(name, budget, tmp_path, 2):
+    for of in planning.runs_of(name, list(suite.variants), budget, tmp_path, 2):
       default = configuration.default_config()
       for path, value in of.settings.items():
         section, _, key = path.rpartition('.')
@@ -159,14 +173,18 @@ def test_variants_that_are_compared_have_seen_as_much_text(budget, tmp_path):
     return own + sum(text(needed) for needed in of.needs if str(needed.workdir) == of.settings.get(
         'training.start_from'))
   for name, suite in suites.SUITES.items():
-    runs = {of.variant: of for of in planning.runs_of(name, budget, tmp_path, 1)}
+    runs = {of.variant: of for of in planning.runs_of(name, list(suite.variants), budget, tmp_path, 1)}
     for variant, of in runs.items():
       if baseline := suite.baseline(variant):
         assert text(of) == text(runs[baseline]), (name, variant, baseline)
 
 
+def small_runs(name, folder, seeds=1):
+  return planning.runs_of(name, list(suites.SUITES[name].variants), 'small', folder, seeds)
+
+
 def test_equal_runs_are_one_run_wherever_they_are_made(tmp_path):
-  runs = planning.runs_of('remedies', 'small', tmp_path / 'here', 2)
+  runs = small_runs('remedies', tmp_path / 'here', 2)
   names = [(of.variant, of.seed) for of in runs]
   assert len(set(names)) == len({of.digest for of in runs}) == len(names) == 2 * len(suites.SUITES['remedies'].variants)
   for of in runs:
@@ -176,10 +194,10 @@ def test_equal_runs_are_one_run_wherever_they_are_made(tmp_path):
     # Otherwise what goes on would see the same windows again.
     assert all(needed.settings['seed'] != of.settings['seed'] for needed in of.needs) == bool(
         of.settings.get('training.start_from')) or not of.needs
-  elsewhere = planning.runs_of('remedies', 'small', tmp_path / 'there', 2)
+  elsewhere = small_runs('remedies', tmp_path / 'there', 2)
   assert [of.portable for of in elsewhere] == [of.portable for of in runs]
   by_name = {(of.suite, of.variant): of.digest for name in ('remedies', 'option_a', 'four_routings')
-             for of in planning.runs_of(name, 'small', tmp_path, 1)}
+             for of in small_runs(name, tmp_path)}
   assert by_name['option_a', 'dense'] == by_name['remedies', 'dense'] == by_name['four_routings', 'dense']
   assert by_name['option_a', 'sparse'] == by_name['four_routings', 'emergent'] != by_name['option_a', 'dense']
 
@@ -190,7 +208,8 @@ def runner(tmp_path, monkeypatch):
   out = tmp_path / 'out'
   out.mkdir()
 
-  def start(budget, results):
+  def start(budget, results, **options):
+    plan = run.Plan(budget, out, tmp_path / 'runs', **{'seeds': 2, **options})
     calls = []
     def result_of(of, progress):
       calls.append((of.variant, of.seed))
@@ -200,9 +219,10 @@ def runner(tmp_path, monkeypatch):
       return {name: value for name, value in row.items()
               if name not in ('variant', 'seed', 'settings', 'digest', 'measures')}
     monkeypatch.setattr(run, 'result_of', result_of)
-    failed = run.run_suite('stability', budget, out, tmp_path / 'runs', 2, run.Progress(4))
+    failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)))
     return failed, calls, json.loads((out / 'stability.json').read_text())
 
+  start.folders = (out, tmp_path / 'runs')
   return start
 
 
@@ -221,8 +241,69 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
   # Figures of other settings are not mixed with these.
   monkeypatch.setitem(suites.BUDGETS['small'].settings, 'model.dropout', 0.2)
   assert len(runner('small', {'emergent': 1.6, 'learned': 1.7})[1]) == 4
-  with pytest.raises(InputError, match='holds the results of stability with --budget=small'):
+  with pytest.raises(InputError, match=r'stability\.json holds results with --budget=small'):
     runner('full', {})
+
+
+def test_a_call_may_keep_to_some_variants_and_the_command_says_so(runner, capsys):
+  _, calls, results = runner('recipe', {'emergent': 1.5, 'learned': 1.4}, variants=('learned',))
+  assert calls == [('learned', 0), ('learned', 1)]
+  assert results['command'].endswith('--suite=stability --budget=recipe --seeds=2 --variants=learned')
+  assert re.findall(r'^\[(./.),.*done', capsys.readouterr().out, re.MULTILINE) == ['1/2', '2/2']
+  _, calls, results = runner('recipe', {'emergent': 1.5}, seeds=1)
+  assert calls == [('emergent', 0)] and len(results['rows']) == 3
+  assert results['command'].endswith('--suite=stability --budget=recipe --seeds=2')
+  # Results that stand are not among those to come.
+  assert [of.variant for of in run.missing('stability', run.Plan('recipe', *runner.folders, seeds=2))] == ['emergent']
+
+
+def test_what_cannot_be_run_is_said_before_anything_is(tmp_path):
+  plan = run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1)
+  with pytest.raises(InputError, match='unknown suite tiles; choose from four_routings, '):
+    run.main(['tiles'], plan)
+  with pytest.raises(InputError, match='no suite of these has a variant hash; choose from emergent, learned'):
+    run.main(['stability'], dataclasses.replace(plan, variants=('learned', 'hash')))
+  plan.out.mkdir()
+  with stored.kept(plan.path('stability')), pytest.raises(InputError, match='another program is writing'):
+    run.main(['stability'], plan)
+  (plan.out / 'width.json').write_text('[]')
+  with pytest.raises(InputError, match=r'width\.json holds no results'):  # The report shows it as well.
+    run.main(['stability'], plan)
+
+
+def test_the_time_left_is_that_of_trainings_that_are_left(tmp_path, monkeypatch):
+  runs = small_runs('data_efficiency', tmp_path)[:4] + small_runs('width', tmp_path)[:1]
+  progress = run.Progress(runs)
+  assert str(progress) == '[1/5, -:-- left]'
+  seconds = iter([100.0, 700.0])
+  monkeypatch.setattr(run.time, 'monotonic', lambda: next(seconds))
+  with progress.timed(runs[0]):
+    pass
+  progress.done(runs[0])
+  # Ten minutes for an eighth of the steps: of 1/8 + 1/4 + 1/4 + 1 thirteen eighths are left.
+  assert str(progress) == '[2/5, 2:10 left]'
+
+
+@pytest.mark.parametrize('signal_of', [run.signal.SIGTERM, run.signal.SIGINT])
+def test_a_stop_between_two_runs_is_said_in_a_line(tmp_path, monkeypatch, signal_of):
+  monkeypatch.setattr(run, 'run_suite', lambda *_: run.signal.raise_signal(signal_of))
+  before = run.signal.getsignal(run.signal.SIGTERM)
+  try:
+    with pytest.raises(SystemExit, match='stopped; run the same command to go on'):
+      run.main(['stability'], run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1))
+  finally:
+    run.signal.signal(run.signal.SIGTERM, before)
+
+
+def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, capsys):
+  of = small_runs('stability', tmp_path)[0]
+  of.workdir.mkdir(parents=True)
+  monkeypatch.setattr(run, 'EVERY', 0.01)
+  # In use the first time that it is tried.
+  program = ('import pathlib, sys; from trix_jax import errors; tried = pathlib.Path(sys.argv[1]); '
+             'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)')
+  run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]))
+  assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', suites.SUITES)
@@ -294,7 +375,7 @@ def test_chance_is_what_unrelated_classes_and_tiles_give():
 
 
 def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_again(tmp_path, monkeypatch):
-  runs = {of.variant: of for of in planning.runs_of('remedies', 'small', tmp_path, 1)}
+  runs = {of.variant: of for of in small_runs('remedies', tmp_path)}
   calls = []
   def call(command, of, progress):
     calls.append(of.variant)
@@ -303,19 +384,19 @@ def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_a
     (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
   monkeypatch.setattr(run, 'call', call)
   with pytest.raises(run.RunFailed, match='remedies/dense, seed 0 failed, which it needs: exit code 1: no memory'):
-    run.train(runs['continued'], run.Progress(1))
+    run.train(runs['continued'], run.Progress([]))
   assert calls == ['dense']
-  run.train(runs['continued'], run.Progress(1))
-  run.train(runs['continued'], run.Progress(1))
+  run.train(runs['continued'], run.Progress([]))
+  run.train(runs['continued'], run.Progress([]))
   assert calls == ['dense', 'dense', 'continued']
 
 
 def test_a_program_that_fails_is_named_by_its_last_line(tmp_path):
-  of = planning.runs_of('stability', 'small', tmp_path, 1)[0]
+  of = small_runs('stability', tmp_path)[0]
   of.workdir.parent.mkdir(parents=True)
-  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress(1))
+  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress([]))
   with pytest.raises(run.RunFailed, match='exit code 3: it broke'):
-    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress(1))
+    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]))
   assert of.beside('.log').read_text() == 'fine\nit broke\n\n'
 
 

@@ -19,7 +19,7 @@ from trix_jax import (
   transformer,
   workdirs,
 )
-from trix_jax.errors import InputError
+from trix_jax.errors import InputError, WorkdirInUse
 
 VOCABULARY = ' .0abc\n'
 
@@ -359,3 +359,13 @@ def test_the_best_checkpoint_beyond_the_step_resumed_from_is_forgotten(tmp_path)
   assert not saved.forget_after(1)
   with pytest.raises(InputError, match='there is no checkpoint'):
     saved.restore('best', state)
+
+
+def test_a_workdir_is_written_by_one_training_at_a_time(tmp_path):
+  config = tiny()
+  with workdirs.opened(tmp_path, config):
+    with pytest.raises(WorkdirInUse, match='another training is running'), workdirs.opened(tmp_path, config):
+      pass
+  with workdirs.opened(tmp_path, config):
+    pass
+  assert WorkdirInUse.exit_code not in (0, 1, InputError.exit_code)

@@ -17,7 +17,7 @@ _NO_MEMORY = 'not enough memory: {}; choose a smaller batch or model'
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parse flags and call `main()`. Bad input gives one line on stderr and exit code 2."""
+  """Parse flags and call `main()`. Bad input gives one line on stderr and its exit code, 2 for most."""
   logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises.
   if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal that lacks a character shows its number.
     sys.stdout.reconfigure(errors='backslashreplace')
@@ -53,7 +53,7 @@ def _main(main, argv):
   try:
     main()
   except InputError as error:
-    _fail(str(error), 2)
+    _fail(str(error), error.exit_code)
   except TrainingStopped as stopped:
     _fail(str(stopped), stopped.exit_code)
   except MemoryError as error:

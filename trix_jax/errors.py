@@ -4,6 +4,14 @@
 class InputError(ValueError):
   """Bad input. The message is one line that says what was given, what is allowed and what to do."""
 
+  exit_code = 2
+
+
+class WorkdirInUse(InputError):
+  """Another program is training there; its exit code, that of a temporary failure, lets a caller wait."""
+
+  exit_code = 75
+
 
 class TrainingStopped(Exception):
   """A run that ended before its last step. The message says why and what to do; `exit_code` is for the shell."""

@@ -17,7 +17,7 @@ import jax
 import ml_collections
 
 from trix_jax import configuration, data, files, hierarchical_ffn, host, transformer
-from trix_jax.errors import InputError
+from trix_jax.errors import InputError, WorkdirInUse
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -27,7 +27,8 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
   """Create or check a workdir, and keep other trainings out of it meanwhile.
 
   Raises:
-    InputError: when it cannot be written, belongs to another config, or is in use. Nothing is changed then.
+    InputError: when it cannot be written or belongs to another config. Nothing is changed then.
+    WorkdirInUse: when another training is writing to it.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -40,8 +41,8 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-      raise InputError(f'another training is running in workdir {workdir}; wait for it or choose another '
-                       '--workdir') from error
+      raise WorkdirInUse(f'another training is running in workdir {workdir}; wait for it or choose another '
+                         '--workdir') from error
     path = workdir / 'config.json'
     if path.exists():
       changed = configuration.differences(config, read_config(workdir))

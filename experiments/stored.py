@@ -1,0 +1,65 @@
+"""The results of a suite, a JSON file of their own: read, written whole, and kept from two writers."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments import suites, verdicts
+from trix_jax import workdirs
+from trix_jax.errors import InputError
+
+Rows = list[dict[str, Any]]
+
+
+@contextlib.contextmanager
+def kept(path: pathlib.Path) -> Iterator[None]:
+  """Keep other runners, which would overwrite what we write, from these results; InputError where one has them."""
+  with path.with_name(f'.{path.stem}.lock').open('a') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise InputError(f'another program is writing {path}; wait for it, or choose another --suite or --out') from error
+    yield
+
+
+def read(path: pathlib.Path, budget: str) -> tuple[Rows, Rows]:
+  """Rows and failures of earlier calls; InputError for those of another budget, which would be lost."""
+  if not path.exists():
+    return [], []
+  results = read_whole(path)
+  if results['budget'] != budget:
+    raise InputError(f'{path} holds results with --budget={results["budget"]}; choose another --out for '
+                     f'--budget={budget}')
+  return results['rows'], results['failures']
+
+
+def read_whole(path: pathlib.Path) -> dict[str, Any]:
+  """What `write` wrote; InputError for anything else."""
+  try:
+    results: dict[str, Any] = json.loads(path.read_text())
+    for row in [results, *results['rows'], *results['failures']]:
+      row.keys()
+    results['budget'], results['verdicts'], results['command']
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise InputError(f'{path} holds no results of a suite ({error!r}); move it away') from error
+  return results
+
+
+def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants: Sequence[str]) -> None:
+  """Everything there is of a suite so far, verdicts included, and the command that makes these variants of it."""
+  name = path.stem
+  order = list(suites.SUITES[name].variants)
+  rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
+  seeds = max((row['seed'] + 1 for row in rows), default=0)
+  command = f'python -m experiments.run --suite={name} --budget={budget}'
+  if seeds not in (0, suites.BUDGETS[budget].seeds):
+    command += f' --seeds={seeds}'
+  made = [variant for variant in order if variant in {*variants, *(row['variant'] for row in rows)}]
+  if made != suites.variants_of(suites.SUITES[name], suites.BUDGETS[budget]):
+    command += f' --variants={",".join(made)}'
+  results = {'suite': name, 'budget': budget, 'command': command, 'failures': failures,
+             'verdicts': verdicts.of_suite(name, rows), 'rows': rows}
+  workdirs.write_text(path, json.dumps(results) + '\n')
