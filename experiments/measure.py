@@ -37,21 +37,26 @@ def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
       'loss': best['loss'], 'perplexity': best['perplexity'], 'step': best['step'], 'dead_tiles': best['dead_tiles'],
       'tile_load': np.round(best['tile_load'], 5).tolist(), 'parameters': trained.run['parameters'],
       'routing_state': trained.run['routing_state'],
-      'tokens': _tokens(trained.config), 'tokens_of_run': _own_tokens(trained.config),
+      'tokens': _tokens(trained.config, trained.config.training.steps),
+      'tokens_of_run': _own_tokens(trained.config, trained.config.training.steps),
       'curves': {'train_loss': curve(train, 'loss'), 'validation_loss': curve(validation, 'loss'),
                  'diversity': curve(train, 'signature_diversity'),
                  **({'tile_load': curve(validation, 'tile_load')} if few_tiles else {})}}
 
 
-def _own_tokens(config) -> int:
-  own: int = config.training.steps * config.training.batch_size * config.model.context
+def _own_tokens(config, steps: int) -> int:
+  own: int = steps * config.training.batch_size * config.model.context
   return own
 
 
-def _tokens(config) -> int:
-  """Characters that were trained on, those of the run it started from included."""
-  earlier = config.training.start_from
-  return _own_tokens(config) + (_tokens(workdirs.read_config(pathlib.Path(earlier))) if earlier else 0)
+def _tokens(config, steps: int) -> int:
+  """Characters trained on, with those of the run that it started from, to the best checkpoint there."""
+  if not config.training.start_from:
+    return _own_tokens(config, steps)
+  earlier = pathlib.Path(config.training.start_from)
+  best = checkpoints.Checkpoints(earlier, read_only=True).latest_step('best')
+  assert best is not None
+  return _own_tokens(config, steps) + _tokens(workdirs.read_config(earlier), best)
 
 
 def routings(trained: checkpoints.Trained) -> dict[str, float]:

@@ -44,9 +44,7 @@ def compilation_cache(tmp_path_factory):
 
 
 def environment():
-  # Nothing here depends on how well the code is optimised, and optimising it takes most of the time.
-  return {**os.environ, 'PYTHONUNBUFFERED': '1', 'JAX_NUM_CPU_DEVICES': '2',
-          'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  return {**os.environ, 'PYTHONUNBUFFERED': '1', 'JAX_NUM_CPU_DEVICES': '2'}
 
 
 def run(program, *arguments):

@@ -53,6 +53,15 @@ def test_evaluation_predicts_every_character_once(length):
   np.testing.assert_array_equal(predicted, tokens[1:])
 
 
+def test_batches_are_of_one_size_and_the_last_ends_in_zeros():
+  rows, numbers = np.arange(1, 11).reshape(5, 2), np.arange(1, 6)
+  parts = list(data.batches(2, rows, numbers))
+  assert [start for start, _ in parts] == [0, 2, 4]
+  assert all(of.shape == (2, 2) and number.shape == (2,) for _, (of, number) in parts)
+  np.testing.assert_array_equal(np.concatenate([of for _, (of, _) in parts]), [*rows, [0, 0]])
+  np.testing.assert_array_equal(np.concatenate([number for _, (_, number) in parts]), [*numbers, 0])
+
+
 def test_a_byte_order_mark_is_no_character(tmp_path):
   (tmp_path / 'text').write_bytes(b'\xef\xbb\xbfabc')
   assert data.read_text(str(tmp_path / 'text')) == 'abc'

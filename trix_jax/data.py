@@ -7,6 +7,7 @@ import os
 import pathlib
 import sysconfig
 import urllib.request
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -144,6 +145,13 @@ def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np
   padded[:len(tokens)] = tokens
   windows = padded[np.arange(count)[:, None] * context + np.arange(context + 1)]
   return windows, np.minimum(context, targets - np.arange(count) * context)
+
+
+def batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+  """Arrays of one length in parts of `size`, the last padded with 0, each with the place where it starts."""
+  for start in range(0, len(arrays[0]), size):
+    parts = [array[start:start + size] for array in arrays]
+    yield start, tuple(np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1)) for part in parts)
 
 
 def check_context(tokens: np.ndarray, context: int, split: str) -> None:

@@ -86,12 +86,8 @@ class Evaluator:
     """
     params, routing_state = devices.replicate((params, routing_state or {}), self._mesh)
     total: Any = None
-    for start in range(0, len(self._windows), WINDOWS_AT_A_TIME):
-      windows = self._windows[start:start + WINDOWS_AT_A_TIME]
-      targets = self._targets[start:start + WINDOWS_AT_A_TIME]
-      missing = WINDOWS_AT_A_TIME - len(windows)
-      sums = self._step(params, routing_state, np.pad(windows, ((0, missing), (0, 0))),
-                        np.pad(targets, (0, missing)), start)
+    for start, part in data.batches(WINDOWS_AT_A_TIME, self._windows, self._targets):
+      sums = self._step(params, routing_state, *part, start)
       sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)
       total = sums if total is None else jax.tree.map(np.add, total, sums)
     count = total.pop('targets')
@@ -178,12 +174,9 @@ def _tile_disagreement(context, tokens, *models):
     return jnp.stack([jnp.sum(jnp.any(a != b, axis=1) & counted_N) for a, b in zip(first, second, strict=True)])
 
   windows, targets = data.evaluation_windows(tokens, context)
-  missing = -len(windows) % WINDOWS_AT_A_TIME
-  windows, targets = np.pad(windows, ((0, missing), (0, 0))), np.pad(targets, (0, missing))
   parameters = [of_model for _, *of_model in models]
-  counts = sum(np.asarray(differing(parameters, windows[start:start + WINDOWS_AT_A_TIME],
-                                    targets[start:start + WINDOWS_AT_A_TIME]), np.int64)
-               for start in range(0, len(windows), WINDOWS_AT_A_TIME))
+  counts = sum(np.asarray(differing(parameters, *part), np.int64)
+               for _, part in data.batches(WINDOWS_AT_A_TIME, windows, targets))
   return (counts / targets.sum()).tolist()
 
 
@@ -198,10 +191,7 @@ def tiles_of(model: transformer.TransformerLM, params: Any, routing_state: Any,
     infos = transformer.apply(model, params, routing_state, windows, rngs={'routing': jax.random.key(0)})[1]
     return jnp.stack([info.tile_NK for info in infos]), jnp.stack([info.gate_NK for info in infos])
 
-  parts = []
-  for start in range(0, len(windows), WINDOWS_AT_A_TIME):
-    part = windows[start:start + WINDOWS_AT_A_TIME]
-    padded = np.pad(part, ((0, WINDOWS_AT_A_TIME - len(part)), (0, 0)))
-    parts.append([np.asarray(of)[:, :part.size] for of in chosen(params, routing_state, padded)])
-  tile_LNK, gate_LNK = (np.concatenate(of, axis=1) for of in zip(*parts, strict=True))
+  parts = [[np.asarray(of) for of in chosen(params, routing_state, *part)]
+           for _, part in data.batches(WINDOWS_AT_A_TIME, windows)]
+  tile_LNK, gate_LNK = (np.concatenate(of, axis=1)[:, :windows.size] for of in zip(*parts, strict=True))
   return tile_LNK, gate_LNK
