@@ -38,6 +38,7 @@ svg { max-width: 100%; height: auto; } code { font-size: .85rem; overflow-wrap: 
   background: var(--card); padding: .8rem; border-radius: .4rem; }
 .passage b { font-weight: inherit; border-bottom: 3px solid; border-radius: 2px; }
 details summary { cursor: pointer; }
+.verdicts th:first-child { width: 42%; }
 @media (max-width: 40rem) { svg { max-width: none; }
   .verdicts thead { display: none; } .verdicts tr { display: block; padding: .6rem 0;
   border-bottom: 1px solid var(--line); } .verdicts td { display: block; border: 0; padding: .1rem 0; }

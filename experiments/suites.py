@@ -205,6 +205,7 @@ SUITES = {
          'relu': {'model.activation': 'relu'}, 'threshold': {'model.quantiser': 'threshold'},
          'float_activations': {'model.int8_activations': False}, 'loss_free': LOSS_FREE,
          '16_top_4': tiles(16, 4), '8_top_2': tiles(8, 2),
+         'frozen_4_top_1': {**index(2, 2), 'hierarchy.freeze_after': 0.25},
          'frozen_16_top_4': {**tiles(16, 4), **index(4, 4), 'hierarchy.freeze_after': 0.25},
          'decay_to_0_late': {'optimizer.weight_decay_fraction': 0.5},
          'adamw': {'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3},

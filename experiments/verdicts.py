@@ -99,13 +99,13 @@ def _favourites(rows: Rows) -> str:
   return ', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())
 
 
-def _counted(rows: Rows, variant: str) -> list[dict[str, Any]]:
+def _counted(rows: Rows, variant: str, reported: str = '0', words: str = '') -> list[dict[str, Any]]:
   of = [row for row in rows if row['variant'] == variant]
   if not of:
     return []
   parameters, state = of[0]['parameters']['routing'], of[0]['routing_state']
-  return [row('no routing parameters', '0', f'{parameters} parameters, {state} numbers of state', len(of),
-              not parameters)]
+  return [row(f'{words}no routing parameters', reported, f'{parameters:,} parameters, {state:,} numbers of state',
+              len(of), not parameters)]
 
 
 def option_a(rows: Rows) -> list[dict[str, Any]]:
@@ -207,6 +207,7 @@ def hierarchy(rows: Rows) -> list[dict[str, Any]]:
     result.append(row('perplexity in training and validation', '6.68 and 14.91 (epoch 3)',
                       f'{math.exp(train.mean):.2f} and {math.exp(loss.mean):.2f}', len(of), None,
                       OTHER_BUDGET, NOT_COMPARABLE))
+  result += _counted(rows, '16_top_4', NOT_ASKED, 'behind an index: ')
   for ablation in ('no_norm', 'no_output_scale', 'no_residual'):
     if gap := _relative(rows, ablation, '16_top_4'):
       result.append(row(f'an indexed layer is worse by more than 1 % with {ablation}, in perplexity', NOT_ASKED,
