@@ -15,10 +15,10 @@ from trix_jax.errors import InputError
 def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Verdicts like those of suites, of those files that are there, with `command` and, as `suite`, the file's name."""
   result = []
-  for name, of_results in OF_FILES.items():
+  for name, (command, of_results) in OF_FILES.items():
     if (path := folder / f'{name}.json').exists():
       try:
-        result += [{**verdict, 'suite': name, 'command': COMMANDS[name]}
+        result += [{**verdict, 'suite': name, 'command': command}
                    for verdict in of_results(json.loads(path.read_text()))]
       except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f'{path} is not what was expected of {name} ({error!r}); make it again or move it away'
@@ -56,10 +56,9 @@ def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
                        verdicts.NOT_COMPARABLE)]
 
 
-OF_FILES: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
-    'residual_toy': _residual, 'inference_speed': _skipping, 'packing_precision': _size}
-COMMANDS = {
-    'residual_toy': 'python experiments/residual_toy.py --out=results/residual_toy.json',
-    'inference_speed': 'python benchmarks/inference_speed.py --json=results/inference_speed.json',
-    'packing_precision': 'python experiments/packing_precision.py --workdirs=runs/sparse,runs/reference '
-                         '--out=results/packing_precision.json'}
+# By the name of the file: the command that writes it, and what follows from it.
+OF_FILES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]] = {
+    'residual_toy': ('python experiments/residual_toy.py --out=results/residual_toy.json', _residual),
+    'inference_speed': ('python benchmarks/inference_speed.py --json=results/inference_speed.json', _skipping),
+    'packing_precision': ('python experiments/packing_precision.py --workdirs=runs/sparse,runs/reference '
+                          '--out=results/packing_precision.json', _size)}

@@ -1,7 +1,7 @@
 """The report's figures, as SVG that takes its ink from the page, so that it is legible on light and on dark."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,23 +148,22 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
 
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
-  return _shares({variant: [[(pair['to'], np.mean(pair['changed'])) for pair in row['stability']] for row in rows
-                            if row['variant'] == variant] for variant in variants},
+  return _shares(rows, variants, lambda row: [(pair['to'], np.mean(pair['changed'])) for pair in row['stability']],
                  '% of tokens that changed tile', 10)
 
 
 def diversity(rows: Rows, variants: Sequence[str]) -> Figure:
   """Diversity of signatures over training, mean over layers and seeds."""
-  return _shares({variant: [[(step, np.mean(layers)) for step, layers in row['curves']['diversity']] for row in rows
-                            if row['variant'] == variant] for variant in variants},
+  return _shares(rows, variants, lambda row: [(step, np.mean(of)) for step, of in row['curves']['diversity']],
                  '% of entries that differ', 30)
 
 
-def _shares(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], ylabel: str, limit: float) -> Figure:
-  """Shares over steps, in %: for each label its curve on every seed, of which the mean and the range are shown."""
+def _shares(rows: Rows, variants: Sequence[str], curve_of: Callable[[dict[str, Any]], Sequence[tuple[int, float]]],
+            ylabel: str, limit: float) -> Figure:
+  """Shares over steps, in %: mean and range over seeds of the curves of a variant's rows, and the limit of a claim."""
   figure, [[ax]] = _figure(width=5.2, height=3.0)
-  for place, (label, of) in enumerate(curves.items()):
-    if of:
+  for place, label in enumerate(variants):
+    if of := [curve_of(row) for row in rows if row['variant'] == label]:
       share_SP = 100 * np.array([[share for _, share in curve] for curve in of])
       steps = [step for step, _ in of[0]]
       ax.plot(steps, share_SP.mean(axis=0), marker='.', label=label, **_style(place))

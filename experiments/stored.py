@@ -1,28 +1,22 @@
 """The results of a suite, a JSON file of their own: read, written whole, and kept from two writers."""
 
 import contextlib
-import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from experiments import suites, verdicts
-from trix_jax import workdirs
+from trix_jax import files, workdirs
 from trix_jax.errors import InputError
 
 Rows = list[dict[str, Any]]
 
 
-@contextlib.contextmanager
-def kept(path: pathlib.Path) -> Iterator[None]:
+def kept(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
   """Keep other runners, which would overwrite what we write, from these results; InputError where one has them."""
-  with path.with_name(f'.{path.stem}.lock').open('a') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise InputError(f'another program is writing {path}; wait for it, or choose another --suite or --out') from error
-    yield
+  return files.locked(path.with_name(f'.{path.stem}.lock'), InputError(
+      f'another program is writing {path}; wait for it, or choose another --suite or --out'))
 
 
 def read(path: pathlib.Path, budget: str) -> tuple[Rows, Rows]:

@@ -284,11 +284,12 @@ def _sparse_to_dense(rows: Rows, sizes: Sequence[str], words: str, more: str) ->
       costs[size] = {seed: sparse[seed] - dense[seed] for seed in sparse.keys() & dense.keys()}
       result.append(row(f'sparse within 2 % of dense with {size} {words}, in perplexity', NOT_ASKED,
                         _with_nats(gap, rows, f'sparse_{size}', f'dense_{size}'), gap.seeds, below(gap, 0.02)))
-  least, most = list(costs)[:1], list(costs)[1:][-1:]
-  if most and (change := estimates.gap(costs[most[0]], costs[least[0]])):
-    result.append(row(f'sparsity costs less with {more}', NOT_ASKED, change.text(unit=' nats', sign=True),
-                      change.seeds, below(change, 0.0),
-                      f'what it costs at {most[0]} less what it costs at {least[0]}, on the same seed'))
+  if len(costs) > 1:
+    least, *_, most = costs
+    if change := estimates.gap(costs[most], costs[least]):
+      result.append(row(f'sparsity costs less with {more}', NOT_ASKED, change.text(unit=' nats', sign=True),
+                        change.seeds, below(change, 0.0),
+                        f'what it costs at {most} less what it costs at {least}, on the same seed'))
   return result
 
 

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import pathlib
+from collections.abc import Iterator
 
 from trix_jax.errors import InputError
 
@@ -19,6 +21,17 @@ def check_writable(path: pathlib.Path) -> None:
       path.unlink()
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; choose another file') from error
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
+  """Hold the lock of a file, which is made where there is none; raises `in_use` where another program holds it."""
+  with path.open('a') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise in_use from error
+    yield
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -32,17 +31,12 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / 'lock').open('a')
     write_text(workdir / 'writable', '')
     (workdir / 'writable').unlink()
   except OSError as error:
     raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise WorkdirInUse(f'another training is running in workdir {workdir}; wait for it or choose another '
-                         '--workdir') from error
+  with files.locked(workdir / 'lock', WorkdirInUse(
+      f'another training is running in workdir {workdir}; wait for it or choose another --workdir')):
     path = workdir / 'config.json'
     if path.exists():
       changed = configuration.differences(config, read_config(workdir))
