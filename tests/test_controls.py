@@ -151,7 +151,7 @@ def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
 
 @pytest.mark.parametrize('control', [controls.NONE, 'no_residual'])
 def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control):
-  config = config_of(control, tiles=4, clusters=2, balance_bias=False)
+  config = config_of(control, layers=2, tiles=4, clusters=2, balance_bias=False)
   model = training.make_model(config, VOCABULARY)
   state = training.init_state(config, model)
   for layer in ('layer_0', 'layer_1'):
@@ -164,7 +164,7 @@ def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control)
 
 def config_of(control, **settings):
   config = configuration.default_config()
-  config.model.update({'layers': 2, 'd_model': D, 'heads': 2, 'context': 16, 'd_ff': 64, 'control': control})
+  config.model.update({'layers': 1, 'd_model': D, 'heads': 2, 'context': 16, 'd_ff': 64, 'control': control})
   config.model.update(settings)
   config.training.update({'steps': 4, 'batch_size': 4})
   config.sample_length = 0
@@ -187,7 +187,7 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
     assert metrics['finite']
   assert not np.array_equal(state.params['layer_0']['ffn']['up'], start.params['layer_0']['ffn']['up'])
   if control == 'gradual':
-    assert state.routing['layer_1']['ffn']['progress'] == pytest.approx(2 / (4 * controls.SPARSE_AFTER))
+    assert state.routing['layer_0']['ffn']['progress'] == pytest.approx(2 / (4 * controls.SPARSE_AFTER))
   if control.endswith('_keys'):
     moved = not np.array_equal(state.routing['layer_0']['ffn']['centroid'], start.routing['layer_0']['ffn']['centroid'])
     assert moved == (control == 'kmeans_keys')
@@ -209,12 +209,12 @@ def test_controls_of_other_models_are_refused(control, settings):
 
 
 def test_a_student_moves_towards_its_teacher():
-  config = config_of('none', layers=1)
+  config = config_of('none')
   config.loss.update({'distillation_weight': 1.0, 'balance_weight': 0.0})
   config.model.dropout = 0.0
   model = training.make_model(config, VOCABULARY)
   token = jnp.asarray(np.random.default_rng(1).integers(0, 8, (2, 16), np.int32))
-  teacher_params = training.init_state(config_of('none', layers=1), model).params
+  teacher_params = training.init_state(config_of('none'), model).params
   teacher = training.Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})
   logits, _ = transformer.apply(model, teacher.params, {}, token)
   # Entropy is the least that a cross-entropy can be, and that of its own predictions is.
