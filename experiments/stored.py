@@ -47,13 +47,22 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
   name = path.stem
   order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
-  seeds = max((row['seed'] + 1 for row in rows), default=0)
-  command = f'python -m experiments.run --suite={name} --budget={budget}'
-  if seeds not in (0, suites.BUDGETS[budget].seeds):
-    command += f' --seeds={seeds}'
-  made = [variant for variant in order if variant in {*variants, *(row['variant'] for row in rows)}]
-  if made != suites.variants_of(suites.SUITES[name], suites.BUDGETS[budget]):
-    command += f' --variants={",".join(made)}'
-  results = {'suite': name, 'budget': budget, 'command': command, 'failures': failures,
+  results = {'suite': name, 'budget': budget, 'command': command(name, budget, rows, variants), 'failures': failures,
              'verdicts': verdicts.of_suite(name, rows), 'rows': rows}
   workdirs.write_text(path, json.dumps(results) + '\n')
+
+
+def command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:
+  """What makes these rows and whatever else there is to be of these variants, `&&` between variants of more seeds."""
+  seeds_of = {row['variant']: row['seed'] + 1 for row in sorted(rows, key=lambda row: row['seed'])}
+  made = [variant for variant in suites.SUITES[name].variants if variant in variants or variant in seeds_of]
+  commands = []
+  for seeds in sorted(set(seeds_of.values())) or [suites.BUDGETS[budget].seeds]:
+    words = f'python -m experiments.run --suite={name} --budget={budget}'
+    if seeds != suites.BUDGETS[budget].seeds:
+      words += f' --seeds={seeds}'
+    chosen = [variant for variant in made if seeds_of.get(variant, 0) >= seeds or not commands]
+    if chosen != suites.variants_of(suites.SUITES[name], suites.BUDGETS[budget]):
+      words += f' --variants={",".join(chosen)}'
+    commands.append(words)
+  return ' && '.join(commands)

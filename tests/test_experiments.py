@@ -252,7 +252,8 @@ def test_a_call_may_keep_to_some_variants_and_the_command_says_so(runner, capsys
   assert re.findall(r'^\[(./.),.*done', capsys.readouterr().out, re.MULTILINE) == ['1/2', '2/2']
   _, calls, results = runner('recipe', {'emergent': 1.5}, seeds=1)
   assert calls == [('emergent', 0)] and len(results['rows']) == 3
-  assert results['command'].endswith('--suite=stability --budget=recipe --seeds=2')
+  suite = 'python -m experiments.run --suite=stability --budget=recipe --seeds='
+  assert results['command'] == f'{suite}1 && {suite}2 --variants=learned'
   # Results that stand are not among those to come.
   assert [of.variant for of in run.missing('stability', run.Plan('recipe', *runner.folders, seeds=2))] == ['emergent']
 
