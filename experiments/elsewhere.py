@@ -60,5 +60,5 @@ def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 OF_FILES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]] = {
     'residual_toy': ('python experiments/residual_toy.py --out=results/residual_toy.json', _residual),
     'inference_speed': ('python benchmarks/inference_speed.py --json=results/inference_speed.json', _skipping),
-    'packing_precision': ('python experiments/packing_precision.py --workdirs=runs/sparse,runs/reference '
-                          '--out=results/packing_precision.json', _size)}
+    'packing_precision': ('python experiments/packing_precision.py --workdirs=runs/sparse,runs/dense,'
+                          'runs/learned,runs/reference --out=results/packing_precision.json', _size)}
