@@ -56,7 +56,7 @@ def command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:
   """What makes these rows and whatever else there is to be of these variants, `&&` between variants of more seeds."""
   seeds_of = {row['variant']: row['seed'] + 1 for row in sorted(rows, key=lambda row: row['seed'])}
   made = [variant for variant in suites.SUITES[name].variants if variant in variants or variant in seeds_of]
-  commands = []
+  commands: list[str] = []
   for seeds in sorted(set(seeds_of.values())) or [suites.BUDGETS[budget].seeds]:
     words = f'python -m experiments.run --suite={name} --budget={budget}'
     if seeds != suites.BUDGETS[budget].seeds:
