@@ -47,14 +47,17 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
   name = path.stem
   order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
-  results = {'suite': name, 'budget': budget, 'command': command(name, budget, rows, variants), 'failures': failures,
+  results = {'suite': name, 'budget': budget, 'command': _command(name, budget, rows, variants), 'failures': failures,
              'verdicts': verdicts.of_suite(name, rows), 'rows': rows}
   workdirs.write_text(path, json.dumps(results) + '\n')
 
 
-def command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:
-  """What makes these rows and whatever else there is to be of these variants, `&&` between variants of more seeds."""
-  seeds_of = {row['variant']: row['seed'] + 1 for row in sorted(rows, key=lambda row: row['seed'])}
+def _command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:
+  """What makes these rows, which come seed by seed, and whatever else there is to be of these variants.
+
+  A command for all variants, and after `&&` one for each larger number of seeds that only some of them have.
+  """
+  seeds_of = {row['variant']: row['seed'] + 1 for row in rows}  # That of the last one.
   made = [variant for variant in suites.SUITES[name].variants if variant in variants or variant in seeds_of]
   commands: list[str] = []
   for seeds in sorted(set(seeds_of.values())) or [suites.BUDGETS[budget].seeds]:

@@ -49,6 +49,16 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     files.write_whole(tmp_path / 'no' / 'folder', b'x')
 
 
+def test_a_lock_is_held_by_one_and_free_again(tmp_path):
+  in_use = InputError('in use')
+  for _ in range(2):
+    with files.locked(tmp_path / 'lock', in_use), pytest.raises(InputError, match='in use'), \
+         files.locked(tmp_path / 'lock', in_use):
+      raise AssertionError('held twice')
+  with pytest.raises(InputError, match=f'cannot write {tmp_path}'), files.locked(tmp_path, in_use):
+    raise AssertionError('a folder was locked')
+
+
 def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path):
   path = tmp_path / 'file'
   files.check_writable(path)

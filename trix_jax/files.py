@@ -25,8 +25,16 @@ def check_writable(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
-  """Hold the lock of a file, which is made where there is none; raises `in_use` where another program holds it."""
-  with path.open('a') as lock:
+  """Hold the lock of a file, which is made where there is none.
+
+  Raises:
+    InputError: when it cannot be opened, or `in_use` when another program holds it.
+  """
+  try:
+    lock = path.open('a')
+  except OSError as error:
+    raise InputError(f'cannot write {path}: {error.strerror}; choose another folder') from error
+  with lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
