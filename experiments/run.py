@@ -4,8 +4,9 @@
 
 Every run is an ordinary train.py workdir under --workdirs, named by its settings, so that a run which several suites
 share is trained once; its log lies beside it. Stopped and started again, a suite goes on where it was. Results go to
-OUT/SUITE.json as they come, and OUT/report.html shows those of all suites there. A run that fails is listed, and does
-not stop those that do not start from it.
+OUT/SUITE.json as they come, and OUT/report.html shows those of all suites there. What another suite there has measured
+of the same run is taken from it, also where the workdir is gone. A run that fails is listed, and does not stop those
+that do not start from it.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
   small   two layers, about three minutes a run on two cores, three seeds
@@ -140,9 +141,23 @@ def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
 
 
 def missing(name: str, plan: Plan) -> list[Run]:
-  """The runs of a suite that have no result yet."""
+  """The runs of a suite that have no result yet, in no suite there."""
   known = {row['digest'] for row in standing(name, plan)[0]}
-  return [run for run in plan.runs(name) if run.digest not in known]
+  return [run for run in plan.runs(name) if run.digest not in known and not measured_elsewhere(run, plan)]
+
+
+def measured_elsewhere(run: Run, plan: Plan) -> tuple[pathlib.Path, dict[str, Any]] | None:
+  """What another suite there has measured of the same run, if it is all that this one measures; its file first."""
+  ours = suites.SUITES[run.suite]
+  every = {measure for suite in suites.SUITES.values() for measure in suite.measures}
+  for name, suite in suites.SUITES.items():
+    rows = stored.read(plan.path(name), plan.budget)[0] if name != run.suite else []
+    for row in rows:
+      # A loss may be that of another routing.
+      alike = suite.evaluated.get(row['variant']) == ours.evaluated.get(run.variant)
+      if row['digest'] == run.digest and alike and set(ours.measures) <= set(row['measures']):
+        return plan.path(name), {key: value for key, value in row.items() if key not in every - set(ours.measures)}
+  return None
 
 
 def run_suite(name: str, plan: Plan, progress: 'Progress') -> int:
@@ -158,8 +173,8 @@ def run_suite(name: str, plan: Plan, progress: 'Progress') -> int:
       print(f'{run}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
     else:
       try:
-        rows.append({'variant': run.variant, 'seed': run.seed, 'digest': run.digest, 'measures': measures,
-                     'settings': run.portable, **result_of(run, progress)})
+        rows.append({**result_of(run, plan, progress), 'variant': run.variant, 'seed': run.seed, 'digest': run.digest,
+                     'measures': measures, 'settings': run.portable})
       except RunFailed as error:
         print(f'{run}: FAILED, {error}', flush=True)
         failures.append({'variant': run.variant, 'seed': run.seed, 'reason': str(error)})
@@ -170,8 +185,11 @@ def run_suite(name: str, plan: Plan, progress: 'Progress') -> int:
   return failed
 
 
-def result_of(run: Run, progress: 'Progress') -> dict[str, Any]:
-  """Train a run to its end, or go on with it, and measure it."""
+def result_of(run: Run, plan: Plan, progress: 'Progress') -> dict[str, Any]:
+  """Train a run to its end, or go on with it, and measure it, unless another suite has."""
+  if found := measured_elsewhere(run, plan):
+    print(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}', flush=True)
+    return found[1]
   train(run, progress)
   suite, measured = suites.SUITES[run.suite], run.beside(f'.{run.suite}.json')
   call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}',
@@ -240,7 +258,7 @@ class Progress:
   """Which run of how many, and the time that the trainings left will take if they are as fast as those so far."""
 
   def __init__(self, runs: Sequence[Run]):
-    self._runs, self._done = len(runs), 0
+    self._runs, self._open = len(runs), {str(run) for run in runs}
     # By the workdirs, which suites share.
     self._left = {run.digest: run.windows for wanted in runs for run in (*wanted.needs, wanted) if not run.finished}
     self._windows, self._seconds = 0, 0.0
@@ -257,13 +275,14 @@ class Progress:
     self._seconds += time.monotonic() - start
 
   def done(self, run: Run) -> None:
-    """A run is done, or has failed."""
-    print(f'{self}  {run}: done', flush=True)
-    self._done += 1
+    """A run is done, or has failed; nothing where it was not among those to come."""
+    if str(run) in self._open:
+      print(f'{self}  {run}: done', flush=True)
+      self._open.remove(str(run))
 
   def __str__(self) -> str:
     left = _hours(self._seconds / self._windows * sum(self._left.values())) if self._windows else '-:--'
-    return f'[{min(self._done + 1, self._runs)}/{self._runs}, {left} left]'
+    return f'[{self._runs - max(0, len(self._open) - 1)}/{self._runs}, {left} left]'
 
 
 def _hours(seconds: float) -> str:

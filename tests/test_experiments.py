@@ -211,7 +211,7 @@ def runner(tmp_path, monkeypatch):
   def start(budget, results, **options):
     plan = run.Plan(budget, out, tmp_path / 'runs', **{'seeds': 2, **options})
     calls = []
-    def result_of(of, progress):
+    def result_of(of, plan, progress):
       calls.append((of.variant, of.seed))
       if isinstance(results[of.variant], Exception):
         raise results[of.variant]
@@ -243,6 +243,36 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
   assert len(runner('small', {'emergent': 1.6, 'learned': 1.7})[1]) == 4
   with pytest.raises(InputError, match=r'stability\.json holds results with --budget=small'):
     runner('full', {})
+
+
+def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch, capsys):
+  plan = run.Plan('small', tmp_path, tmp_path / 'runs', 2, ('sparse', 'emergent'))
+  [row] = rows_of('option_a', {'sparse': [1.5]})
+  [of, other] = plan.runs('four_routings')  # Its routings and specialisation are measured by option_a, with a gate.
+  row |= {'digest': of.digest, 'settings': of.portable, 'commit': 'earlier'}
+  stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+  def train(of, progress):
+    raise run.RunFailed(f'{of} is trained')
+  monkeypatch.setattr(run, 'train', train)
+  assert run.missing('four_routings', plan) == [other]
+  assert run.run_suite('four_routings', plan, run.Progress([other])) == 1
+  assert f'seed 0: taken from {tmp_path / "option_a.json"}, made at commit earlier' in capsys.readouterr().out
+  written = json.loads(plan.path('four_routings').read_text())
+  [failure], [taken] = written['failures'], written['rows']
+  assert failure['reason'] == f'{other} is trained'
+  assert (taken['variant'], taken['seed'], taken['loss'], taken['commit']) == ('emergent', 0, 1.5, 'earlier')
+  assert {'routings', 'specialisation'} <= taken.keys() and not {'fitted_gate', 'stability'} & taken.keys()
+  # One that has measured less does not do, nor one whose loss is that of another routing.
+  row['measures'] = ['specialisation']
+  stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+  plan.path('four_routings').unlink()
+  assert len(run.missing('four_routings', plan)) == 2
+  row['measures'] = ['routings', 'specialisation']
+  stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+  assert run.missing('four_routings', plan) == [other]
+  monkeypatch.setitem(suites.SUITES, 'option_a', dataclasses.replace(
+      suites.SUITES['option_a'], evaluated={'sparse': 'dense'}))
+  assert len(run.missing('four_routings', plan)) == 2
 
 
 def test_a_call_may_keep_to_some_variants_and_the_command_says_so(runner, capsys):
