@@ -113,7 +113,7 @@ def scaled_steps(factor: float) -> Settings:
 
 # Of `data_efficiency`, of the budget's steps; and of `width`, d_model.
 PARTS = ('0.125', '0.25', '0.5', '1')
-WIDTHS = (64, 128, 192, 256, 384, 512)
+WIDTHS = (64, 128, 256, 512)
 
 
 def _dense_to_sparse(sizes: Sequence[Any]) -> dict[str, str | None]:
@@ -190,11 +190,11 @@ SUITES = {
         'Width', 'Does what sparsity costs grow or shrink with the width of the model?',
         {f'{name}_{width}': {**settings, 'model.d_model': width, 'model.d_ff': 4 * width}
          for width in WIDTHS for name, settings in (('sparse', {}), ('dense', DENSE))},
-        against=_dense_to_sparse(WIDTHS), large=('sparse_384', 'dense_384', 'sparse_512', 'dense_512')),
+        against=_dense_to_sparse(WIDTHS), large=('sparse_512', 'dense_512')),
     'shape': Suite(
-        'Shape', 'The same number of parameters in fewer layers with more hidden units, or in more with fewer.',
+        'Shape', 'The same number of parameters in half as many layers, with more hidden units.',
         {f'{layers}_layers_of_{d_ff}': {'model.layers': layers, 'model.d_ff': d_ff}
-         for layers, d_ff in ((4, 512), (2, 1280), (3, 768), (6, 256))}),
+         for layers, d_ff in ((4, 512), (2, 1280))}),
     'dense_twin': Suite(
         'The dense twin, tuned by itself', 'Would dense training want other settings than the sparse recipe has?',
         {'dense': DENSE, **{f'{name}_{value}': {**DENSE, f'{section}.{name}': value} for section, name, value in (
@@ -205,8 +205,6 @@ SUITES = {
          'relu': {'model.activation': 'relu'}, 'threshold': {'model.quantiser': 'threshold'},
          'float_activations': {'model.int8_activations': False}, 'loss_free': LOSS_FREE,
          '16_top_4': tiles(16, 4), '8_top_2': tiles(8, 2),
-         'frozen_4_top_1': {**index(2, 2), 'hierarchy.freeze_after': 0.25},
-         'frozen_16_top_4': {**tiles(16, 4), **index(4, 4), 'hierarchy.freeze_after': 0.25},
          'decay_to_0_late': {'optimizer.weight_decay_fraction': 0.5},
          'adamw': {'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3},
          'double_batch': {'training.batch_size': 2, **scaled_steps(0.5)}, 'twice_as_long': scaled_steps(2)},
