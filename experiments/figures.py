@@ -103,12 +103,12 @@ def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.
   return figure
 
 
-def information(rows: Rows, variants: Sequence[str], name: str = 'specialisation') -> Figure:
+def information(rows: Rows, variants: Sequence[str]) -> Figure:
   """Normalised mutual information of each layer, every seed a point, and the most that chance gave as a line."""
   figure, [[ax]] = _figure(width=6.4, height=2.6)
   labels, place = [], 0
   for colour, variant in enumerate(variants):
-    of = [row[name] for row in rows if row['variant'] == variant and name in row]
+    of = [row['specialisation'] for row in rows if row['variant'] == variant and 'specialisation' in row]
     for layer in range(len(of[0]['information']) if of else 0):
       values, chance = [s['information'][layer] for s in of], [s['null'][layer]['most'] for s in of]
       ax.plot([place] * len(values), values, 'o', markersize=4, color=COLOURS[colour % len(COLOURS)], alpha=0.8)

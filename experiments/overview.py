@@ -1,19 +1,18 @@
 """The README's figures, from the results of suites: `python -m experiments.overview --results=results`.
 
-  differences.png   what each variant of the suites loses or wins against what it is held against
+  differences.png   what the variants of the suites in COMPARED lose or win against what they are held against
   tile_use.png      where the characters of each class go, in the emergent model of seed 0
 """
 
-import json
 import pathlib
 
 from absl import flags
 
-from experiments import figures, suites, verdicts
+from experiments import figures, stored, suites, verdicts
 from trix_jax import cli
 from trix_jax.errors import InputError
 
-# Suites of differences, as far as they have been run.
+# Suites whose variants differ in kind, as far as they have been run; what changes by degrees is in tables.
 COMPARED = ('four_routings', 'controls', 'remedies', 'hierarchy', 'recipe')
 
 
@@ -22,7 +21,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   rows = {}
   for name in COMPARED:
     if (path := folder / f'{name}.json').exists():
-      rows[name] = json.loads(path.read_text())['rows']
+      rows[name] = stored.read_whole(path)['rows']
   shown = [row for row in rows.get('four_routings', []) if (row['variant'], row['seed']) == ('emergent', 0)]
   if not shown:
     raise InputError(f'no emergent model of seed 0 in {folder / "four_routings.json"}; run experiments.run '

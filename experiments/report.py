@@ -70,6 +70,7 @@ def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> st
   machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}, '
                      f'{row["machine"]["devices"]} device(s)'
                      for of in results.values() for row in of['rows']})
+  versions = sorted({f'JAX {row["versions"]["jax"]}' for of in results.values() for row in of['rows']})
   budgets = sorted({of['budget'] for of in results.values()})
   note = ('<p class="refuted">Made with --budget=smoke: nothing was learned, and no figure here means anything.</p>'
           if 'smoke' in budgets else '')
@@ -81,8 +82,9 @@ def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> st
 ± is the half width of the 95 % interval of the mean over seeds (Student's t), and differences are paired by seed. A
 verdict is on the claim under this repository's recipe, not on the original's figure: that had other layers, AdamW,
 <code>sign</code> signatures and 1,028 million characters of text; what was trained here stands with every suite. Of
-twenty differences with nothing behind them one will look decided. Budget: {html.escape(', '.join(budgets))}. Trained
-on: {html.escape('; '.join(machines))}.</p>
+twenty differences with nothing behind them one will look decided, and where some variants of a suite have more seeds
+than others, those were added because they lay close, so that their intervals are a little too narrow. Budget:
+{html.escape(', '.join(budgets))}. Trained on: {html.escape('; '.join(machines + versions))}.</p>
 <nav>{links}</nav>
 <h2 id="verdicts">Claims of the original</h2>{verdict_table(claims)}
 <h2 id="questions">Questions it did not ask</h2>{verdict_table(questions)}
@@ -148,10 +150,12 @@ def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
     gap = estimates.gap(losses, estimates.losses(rows, baseline)) if baseline else None
     difference = '' if gap is None else f'{gap.text(sign=True)} to {baseline}'
     parameters = of[0]['parameters']
+    # Trained in another way than it is evaluated, and counted as it was trained.
+    otherwise = variant in suites.SUITES[name].evaluated
     cells = (mean.seeds, f'{parameters["total"]:,}',
-             # Trained in another way than it is evaluated, and counted as it was trained.
-             '' if variant in suites.SUITES[name].evaluated else f'{parameters["active_per_token"]:,}',
-             f'{of[0]["tokens"] / 1e6:.1f}', str(mean), difference, max(sum(row['dead_tiles']) for row in of))
+             '' if otherwise else f'{parameters["active_per_token"]:,}',
+             f'{of[0]["tokens"] / 1e6:.1f}', str(mean), difference,
+             '' if otherwise else max(sum(row['dead_tiles']) for row in of))
     lines.append(f'<tr><td>{html.escape(variant)}</td>' + ''.join(f'<td class="number">{c}</td>' for c in cells)
                  + '</tr>')
   heads = ('seeds', 'parameters', 'active', 'million characters', 'loss', 'difference', 'dead tiles, most')
@@ -164,6 +168,7 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   """Captions and figures of a suite."""
   suite = suites.SUITES[name]
   variants, first = list(suite.variants), rows[0]
+  one = f'{first["variant"]}, seed {first["seed"]}'
   result: list[tuple[str, str]] = []
   def draw(caption, figure):
     result.append((caption, figures.svg(figure)))
@@ -189,15 +194,16 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     draw('Diversity of signatures over training, the mean share of entries that differ between two tiles; the band is '
          'the range over seeds, and the dotted line the claim.', figures.diversity(rows, variants))
   if 'passage' in suite.measures:
-    draw(f'Load of the tiles over training: {first["variant"]}, seed {first["seed"]}.', figures.tile_loads(first))
-    draw('Signatures at the best checkpoint, the votes of each tile: blue for, red against.',
+    draw(f'Load of the tiles over training: {one}.', figures.tile_loads(first))
+    draw(f'Signatures at the best checkpoint, the votes of each tile: blue for, red against; {one}.',
          figures.signatures(first['signatures']))
-    result.append(('The beginning of the validation text, by the tile that each character goes to.',
+    result.append((f'The beginning of the validation text, by the tile that each character goes to: {one}.',
                    passage(first['passage'])))
   if 'patterns' in suite.measures:
-    draw('Where the characters of each kind of line go.', figures.class_tiles(first['patterns'], patterns.KINDS))
+    draw(f'Where the characters of each kind of line go: {one}.',
+         figures.class_tiles(first['patterns'], patterns.KINDS))
   if 'specialisation' in suite.measures:
-    draw(f'Where the characters of each class go: {first["variant"]}, seed {first["seed"]}.',
+    draw(f'Where the characters of each class go: {one}.',
          figures.class_tiles(first['specialisation']))
     draw('Normalised mutual information of class and tile, layer by layer, every seed a point; the line is the most '
          'that 200 random tables with the same totals gave.', figures.information(rows, variants))

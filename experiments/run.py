@@ -5,8 +5,8 @@
 Every run is an ordinary train.py workdir under --workdirs, named by its settings, so that a run which several suites
 share is trained once; its log lies beside it. Stopped and started again, a suite goes on where it was. Results go to
 OUT/SUITE.json as they come, and OUT/report.html shows those of all suites there. What another suite there has measured
-of the same run is taken from it, also where the workdir is gone. A run that fails is listed, and does not stop those
-that do not start from it.
+of the same run, with the same versions of Python and packages, is taken from it, also where the workdir is gone. A run
+that fails is listed, and does not stop those that do not start from it.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
   small   two layers, about three minutes a run on two cores, three seeds
@@ -19,12 +19,13 @@ Two calls may share --out and --workdirs, each with suites of its own.
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -136,8 +137,13 @@ def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
   current = {(run.variant, run.seed): run.digest
              for run in planning.runs_of(name, list(suite.variants), plan.budget, plan.folder, most)}
   good = [row for row in rows if current.get((row['variant'], row['seed'])) == row['digest']
-          and row['measures'] == list(suite.measures)]
-  return good, failures, len(rows) - len(good)
+          and holds(row, suite, row['variant'])]
+  return good, [failure for failure in failures if failure['variant'] in suite.variants], len(rows) - len(good)
+
+
+def holds(row: dict[str, Any], suite: suites.Suite, variant: str) -> bool:
+  """Whether a row has all that a suite measures of a variant, its loss under the routing that the suite asks for."""
+  return set(suite.measures) <= set(row['measures']) and row.get('evaluated') == suite.evaluated.get(variant)
 
 
 def missing(name: str, plan: Plan) -> list[Run]:
@@ -147,16 +153,19 @@ def missing(name: str, plan: Plan) -> list[Run]:
 
 
 def measured_elsewhere(run: Run, plan: Plan) -> tuple[pathlib.Path, dict[str, Any]] | None:
-  """What another suite there has measured of the same run, if it is all that this one measures; its file first."""
+  """What another suite there has measured of the same run, if it is all that this one measures; its file first.
+
+  Not with other versions of Python or of packages than ours. The machine may be another one, as the row tells.
+  """
   ours = suites.SUITES[run.suite]
-  every = {measure for suite in suites.SUITES.values() for measure in suite.measures}
-  for name, suite in suites.SUITES.items():
-    rows = stored.read(plan.path(name), plan.budget)[0] if name != run.suite else []
-    for row in rows:
-      # A loss may be that of another routing.
-      alike = suite.evaluated.get(row['variant']) == ours.evaluated.get(run.variant)
-      if row['digest'] == run.digest and alike and set(ours.measures) <= set(row['measures']):
-        return plan.path(name), {key: value for key, value in row.items() if key not in every - set(ours.measures)}
+  spared = {measure for suite in suites.SUITES.values() for measure in suite.measures} - set(ours.measures)
+  for name in suites.SUITES:
+    if name == run.suite or not plan.path(name).exists():
+      continue
+    results = stored.read_whole(plan.path(name))
+    for row in results['rows'] if results['budget'] == plan.budget else []:
+      if row['digest'] == run.digest and row['versions'] == workdirs.versions() and holds(row, ours, run.variant):
+        return plan.path(name), {key: value for key, value in row.items() if key not in spared}
   return None
 
 
@@ -195,8 +204,9 @@ def result_of(run: Run, plan: Plan, progress: 'Progress') -> dict[str, Any]:
   call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}',
         f'--measures={",".join(suite.measures)}', f'--json={measured}'], run, progress)
   described, row = workdirs.read_run(run.workdir), json.loads(measured.read_text())
-  if run.variant in suite.evaluated:
-    row['loss'] = row['routings'][suite.evaluated[run.variant]]
+  if routing := suite.evaluated.get(run.variant):
+    loss = row['routings'][routing]
+    row |= {'evaluated': routing, 'loss': loss, 'perplexity': math.exp(loss)}
   return {**row, 'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in described['sessions'])),
           'machine': described['machine'], 'versions': described['versions']}
 
@@ -212,16 +222,17 @@ def train(run: Run, progress: 'Progress') -> None:
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
     with progress.timed(run):
       call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}',
-            *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress)
+            *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress,
+           lambda: run.finished)
 
 
-def call(command: list[str], run: Run, progress: 'Progress') -> None:
-  """Run a program with its output in the run's log, telling now and then how far it is.
+def call(command: list[str], run: Run, progress: 'Progress', done: Callable[[], bool] = lambda: False) -> None:
+  """Run a program with its output in the run's log, telling now and then how far it is, unless it is done.
 
   Waits where another program trains the run, such as what was left by a runner that was killed.
   """
   log = run.beside('.log')
-  while True:
+  while not done():
     with log.open('a') as file:
       # In a session of its own, so that Ctrl-C reaches it once, through us.
       process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
@@ -276,6 +287,7 @@ class Progress:
 
   def done(self, run: Run) -> None:
     """A run is done, or has failed; nothing where it was not among those to come."""
+    self._left.pop(run.digest, None)  # Where what it needs failed, it was not trained.
     if str(run) in self._open:
       print(f'{self}  {run}: done', flush=True)
       self._open.remove(str(run))

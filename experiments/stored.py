@@ -37,6 +37,8 @@ def read_whole(path: pathlib.Path) -> dict[str, Any]:
     for row in [results, *results['rows'], *results['failures']]:
       row.keys()
     results['budget'], results['verdicts'], results['command']
+    for row in results['rows']:
+      row['variant'], row['seed'], row['digest'], row['measures'], row['versions'], row['loss']
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(f'{path} holds no results of a suite ({error!r}); move it away') from error
   return results

@@ -139,7 +139,8 @@ SUITES = {
         'Remedies for dense training',
         'Can a densely trained model be brought to what sparse training from the start gives? Those that start from a '
         'dense model have seen twice the text, as `sparse_twice` has, and keep the gate of 1 that it was trained with. '
-        'The text of a teacher is not counted. `tile_dropout` is trained dense, and its loss is that with one tile.',
+        'The text of a teacher is not counted. `tile_dropout` is trained dense; its loss is that with one tile, of the '
+        'checkpoint that is best with all.',
         {'sparse': {}, 'continued': {'training.start_from': '{dense}', 'model.gate': 'one_hot'},
          'distilled': {'loss.teacher': '{dense}'}, 'sparse_twice': scaled_steps(2), 'dense': DENSE,
          'continued_distilled': {'training.start_from': '{dense}', 'loss.teacher': '{dense}', 'model.gate': 'one_hot'},
@@ -173,7 +174,8 @@ SUITES = {
     'controls': Suite(
         'Controls',
         'What is it that reading signatures is worth? Each control takes one part of it away, or routes by something '
-        'else, and is held against what differs from it in that alone.',
+        'else, and is held against what differs from it in little more: `hash` has no balance loss either, and like '
+        '`no_router_gradient` no gradient from routing, neither to signatures nor to activations.',
         {'emergent': {}, 'one_hot_gate': {'model.gate': 'one_hot'}, 'no_balance_loss': {'loss.balance_weight': 0.0},
          'no_router_gradient': control('no_router_gradient'), 'gumbel': control('gumbel'),
          'hash': {**control('hash'), 'loss.balance_weight': 0.0},
@@ -198,7 +200,8 @@ SUITES = {
     'dense_twin': Suite(
         'The dense twin, tuned by itself', 'Would dense training want other settings than the sparse recipe has?',
         {'dense': DENSE, **{f'{name}_{value}': {**DENSE, f'{section}.{name}': value} for section, name, value in (
-            ('optimizer', 'learning_rate', 0.01), ('optimizer', 'weight_decay', 0.4), ('model', 'dropout', 0.2))}}),
+            ('optimizer', 'learning_rate', 0.01), ('optimizer', 'weight_decay', 0.4), ('model', 'dropout', 0.2),
+            ('optimizer', 'learning_rate', 0.04), ('optimizer', 'weight_decay', 0.1), ('model', 'dropout', 0.05))}}),
     'recipe': Suite(
         'The recipe and its parts', 'The recipe with one part changed at a time.',
         {'recipe': {}, 'sign_signatures': {'model.signature': 'sign'}, 'one_hot_gate': {'model.gate': 'one_hot'},

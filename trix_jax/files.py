@@ -13,12 +13,11 @@ _count = itertools.count()
 
 
 def check_writable(path: pathlib.Path) -> None:
-  """Before long work, that its results can be written: InputError when not. What is there stays as it is."""
+  """Before long work, that its results can be written: InputError when not. What is there is not touched."""
   try:
-    there = path.is_file()
-    write_whole(path, path.read_bytes() if there else b'')
-    if not there:
-      path.unlink()
+    partial = _partial(path)
+    partial.touch()
+    partial.unlink()
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; choose another file') from error
 
@@ -51,14 +50,19 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
     OSError: when it cannot be written; then nothing is left behind. For what is there and no file, such as a folder or
       a device, which is left alone.
   """
-  if path.exists() and not path.is_file():
-    raise FileExistsError(0, 'it is there and no ordinary file', str(path))
-  path = pathlib.Path(os.path.realpath(path))
-  partial = path.with_name(f'{path.name}.{os.getpid()}-{next(_count)}.partial')
+  partial = _partial(path)
   try:
     partial.write_bytes(content)
-    partial.replace(path)
+    partial.replace(os.path.realpath(path))
   except BaseException:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+  """A file of our own beside the one that a path, or a link, names; OSError where that is there and no file."""
+  if path.exists() and not path.is_file():
+    raise FileExistsError(0, 'it is there and no ordinary file', str(path))
+  path = pathlib.Path(os.path.realpath(path))
+  return path.with_name(f'{path.name}.{os.getpid()}-{next(_count)}.partial')

@@ -49,11 +49,13 @@ def prepare_cpu() -> None:
 
 
 def processor() -> str:
-  """Name of the CPU."""
-  try:
+  """Name of the CPU, with family and model where it has such: generations may share a name."""
+  fields: dict[str, str] = {}
+  with contextlib.suppress(OSError):
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.split(':', 1)[1].strip()
-  except OSError:
-    pass
-  return platform.processor() or platform.machine()
+      name, _, value = line.partition(':')
+      fields.setdefault(name.strip(), value.strip())
+  if 'model name' not in fields:
+    return platform.processor() or platform.machine()
+  generation = f' (family {fields["cpu family"]}, model {fields["model"]})' if 'cpu family' in fields else ''
+  return fields['model name'] + generation

@@ -102,8 +102,7 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
       'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
       'command': shlex.join(sys.argv),
       'commit': _commit(),
-      'versions': {'python': platform.python_version(), **{name: importlib.metadata.version(name)
-                                                           for name in PACKAGES}},
+      'versions': versions(),
       'machine': {'system': platform.platform(), 'processor': host.processor(), 'cores': os.cpu_count(),
                   'backend': jax.default_backend(), 'devices': mesh.size},
   }
@@ -117,6 +116,11 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
   write_text(path, json.dumps(run, indent=2) + '\n')
+
+
+def versions() -> dict[str, str]:
+  """Of Python and of the packages that a result depends on."""
+  return {'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_state: Any) -> dict[str, Any]:
