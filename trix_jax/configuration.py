@@ -103,7 +103,7 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
 
 
 def hierarchical_config(tiles: int, clusters: int, probes: int, top_k: int, d_ff: int) -> ml_collections.ConfigDict:
-  """The recipe with its tiles behind an index, two levels of which are balanced without a loss."""
+  """The recipe with its tiles behind an index, both levels balanced by biases on top of the loss."""
   config = default_config()
   config.model.update({'tiles': tiles, 'clusters': clusters, 'probes': probes, 'top_k': top_k, 'd_ff': d_ff,
                        'balance_bias': True})
