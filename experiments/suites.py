@@ -177,7 +177,8 @@ SUITES = {
         'else, and is held against what differs from it in little more: `hash` has no balance loss either, and like '
         '`no_router_gradient` no gradient from routing, neither to signatures nor to activations.',
         {'emergent': {}, 'one_hot_gate': {'model.gate': 'one_hot'}, 'no_balance_loss': {'loss.balance_weight': 0.0},
-         'no_router_gradient': control('no_router_gradient'), 'gumbel': control('gumbel'),
+         'no_router_gradient': control('no_router_gradient'),
+         'no_signature_gradient': control('no_signature_gradient'), 'gumbel': control('gumbel'),
          'hash': {**control('hash'), 'loss.balance_weight': 0.0},
          'random_keys': control('random_keys'), 'kmeans_keys': control('kmeans_keys'), 'learned': LEARNED},
         ('specialisation',), against={'no_router_gradient': 'no_balance_loss', 'hash': 'one_hot_gate'}),

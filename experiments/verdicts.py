@@ -234,7 +234,7 @@ def controls(rows: Rows) -> list[dict[str, Any]]:
       result.append(row(f'tiles specialise more than behind keys {words}', NOT_ASKED,
                         more.text(sign=True, unit=' normalised mutual information'), more.seeds,
                         below(more, 0.0, opposite=True)))
-  for control in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient'):
+  for control in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient', 'no_signature_gradient'):
     variants = dict.fromkeys(('emergent', suites.SUITES['controls'].baseline(control)))
     for variant in filter(None, variants):
       if gap := _relative(rows, variant, control):

@@ -48,7 +48,7 @@ def assert_same(got, want):
   np.testing.assert_array_equal(got[1].tile_NK, want[1].tile_NK)
 
 
-@pytest.mark.parametrize('control', ['no_router_gradient', 'gumbel', 'gradual'])
+@pytest.mark.parametrize('control', ['no_router_gradient', 'no_signature_gradient', 'gumbel', 'gradual'])
 def test_in_evaluation_what_belongs_to_training_does_nothing(control):
   module, variables, x = layer_of(control)
   assert_same(module.apply(variables, x), plain(x, variables))
@@ -68,6 +68,8 @@ def test_without_a_router_gradient_probabilities_teach_nothing():
         variables['params'], x)
   assert all(np.any(leaf) for leaf in (grads('gumbel')[0]['up'], grads('gumbel')[1]))
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads('no_router_gradient')))
+  of_params, of_x = grads('no_signature_gradient')
+  assert np.any(of_x) and not any(np.any(leaf) for leaf in jax.tree.leaves(of_params))
 
 
 def test_gumbel_draws_tiles_by_their_probabilities():

@@ -24,6 +24,7 @@ class ControlFFN(ffn.SparseTriXFFN):
   random_keys: keys that were drawn at first and stay.
   kmeans_keys: keys that follow the mean of the activations which chose them, online k-means.
   no_router_gradient: signatures and activations learn nothing from probabilities.
+  no_signature_gradient: signatures learn nothing from them, activations do.
   gumbel: in training tiles are drawn by their probabilities (Gumbel-max).
   tile_dropout: for a model trained `dense`; a token does without each tile with probability 1 / 2, the others count
     double.
@@ -44,9 +45,10 @@ class ControlFFN(ffn.SparseTriXFFN):
         chosen_NT = jax.nn.one_hot(info.tile_NK[:, 0], config.tiles)
         info = dataclasses.replace(info, activation_TD=jnp.einsum('nt,nd->td', chosen_NT, unit_ND) / len(x_ND))
       return info
-    if control == 'no_router_gradient':
-      q_ND, step_N1, signatures_TD, scale_T = jax.lax.stop_gradient(
-          (q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T))
+    if control in ('no_router_gradient', 'no_signature_gradient'):
+      signatures_TD, scale_T = jax.lax.stop_gradient((tiles.signatures_TD, tiles.signature_scale_T))
+      if control == 'no_router_gradient':
+        q_ND, step_N1 = jax.lax.stop_gradient((q_ND, step_N1))
       return ffn.route_tokens(q_ND, step_N1, signatures_TD, scale_T, config, None, self._balance_bias())
     info = super()._route(x_ND, q_ND, step_N1, tiles)
     progress = self.variable('routing', 'progress', jnp.zeros, ()).value if control == 'gradual' else 0.0
