@@ -3,9 +3,9 @@
   python eval_sparse.py --workdir=runs/quickstart
 
 Prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing (and
-learned, where the model has a gate), how routing uses the tiles and for which characters, and writes
-WORKDIR/eval_sparse.json (with the checkpoint in its name where that is not the best, and the name and hash of another
-text); --plot draws it as well.
+learned, where the model has a gate), which characters go to which tile, and writes WORKDIR/eval_sparse.json (with the
+checkpoint in its name where that is not the best, the name and hash of another text, and what else was evaluated);
+--plot draws it as well.
 
 With --backend=packed the model is packed as well, at two bits a weight, and the kernels are evaluated beside XLA: what
 that costs in loss, and how many tokens go to another tile.
@@ -98,10 +98,10 @@ def main() -> None:
 
 
 def _suffixes(tokens) -> list[str]:
-  """What tells the result's file from those of other checkpoints and texts."""
+  """What tells the result's file from those of other checkpoints, texts and questions."""
   checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
   text = [pathlib.Path(_FILE.value).stem[:50], hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
-  return checkpoint + text
+  return checkpoint + text + ['fitted_gate'] * _FIT_GATE.value + ['packed'] * (_BACKEND.value == 'packed')
 
 
 if __name__ == '__main__':

@@ -9,12 +9,12 @@ parameters) and `large` (8 layers, d_model 512, d_ff 2048). Context 256. Measure
   prefill   a prompt of 256 tokens a row
   ffn       one feed-forward layer alone, as a step of a compiled loop (PyTorch: a Python loop)
 
-with 1 and 64 rows (`ffn`: tokens). The variants are `packed` (one tile a token) and `packed all tiles`, `xla dense` and
-`xla sparse` (xla_inference.py), `torch cached` and `torch original` (torch_inference.py). Each runs in a process of its
-own, for --rounds rounds, the variants taking turns. The table gives medians; --json has all, with least and most.
-Memory is what the weights take, and by how much the process grew from before it made the model to its peak, without
-compilation where that was before. `torch original` decodes after 128 characters, the middle of the others' positions:
-it reads the whole text again for each.
+with 1 and 64 rows (`ffn`: tokens; `torch original`: 1 row). The variants are `packed` (one tile a token) and `packed
+all tiles`, `xla dense` and `xla sparse` (xla_inference.py), `torch cached` and `torch original` (torch_inference.py).
+Each runs in a process of its own, for --rounds rounds, the variants taking turns. The table gives medians; --json has
+all, with least and most. Memory is what the weights take, and by how much the process grew to its peak: with PyTorch
+from before it made the model, with JAX from after, compilation included; compare it within one of them only. `torch
+original` decodes after 128 characters, the middle of the others' positions: it reads the whole text again for each.
 """
 
 import json

@@ -5,7 +5,7 @@
 Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) at
 batch 64 x 256 on the same batch. Each runs in a process of its own, for --rounds rounds, the variants taking turns, so
 that a disturbance of the machine does not fall on one of them. All but the "plain allocator" variants, PyTorch's too,
-have glibc keep its memory in huge pages (see trix_jax/devices.py). The table gives medians and the ratios to PyTorch's
+have glibc keep its memory in huge pages (see trix_jax/host.py). The table gives medians and the ratios to PyTorch's
 two sparse loops (see torch_reference.py). --json writes one row a variant.
 """
 

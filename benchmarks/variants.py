@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from trix_jax import files, host
+from trix_jax.errors import InputError
 
 
 def installed(names: Iterable[str]) -> list[str]:
@@ -52,8 +53,11 @@ def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Ca
 
 def check_writable(path: str) -> None:
   """Fail now rather than after the measurements."""
-  if path:
-    files.check_writable(pathlib.Path(path))
+  try:
+    if path:
+      files.check_writable(pathlib.Path(path))
+  except InputError as error:
+    sys.exit(f'error: {error}')
 
 
 def clusters_of(tiles: int) -> int:

@@ -1,4 +1,4 @@
-"""Five minutes from nothing to text: four tiles, one active, on the source of Python's standard library.
+"""Minutes from nothing to text: four tiles, one active, on the source of Python's standard library.
 
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 

@@ -10,7 +10,6 @@ takes (one row, greedy, the median of repeated runs). A minute a workdir.
 import json
 import pathlib
 import statistics
-import sys
 import time
 
 from trix_jax import host
@@ -20,7 +19,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, evaluation, inference, transformer, weights, workdirs
+from trix_jax import checkpoints, cli, evaluation, files, inference, transformer, weights, workdirs
+from trix_jax.errors import InputError
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
@@ -31,9 +31,14 @@ CHARACTERS, REPEATS = 1000, 9
 
 
 def main() -> None:
+  if not _WORKDIRS.value:
+    raise InputError('--workdirs is empty; give folders that train.py wrote')
+  files.check_writable(pathlib.Path(_OUT.value))
+  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in map(pathlib.Path, _WORKDIRS.value)]
+  if random := [str(workdir) for workdir, trained in models if trained.model.config.ffn.routing == 'random']:
+    raise InputError(f'{", ".join(random)}: routes at random, which a packed model cannot')
   rows = []
-  for workdir in map(pathlib.Path, _WORKDIRS.value):
-    trained = checkpoints.load_trained(workdir, 'best')
+  for workdir, trained in models:
     validation, parameters = trained.corpus().validation, transformer.count_parameters(trained.params)
     model, vocabulary = trained.model.config, trained.vocabulary
     xla = {'routing': model.ffn.routing,
@@ -43,7 +48,7 @@ def main() -> None:
       config = weights.InferenceConfig(model, len(vocabulary), attention, head)
       [row] = evaluation.evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing)
       size = sum(weights.sizes(config).values())
-      rows.append({'run': workdir.name, **{name: row[name] for name in (
+      rows.append({'run': workdir.name, 'seed': trained.config.seed, **{name: row[name] for name in (
           'attention', 'head', 'routing', 'loss', 'loss_difference', 'tile_disagreement')}, 'xla_loss': xla['loss'],
                    'bytes': size, 'times_smaller': round(4 * parameters / size, 2),
                    'microseconds_per_character': round(microseconds(trained, attention, head), 1),
@@ -53,10 +58,7 @@ def main() -> None:
             f'  loss {row["loss"]:.4f} ({row["loss_difference"]:+.5f})  other tile '
             f'{100 * max(row["tile_disagreement"]):.2f} % at most  {row["microseconds_per_character"]:.1f} us a '
             'character', flush=True)
-  try:
-    workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
-  except OSError as error:
-    sys.exit(f'error: cannot write {_OUT.value}: {error.strerror}')
+  workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
 
 
 def microseconds(trained, attention, head) -> float:

@@ -166,11 +166,11 @@ def test_evaluating_and_generating_from_a_run(text, trained):
   workdir, _ = trained
   result = run('eval_sparse.py', f'--workdir={workdir}', '--fit_gate', '--gate_steps=3', '--plot')
   assert result.returncode == 0, result.stderr
-  rows = json.loads((workdir / 'eval_sparse.json').read_text())
+  rows = json.loads((workdir / 'eval_sparse_fitted_gate.json').read_text())
   assert [row['routing'] for row in rows] == ['dense', 'emergent', 'random', 'first', 'fitted_gate']
   assert all({'routing', 'backend', 'loss', 'perplexity', 'tile_load'} <= set(row) for row in rows)
   assert rows[1]['loss'] == pytest.approx(metrics.read_metrics(workdir, 'validation')[-1]['loss'], rel=1e-6)
-  assert (workdir / 'eval_sparse.png').read_bytes().startswith(b'\x89PNG')
+  assert (workdir / 'eval_sparse_fitted_gate.png').read_bytes().startswith(b'\x89PNG')
   assert 'letter' in result.stdout and 'mutual information' in result.stdout
   first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout
                    for _ in range(2))
@@ -202,7 +202,8 @@ def test_evaluating_the_packed_model(trained, tmp_path):
   shutil.copytree(trained[0], workdir)
   result = run('eval_sparse.py', f'--workdir={workdir}', '--backend=packed')
   assert result.returncode == 0 and 'packed, attention int8' in result.stdout, result.stderr
-  rows = {(row['backend'], row['routing']): row for row in json.loads((workdir / 'eval_sparse.json').read_text())}
+  written = json.loads((workdir / 'eval_sparse_packed.json').read_text())
+  rows = {(row['backend'], row['routing']): row for row in written}
   assert [routing for backend, routing in rows if backend == 'packed'] == ['dense', 'emergent', 'first']
   for routing in ('dense', 'emergent', 'first'):
     packed, xla = rows['packed', routing], rows['xla', routing]
@@ -429,7 +430,10 @@ def test_a_run_that_starts_from_another_and_learns_from_it(text, trained, tmp_pa
   assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps('last') == [2, 3, 4]
   assert [checkpoints.load_trained(tmp_path / 'run', 'last', step).step for step in (2, 4)] == [2, 4]
   assert checkpoints.Checkpoints(tmp_path / 'none', read_only=True).steps('last') == []
-  bad(train(text, tmp_path / 'wide', *settings, '--config.model.d_ff=64'), 'has other parameters than this config')
+  bad(train(text, tmp_path / 'wide', *settings, '--config.model.d_ff=64'), 'is another one (d_ff')
   (tmp_path / 'other.txt').write_text('0123456789' * 1000)
   bad(train(tmp_path / 'other.txt', tmp_path / 'other', *settings[1:]), 'was trained on another vocabulary')
-  bad(train(text, tmp_path / 'none', f'--config.training.start_from={tmp_path}'), 'train.py wrote')
+  bad(train(text, tmp_path / 'none', f'--config.training.start_from={tmp_path}'), 'config.training.start_from: cannot')
+  # Nothing was done there, so that the command may be put right.
+  result = train(text, tmp_path / 'none', f'--config.training.start_from={trained[0]}', '--config.training.steps=1')
+  assert result.returncode == 0, result.stderr

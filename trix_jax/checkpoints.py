@@ -126,7 +126,15 @@ def _tree(state: training.TrainState) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model out of a workdir, ready to use: parameters and routing state are on one device."""
+  """A model out of a workdir, ready to use: parameters and routing state are on one device.
+
+  Attributes:
+    config: of the run.
+    model, vocabulary: what `params` and `routing` belong to.
+    run: `run.json`.
+    checkpoint, step: which one it is.
+    validation_loss: the best of the run up to there, in nats; NaN before the first evaluation.
+  """
 
   config: ml_collections.ConfigDict
   model: transformer.TransformerLM
@@ -156,8 +164,11 @@ class Trained:
     return corpus
 
 
-def load_trained(workdir: pathlib.Path, kind: str, step: int | None = None) -> Trained:
+def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None) -> Trained:
   """Load a `best` or `last` checkpoint, the newest by default; InputError when something is missing or damaged."""
+  if kind not in KINDS:
+    raise InputError(f'checkpoint kind is {kind!r}; choose one of {", ".join(KINDS)}')
+  workdir = pathlib.Path(workdir)
   config, run = workdirs.read_config(workdir), workdirs.read_run(workdir)
   vocabulary = run['corpus']['vocabulary']
   model = training.make_model(config, vocabulary)

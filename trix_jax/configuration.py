@@ -79,7 +79,7 @@ def default_config() -> ml_collections.ConfigDict:
           'start_from': '',  # Workdir whose best parameters are the first ones; otherwise they are random.
       },
       'sample_length': 400,  # Characters written at the end.
-      'profile': False,  # Trace steps 10 to 14 into WORKDIR/profile.
+      'profile': False,  # Trace five steps, from the eleventh of a call, into WORKDIR/profile.
   })
   return config.lock()
 

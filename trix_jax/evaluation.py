@@ -1,7 +1,6 @@
 """Evaluation on a whole split: every character predicted once, in non-overlapping windows of the context length."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, controls, data, devices, ffn, forward, routing, transformer, weights
+from trix_jax import analysis, controls, data, devices, ffn, forward, metrics, routing, transformer, weights
 
 WINDOWS_AT_A_TIME = 32
 
@@ -95,9 +94,8 @@ class Evaluator:
     mean = jax.tree.map(lambda leaf: (leaf / count).tolist(), total)
     load = np.array(mean['tile_load'])
     silent = [ffn.silent_tiles(self._backend.tiles(params, layer), self._ffn) for layer in range(len(load))]
-    loss = mean.pop('loss')
     return {
-        'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2), **mean,
+        **metrics.of_loss(mean.pop('loss')), **mean,
         'dead_tiles': [int(np.sum(np.asarray(quiet) | (used == 0))) for quiet, used in zip(silent, load, strict=True)],
         'class_tiles': np.rint(class_tiles).astype(int).tolist(),
         'class_tile_information': [analysis.normalised_mutual_information(counts) for counts in class_tiles],

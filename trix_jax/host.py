@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 # A training step allocates hundreds of megabytes and frees them again. With glibc's defaults each step returns them to
-# the kernel and faults them in afresh, 4 KiB at a time: half of the step (benchmarks/train_speed.py measures it).
+# the kernel and faults them in afresh, 4 KiB at a time: a quarter to a third of the step (benchmarks/train_speed.py).
 ALLOCATOR = 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736'
 
 
@@ -38,7 +38,8 @@ def prepare_cpu() -> None:
 
   Splits the host into one JAX device a core, because an operation spread over all cores waits for the slowest at each
   step, and a batch spread over devices does not. On Linux, restarts the program once with glibc told to keep its
-  memory and to use huge pages. Set JAX_NUM_CPU_DEVICES or GLIBC_TUNABLES yourself to have neither.
+  memory and to use huge pages. Set JAX_NUM_CPU_DEVICES yourself to do without the first, GLIBC_TUNABLES without the
+  second.
   """
   signal.signal(signal.SIGINT, _leave)
   if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:

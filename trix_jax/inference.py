@@ -135,7 +135,7 @@ def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', 
   """Pack a trained model; `attention` and `head` as in `weights.InferenceConfig`.
 
   Raises:
-    InputError: for a model that routes at random.
+    InputError: for a model that routes at random or has a control, and for precisions that there are not.
   """
   if trained.config.model.routing == 'random':
     raise InputError('this model routes at random, which a packed model cannot; pack one of another routing')
@@ -152,7 +152,9 @@ def load(path: pathlib.Path | str) -> LanguageModel:
 
 
 def save(model: LanguageModel, path: pathlib.Path | str) -> None:
-  """Write a packed model into one file; InputError when it cannot be written."""
+  """Write a packed model into one file; InputError when it cannot be written, or is no packed model."""
+  if model.computation is not forward.PACKED:
+    raise InputError('this model is as it was trained, and a file holds packed ones; give one of from_checkpoint')
   arrays = jax.device_get(dict(model.arrays))
   artifact.write(pathlib.Path(path), artifact.Artifact(model.config, model.vocabulary, arrays, model.provenance))
 

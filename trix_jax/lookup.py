@@ -25,6 +25,8 @@ from trix_jax import checkpoints, cli, data, evaluation, ffn, hierarchical_ffn, 
 from trix_jax.errors import InputError
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
+# Controls that do not look at signatures.
+OWN_KEYS = ('hash', 'random_keys', 'kmeans_keys')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,8 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
   """The tiles of every layer for each character of a text, of up to a context.
 
   Raises:
-    InputError: for an empty text, one that is longer than the context, or characters that the model does not know.
+    InputError: for an empty text, one that is longer than the context, characters that the model does not know, or a
+      model that looks nothing up.
   """
   context = trained.model.config.context
   if not 1 <= len(text) <= context:
@@ -93,15 +96,17 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
 
 
 def _check_looks_up(config: transformer.ModelConfig) -> None:
-  if config.ffn.routing in ('random', 'dense'):
+  if config.ffn.routing not in ('emergent', 'learned'):
     raise InputError(f'this model has {config.ffn.routing} routing, which looks nothing up')
+  if config.ffn.control in OWN_KEYS:
+    raise InputError(f'this model routes by the control {config.ffn.control}, and not by its signatures')
 
 
 def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
   """The card of a tile; its use is counted on a text, in windows of a context without the rest.
 
   Raises:
-    InputError: when there is no such layer or tile, or the text is shorter than a context.
+    InputError: when there is no such layer or tile, the text is shorter than a context, or the model looks nothing up.
   """
   model = trained.model.config
   for name, value, count in (('layer', layer, model.layers), ('tile', tile, model.ffn.tiles)):
@@ -159,7 +164,7 @@ def card_text(card: TileCard) -> str:
       *([] if card.routes else ['  A learned gate chose this tile; its signature did not.'])])
 
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
 _TEXT = flags.DEFINE_string('text', None, 'Show the tiles for every character of this text.')
 _LAYER = flags.DEFINE_integer('layer', None, 'Show the card of a tile of this layer, from 0.')

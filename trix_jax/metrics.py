@@ -5,6 +5,7 @@ split, tiles that are silent or that no token of the whole split reached.
 """
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -16,6 +17,11 @@ from trix_jax.errors import InputError
 
 # Figures of more tiles than this are a histogram a layer in TensorBoard, not a curve a tile.
 MOST_CURVES = 64
+
+
+def of_loss(loss: float) -> dict[str, float]:
+  """A loss in nats a character, and as perplexity and bits."""
+  return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
 class MetricWriter:
@@ -67,5 +73,5 @@ def read_metrics(workdir: pathlib.Path, split: str | None = None) -> list[dict[s
   try:
     lines = path.read_text(errors='replace').splitlines()
   except OSError as error:
-    raise InputError(f'cannot read {path}: {error.strerror}; --workdir must be a folder that train.py wrote') from error
+    raise InputError(f'cannot read {path}: {error.strerror}; give a folder that train.py wrote') from error
   return [row for line in lines if (row := _row(line)) and split in (None, row['split'])]

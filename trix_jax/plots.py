@@ -15,7 +15,7 @@ def require_matplotlib() -> None:
   try:
     import matplotlib  # noqa: F401
   except ImportError as error:
-    raise InputError("--plot needs matplotlib: pip install -e '.[plot]'") from error
+    raise InputError("plots need matplotlib: pip install -e '.[plot]'") from error
 
 
 def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathlib.Path) -> None:

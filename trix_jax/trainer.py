@@ -1,6 +1,5 @@
 """A training run from its first step to its last, or from wherever it was stopped."""
 
-import dataclasses
 import math
 import pathlib
 import signal
@@ -9,7 +8,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -18,6 +16,7 @@ from trix_jax import (
   configuration,
   data,
   devices,
+  earlier_runs,
   evaluation,
   inference,
   metrics,
@@ -64,7 +63,7 @@ class _Run:
     self.model = training.make_model(config, corpus.vocabulary)
     self.mesh = devices.data_mesh(config.training.batch_size // config.training.accumulation)
     workdirs.check_corpus(workdir, corpus)
-    self.teacher = _teacher_of(config.loss.teacher, corpus) if config.loss.teacher else None
+    self.teacher = earlier_runs.teacher_of(config, corpus)
     self.checkpoints = checkpoints.Checkpoints(workdir, keep=config.training.keep_checkpoints)
     state = training.init_state(config, self.model)
     self.best_loss = math.nan
@@ -74,7 +73,7 @@ class _Run:
     else:
       self._refuse_to_start_over()
       if config.training.start_from:
-        state = dataclasses.replace(state, params=_parameters_from(config.training.start_from, state.params))
+        state = earlier_runs.start_from(config, corpus, state)
     self.step = int(state.step)
     if not self.checkpoints.forget_after(self.step):
       self.best_loss = math.nan
@@ -155,7 +154,7 @@ class _Run:
     if step % self.config.training.log_every == 0 or step == self.config.training.steps:
       loss = float(values['loss'])
       self.writer.write({
-          'step': step, 'split': 'train', **_losses(loss), 'learning_rate': float(values['learning_rate']),
+          'step': step, 'split': 'train', **metrics.of_loss(loss), 'learning_rate': float(values['learning_rate']),
           'grad_norm': float(values['grad_norm']), 'tokens_per_second': round(self.clock.rate(), 1) or None,
           **{name: np.asarray(values[name], np.float64).round(6).tolist() for name in _PER_LAYER},
           # Tiles that no token of this batch reached.
@@ -177,7 +176,7 @@ class _Run:
     self.validation_loss = row['loss']
     if not math.isfinite(row['loss']):
       raise self._diverged(f'the validation loss at step {self.step} is not finite')
-    self.writer.write({'step': self.step, 'split': 'validation', **_losses(row['loss']),
+    self.writer.write({'step': self.step, 'split': 'validation', **metrics.of_loss(row['loss']),
                        **{name: row[name] for name in (*_PER_LAYER, 'dead_tiles')}})
     print(f'step {self.step}: validation loss {row["loss"]:.4f}, perplexity {row["perplexity"]:.3f}, '
           f'dead tiles {sum(row["dead_tiles"])}', flush=True)
@@ -225,31 +224,8 @@ class _Run:
       print()
 
 
-def _teacher_of(workdir: str, corpus: data.Corpus) -> training.Teacher:
-  """InputError when it speaks of other characters."""
-  trained = checkpoints.load_trained(pathlib.Path(workdir), 'best')
-  if trained.vocabulary != corpus.vocabulary:
-    raise InputError(f'the teacher in {workdir} was trained on another vocabulary; give one of the same text')
-  return training.Teacher(trained.model, trained.params, trained.routing)
-
-
-def _parameters_from(workdir: str, like: Any) -> Any:
-  """Trained parameters to start from; InputError when they are those of another model."""
-  params = checkpoints.load_trained(pathlib.Path(workdir), 'best').params
-  def shapes(tree):
-    return jax.tree.map(jnp.shape, tree)
-  if shapes(params) != shapes(like):
-    raise InputError(f'config.training.start_from: the model in {workdir} has other parameters than this config; give '
-                     'one that differs in routing, losses and training alone')
-  return params
-
-
 _PER_LAYER = ('tile_load', 'tiles_used', 'routing_entropy', 'routing_margin', 'routing_ties', 'signature_zeros',
               'signature_diversity')
-
-
-def _losses(loss: float) -> dict[str, float]:
-  return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
 class _Clock:

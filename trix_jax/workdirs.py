@@ -25,6 +25,8 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
   """Create or check a workdir, and keep other trainings out of it meanwhile.
 
+  One in which nothing was done yet, since its first start failed, takes another config.
+
   Raises:
     InputError: when it cannot be written or belongs to another config. Nothing is changed then.
     WorkdirInUse: when another training is writing to it.
@@ -37,16 +39,23 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
     raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
   with files.locked(workdir / 'lock', WorkdirInUse(
       f'another training is running in workdir {workdir}; wait for it or choose another --workdir')):
-    path = workdir / 'config.json'
-    if path.exists():
+    path, begun = workdir / 'config.json', _begun(workdir)
+    if path.exists() and begun:
       changed = configuration.differences(config, read_config(workdir))
       changed = [line for line in changed if not line.startswith('profile:')]
       if changed:
         raise InputError(f'workdir {workdir} holds a run with other settings ({"; ".join(changed[:5])}'
                          f'{"; ..." if len(changed) > 5 else ""}); resume it with its own, or choose another --workdir')
     else:
+      (workdir / 'run.json').unlink(missing_ok=True)
       write_text(path, configuration.to_json(config) + '\n')
     yield
+
+
+def _begun(workdir: pathlib.Path) -> bool:
+  """Whether there is a checkpoint or a line of metrics."""
+  lines = workdir / 'metrics.jsonl'
+  return any((workdir / 'checkpoints').glob('*/*')) or (lines.exists() and lines.stat().st_size > 0)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -72,7 +81,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     if not isinstance(run['sessions'], list) or not isinstance(run['corpus']['vocabulary'], str):
       raise TypeError('sessions must be a list and vocabulary a text')
   except (ValueError, KeyError, TypeError) as error:
-    raise InputError(f'{path} is damaged ({error!r}); --workdir must be a folder that train.py wrote') from error
+    raise InputError(f'{path} is damaged ({error!r}); give a folder that train.py wrote') from error
   return run
 
 
@@ -80,8 +89,7 @@ def _read(path: pathlib.Path) -> str:
   try:
     return path.read_text()
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'cannot read {path}: {error}; --workdir must be a folder that train.py '
-                     'wrote') from error
+    raise InputError(f'cannot read {path}: {error}; give a folder that train.py wrote') from error
 
 
 def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
@@ -143,9 +151,11 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_sta
 
 def _commit() -> str | None:
   """Commit of the checkout this package runs from, with `-dirty` where files differ from it; None outside one."""
+  checkout = pathlib.Path(__file__).parent.parent
+  if not (checkout / '.git').exists():  # An installed package may lie in somebody else's.
+    return None
   try:
     return subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-                          cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=True,
-                          timeout=10).stdout.strip()
+                          cwd=checkout, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
   except (OSError, subprocess.SubprocessError):
     return None

@@ -201,8 +201,10 @@ def routed_ffn(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Arr
   if gate not in GATES:
     raise ValueError(f'{name}: gate is {gate!r}; choose one of {", ".join(GATES)}')
   _check_tiles(name, x_ND, up, up_scale_TH, down, down_scale_TD, activation)
-  if math.isnan(keep_margin):
-    raise ValueError(f'{name}: keep_margin is NaN; it must be a number, infinity to keep all tiles')
+  if not keep_margin >= 0:
+    raise ValueError(f'{name}: keep_margin = {keep_margin}; it must be 0 or more, infinity to keep all tiles')
+  if top_k is None:
+    raise ValueError(f'{name}: top_k is None; give the number of tiles that a token computes')
   keys = _check_keys(name, x_ND.shape[1], signatures, scale_T, bias_T, top_k, index, up.shape[0])
   return _routed_ffn(x_ND, keys, (up, up_scale_TH, down, down_scale_TD), top_k, index.probes if index else 0,
                      gate == 'probability', float(keep_margin), activation == 'relu_squared')

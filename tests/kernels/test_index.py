@@ -116,9 +116,17 @@ def test_tiles_that_a_sure_token_does_without_are_not_computed(path, through_ind
     weights[3] = weights[3].at[unused].set(jnp.nan)
     np.testing.assert_array_equal(
         xla_kernels.routed_ffn(x, signatures, *weights, **settings, keep_margin=margin)[0], kept_y)
-  one_y, _, one = xla_kernels.routed_ffn(x[:1], signatures, *weights, **settings, keep_margin=-1.0)
+  one_y, _, one = xla_kernels.routed_ffn(x[:1], signatures, *weights, **settings, keep_margin=0.0)
+  assert np.all(score[0, 1:] < score[0, 0])
   np.testing.assert_array_equal(one[:, 1:], 0)
   np.testing.assert_array_equal(one_y, xla_kernels.routed_tile_ffn(x[:1], *weights, tile[:1, :1], one[:, :1]))
+
+
+@pytest.mark.parametrize('wrong', [{'keep_margin': -1.0}, {'keep_margin': np.nan}, {'top_k': None}])
+def test_margins_and_numbers_of_tiles_that_mean_nothing_are_refused(wrong):
+  x, signatures, weights, settings = layer_arguments(np.random.default_rng(0))
+  with pytest.raises(ValueError, match=next(iter(wrong))):
+    xla_kernels.routed_ffn(x, signatures, *weights, **settings | wrong)
 
 
 def test_a_token_that_is_not_finite_goes_to_the_first_place(path):

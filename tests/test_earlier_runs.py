@@ -1,0 +1,91 @@
+"""What a training takes up from another run is that of the same model, or is refused by the name of its setting."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from trix_jax import checkpoints, configuration, earlier_runs, training
+from trix_jax.errors import InputError
+
+VOCABULARY = 'abcd'
+CORPUS = types.SimpleNamespace(vocabulary=VOCABULARY)
+
+
+def tiny(**model):
+  config = configuration.default_config()
+  config.model.update({'layers': 1, 'd_model': 16, 'd_ff': 32, 'heads': 2, 'context': 8, **model})
+  config.training.start_from = config.loss.teacher = 'earlier'
+  return config
+
+
+def state_of(config, seed=0):
+  config = config.copy_and_resolve_references()
+  config.seed = seed
+  return training.init_state(config, training.make_model(config, VOCABULARY))
+
+
+@pytest.fixture
+def earlier(monkeypatch):
+  """Makes a run that was trained with these settings of the model the one that is there."""
+  def trained_with(vocabulary=VOCABULARY, **model):
+    config = tiny(**model)
+    state = state_of(config, seed=1)
+    trained = types.SimpleNamespace(config=config, model=training.make_model(config, VOCABULARY),
+                                    vocabulary=vocabulary, params=state.params, routing=state.routing)
+    monkeypatch.setattr(checkpoints, 'load_trained', lambda workdir, kind: trained)
+    return trained
+  return trained_with
+
+
+def same(got, want):
+  return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), got, want)))
+
+
+def test_parameters_come_along_and_nothing_else_does(earlier):
+  trained, config = earlier(routing='dense', gate='one_hot'), tiny()
+  before = state_of(config)
+  state = earlier_runs.start_from(config, CORPUS, before)
+  assert same(state.params, trained.params) and not same(state.params, before.params)
+  assert same(dataclasses.replace(state, params=before.params), before)
+
+
+def test_an_index_is_that_of_its_tiles(earlier):
+  settings = {'tiles': 4, 'clusters': 2, 'probes': 1, 'balance_bias': True}
+  trained, config = earlier(**settings), tiny(**settings)
+  before = state_of(config)
+  state = earlier_runs.start_from(config, CORPUS, before)
+  assert same(state.routing, trained.routing) and not same(state.routing, before.routing)
+  other = tiny(**settings | {'balance_bias': False})
+  with pytest.raises(InputError, match=r'start_from: .* its index would be lost'):
+    earlier_runs.start_from(other, CORPUS, state_of(other))
+
+
+@pytest.mark.parametrize('model', [{'heads': 4}, {'activation': 'relu'}, {'signature': 'sign'}, {'context': 4},
+                                   {'d_ff': 64}, {'tiles': 2}])
+def test_another_model_is_refused_by_what_differs(earlier, model):
+  earlier()
+  config = tiny(**model)
+  with pytest.raises(InputError, match=rf'start_from: the model in earlier is another one \({next(iter(model))} '):
+    earlier_runs.start_from(config, CORPUS, state_of(config))
+
+
+def test_a_gate_that_was_not_trained_is_refused(earlier):
+  earlier()
+  config = tiny(routing='learned')
+  with pytest.raises(InputError, match=r'start_from: .* other parameters'):
+    earlier_runs.start_from(config, CORPUS, state_of(config))
+
+
+def test_who_makes_no_teacher_is_told_why(earlier):
+  config, trained = tiny(), earlier()
+  assert same(earlier_runs.teacher_of(config, CORPUS).params, trained.params)
+  for settings, words in (({'routing': 'random'}, 'routes at random'), ({'context': 4}, 'has a context of 4'),
+                          ({'vocabulary': 'abce'}, 'another vocabulary')):
+    earlier(**settings)
+    with pytest.raises(InputError, match=rf'config\.loss\.teacher: .*{words}'):
+      earlier_runs.teacher_of(config, CORPUS)
+  config.loss.teacher = ''
+  assert earlier_runs.teacher_of(config, CORPUS) is None

@@ -1,0 +1,63 @@
+"""Trained models that a training takes up: its teacher, and one to start from."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from trix_jax import checkpoints, data, training
+from trix_jax.errors import InputError
+
+# Of the model's settings those that leave its parameters what they were: how tiles are chosen, and how it is trained.
+MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')
+
+
+def teacher_of(config, corpus: data.Corpus) -> training.Teacher | None:
+  """The model of `config.loss.teacher`, None without one; InputError when it cannot teach this text."""
+  if not config.loss.teacher:
+    return None
+  trained = _trained('loss.teacher', config.loss.teacher, corpus)
+  model, name = trained.model.config, f'config.loss.teacher: the model in {config.loss.teacher}'
+  if model.ffn.routing == 'random':
+    raise InputError(f'{name} routes at random, which makes no teacher; give one of another routing')
+  if model.context < config.model.context:
+    raise InputError(f'{name} has a context of {model.context}; give one of {config.model.context} characters or more')
+  return training.Teacher(trained.model, trained.params, trained.routing)
+
+
+def start_from(config, corpus: data.Corpus, state: training.TrainState) -> training.TrainState:
+  """The state before the first step with the model of `config.training.start_from` in it.
+
+  Its routing state comes along where this model has the same, so that an index is that of its tiles.
+
+  Raises:
+    InputError: when it is of another text, or another model but for `MAY_DIFFER`.
+  """
+  workdir = config.training.start_from
+  trained = _trained('training.start_from', workdir, corpus)
+  name = f'config.training.start_from: the model in {workdir}'
+  theirs, ours = trained.config.model, config.model
+  if other := [f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours
+               if key not in MAY_DIFFER and theirs[key] != ours[key]]:
+    raise InputError(f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but '
+                     f'{", ".join(MAY_DIFFER)}')
+  if jax.tree.map(jnp.shape, trained.params) != jax.tree.map(jnp.shape, state.params):
+    raise InputError(f'{name} has other parameters than this config: a learned gate is trained from the start')
+  alike = jax.tree.map(jnp.shape, trained.routing) == jax.tree.map(jnp.shape, state.routing)
+  if ours.clusters and not alike:
+    raise InputError(f'{name} keeps other routing state than this config, and its index would be lost; give one with '
+                     'the same model.control and model.balance_bias')
+  return dataclasses.replace(state, params=trained.params, routing=trained.routing if alike else state.routing)
+
+
+def _trained(setting: str, workdir: str, corpus: data.Corpus) -> checkpoints.Trained:
+  """The best checkpoint of a run on a text of the same characters; InputError, which names the setting."""
+  try:
+    trained = checkpoints.load_trained(pathlib.Path(workdir), 'best')
+  except InputError as error:
+    raise InputError(f'config.{setting}: {error}') from error
+  if trained.vocabulary != corpus.vocabulary:
+    raise InputError(f'config.{setting}: the model in {workdir} was trained on another vocabulary; give one of the '
+                     'same text')
+  return trained
