@@ -209,6 +209,7 @@ SUITES = {
          'relu': {'model.activation': 'relu'}, 'threshold': {'model.quantiser': 'threshold'},
          'float_activations': {'model.int8_activations': False}, 'loss_free': LOSS_FREE,
          '16_top_4': tiles(16, 4), '8_top_2': tiles(8, 2),
+         'dropout_0.05': {'model.dropout': 0.05}, 'no_dropout': {'model.dropout': 0.0},
          'decay_to_0_late': {'optimizer.weight_decay_fraction': 0.5},
          'adamw': {'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3},
          'double_batch': {'training.batch_size': 2, **scaled_steps(0.5)}, 'twice_as_long': scaled_steps(2)},
