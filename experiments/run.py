@@ -148,24 +148,28 @@ def holds(row: dict[str, Any], suite: suites.Suite, variant: str) -> bool:
 
 def missing(name: str, plan: Plan) -> list[Run]:
   """The runs of a suite that have no result yet, in no suite there."""
-  known = {row['digest'] for row in standing(name, plan)[0]}
-  return [run for run in plan.runs(name) if run.digest not in known and not measured_elsewhere(run, plan)]
+  known, others = {row['digest'] for row in standing(name, plan)[0]}, rows_of_others(name, plan)
+  return [run for run in plan.runs(name) if run.digest not in known and not measured_elsewhere(run, others)]
 
 
-def measured_elsewhere(run: Run, plan: Plan) -> tuple[pathlib.Path, dict[str, Any]] | None:
-  """What another suite there has measured of the same run, if it is all that this one measures; its file first.
+def rows_of_others(name: str, plan: Plan) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+  """Results there of the same budget and of other suites, each with its file."""
+  found = [(path, stored.read_whole(path)) for other in suites.SUITES
+           if other != name and (path := plan.path(other)).exists()]
+  return [(path, row) for path, results in found if results['budget'] == plan.budget for row in results['rows']]
+
+
+def measured_elsewhere(run: Run, others: Sequence[tuple[pathlib.Path, dict[str, Any]]]) -> tuple[
+    pathlib.Path, dict[str, Any]] | None:
+  """Of `rows_of_others` what was measured of the same run, if it is all that its suite measures; its file first.
 
   Not with other versions of Python or of packages than ours. The machine may be another one, as the row tells.
   """
   ours = suites.SUITES[run.suite]
   spared = {measure for suite in suites.SUITES.values() for measure in suite.measures} - set(ours.measures)
-  for name in suites.SUITES:
-    if name == run.suite or not plan.path(name).exists():
-      continue
-    results = stored.read_whole(plan.path(name))
-    for row in results['rows'] if results['budget'] == plan.budget else []:
-      if row['digest'] == run.digest and row['versions'] == workdirs.versions() and holds(row, ours, run.variant):
-        return plan.path(name), {key: value for key, value in row.items() if key not in spared}
+  for path, row in others:
+    if row['digest'] == run.digest and row['versions'] == workdirs.versions() and holds(row, ours, run.variant):
+      return path, {key: value for key, value in row.items() if key not in spared}
   return None
 
 
@@ -196,7 +200,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress') -> int:
 
 def result_of(run: Run, plan: Plan, progress: 'Progress') -> dict[str, Any]:
   """Train a run to its end, or go on with it, and measure it, unless another suite has."""
-  if found := measured_elsewhere(run, plan):
+  if found := measured_elsewhere(run, rows_of_others(run.suite, plan)):
     print(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}', flush=True)
     return found[1]
   train(run, progress)
