@@ -82,8 +82,8 @@ def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> st
 ± is the half width of the 95 % interval of the mean over seeds (Student's t), and differences are paired by seed. A
 verdict is on the claim under this repository's recipe, not on the original's figure: that had other layers, AdamW,
 <code>sign</code> signatures and 1,028 million characters of text; what was trained here stands with every suite. Of
-twenty differences with nothing behind them one will look decided, and where some variants of a suite have more seeds
-than others, those were added because they lay close, so that their intervals are a little too narrow. Budget:
+twenty differences with nothing behind them one will look decided, and where seeds were added to variants because they
+lay close, the intervals are a little too narrow. Budget:
 {html.escape(', '.join(budgets))}. Trained on: {html.escape('; '.join(machines + versions))}.</p>
 <nav>{links}</nav>
 <h2 id="verdicts">Claims of the original</h2>{verdict_table(claims)}
