@@ -12,6 +12,7 @@ from trix_jax import configuration
 
 def get_config():
   config = configuration.default_config()
+  config.model.dropout = 0.0
   config.training.steps = 2400
   config.training.eval_every = 400
   config.training.checkpoint_every = 200

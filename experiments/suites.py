@@ -40,19 +40,19 @@ class Budget:
 BUDGETS = {
     'smoke': Budget({
         'corpus': 'python_stdlib', 'model.layers': 1, 'model.d_model': 32, 'model.heads': 2, 'model.context': 64,
-        'training.steps': 8, 'training.batch_size': 8, 'training.log_every': 2, 'training.eval_every': 4,
-        'training.checkpoint_every': 4}, 1, 3),
+        'model.dropout': 0.1, 'training.steps': 8, 'training.batch_size': 8, 'training.log_every': 2,
+        'training.eval_every': 4, 'training.checkpoint_every': 4}, 1, 3),
     # Half the recipe's layers and steps, so that three seeds of most suites take two cores no longer than two hours.
     'small': Budget({
-        'model.layers': 2, 'training.steps': 1200, 'training.batch_size': 16, 'training.eval_every': 200,
-        'training.checkpoint_every': 200}, 3),
+        'model.layers': 2, 'model.dropout': 0.1, 'training.steps': 1200, 'training.batch_size': 16,
+        'training.eval_every': 200, 'training.checkpoint_every': 200}, 3),
     # The recipe as it stands, for what a claim about it rests on.
     'recipe': Budget({
-        'training.steps': 2400, 'training.batch_size': 16, 'training.eval_every': 400,
+        'model.dropout': 0.0, 'training.steps': 2400, 'training.batch_size': 16, 'training.eval_every': 400,
         'training.checkpoint_every': 200}, 5),
     # The original's four epochs at its batch size, for a GPU.
     'full': Budget({
-        'training.steps': 15_680, 'training.batch_size': 256, 'training.eval_every': 980,
+        'model.dropout': 0.1, 'training.steps': 15_680, 'training.batch_size': 256, 'training.eval_every': 980,
         'training.checkpoint_every': 980}, 5, large=True),
 }
 
@@ -110,6 +110,9 @@ def scaled_steps(factor: float) -> Settings:
   """So many times the budget's steps; see `settings_of`."""
   return {'training.steps': factor}
 
+
+DROPOUTS = {'no_dropout': {'model.dropout': 0.0}, **{f'dropout_{rate}': {'model.dropout': rate}
+                                                     for rate in (0.05, 0.1, 0.2)}}
 
 # Of `data_efficiency`, of the budget's steps; and of `width`, d_model.
 PARTS = ('0.125', '0.25', '0.5', '1')
@@ -201,15 +204,16 @@ SUITES = {
     'dense_twin': Suite(
         'The dense twin, tuned by itself', 'Would dense training want other settings than the sparse recipe has?',
         {'dense': DENSE, **{f'{name}_{value}': {**DENSE, f'{section}.{name}': value} for section, name, value in (
-            ('optimizer', 'learning_rate', 0.01), ('optimizer', 'weight_decay', 0.4), ('model', 'dropout', 0.2),
-            ('optimizer', 'learning_rate', 0.04), ('optimizer', 'weight_decay', 0.1), ('model', 'dropout', 0.05))}}),
+            ('optimizer', 'learning_rate', 0.01), ('optimizer', 'weight_decay', 0.4),
+            ('optimizer', 'learning_rate', 0.04), ('optimizer', 'weight_decay', 0.1))},
+         **{name: {**DENSE, **settings} for name, settings in DROPOUTS.items()}}),
     'recipe': Suite(
         'The recipe and its parts', 'The recipe with one part changed at a time.',
         {'recipe': {}, 'sign_signatures': {'model.signature': 'sign'}, 'one_hot_gate': {'model.gate': 'one_hot'},
          'relu': {'model.activation': 'relu'}, 'threshold': {'model.quantiser': 'threshold'},
          'float_activations': {'model.int8_activations': False}, 'loss_free': LOSS_FREE,
          '16_top_4': tiles(16, 4), '8_top_2': tiles(8, 2),
-         'dropout_0.05': {'model.dropout': 0.05}, 'no_dropout': {'model.dropout': 0.0},
+         **DROPOUTS,
          'decay_to_0_late': {'optimizer.weight_decay_fraction': 0.5},
          'adamw': {'optimizer.name': 'adamw', 'optimizer.learning_rate': 2e-3},
          'double_batch': {'training.batch_size': 2, **scaled_steps(0.5)}, 'twice_as_long': scaled_steps(2)},
@@ -218,8 +222,10 @@ SUITES = {
 
 
 def variants_of(suite: Suite, budget: Budget) -> list[str]:
-  """The variants that a budget pays for."""
-  return [name for name in suite.variants if budget.large or name not in suite.large][:budget.variants]
+  """The variants that a budget pays for, without those that come to the same as the first with its settings."""
+  first, *others = [name for name in suite.variants if budget.large or name not in suite.large]
+  same = settings_of(suite, first, budget, 0)
+  return [first, *(name for name in others if settings_of(suite, name, budget, 0) != same)][:budget.variants]
 
 
 def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[str, Any]:

@@ -260,7 +260,8 @@ def test_interrupting_text_ends_it_cleanly(exported):
     assert len(process.stdout.read(500)) == 500
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-  assert process.returncode == 130
+  # The second where Python itself was not up yet.
+  assert process.returncode == 130 or (process.returncode, errors) == (-signal.SIGINT, '')
   rate, *interrupted = errors.split('\n', 1)
   assert 'characters a second, not counting the start' in rate and ''.join(interrupted).strip() == 'error: interrupted'
 
@@ -273,6 +274,8 @@ def test_interrupting_imports_loading_or_compilation_ends_it_cleanly(exported, s
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
+  if (process.returncode, errors) == (-signal.SIGINT, ''):  # On a busy machine even Python was not up yet.
+    return
   assert process.returncode == 130
   assert errors.strip().splitlines()[-1] == 'error: interrupted' and 'Traceback' not in errors
 

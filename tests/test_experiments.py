@@ -1,159 +1,17 @@
-"""The suites: tables that can be run, verdicts that follow from figures, and a runner that loses nothing."""
+"""The suites: tables that can be run, a runner that loses nothing, and what it measures."""
 
 import dataclasses
 import json
-import math
-import pathlib
 import re
 import sys
 
 import numpy as np
 import pytest
+from made_up_rows import rows_of
 
-from experiments import (
-  elsewhere,
-  estimates,
-  figures,
-  measure,
-  overview,
-  patterns,
-  planning,
-  report,
-  run,
-  stored,
-  suites,
-  verdicts,
-)
-from trix_jax import checkpoints, configuration, trainer, workdirs
+from experiments import measure, patterns, planning, run, stored, suites, verdicts
+from trix_jax import checkpoints, configuration, trainer
 from trix_jax.errors import InputError
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def test_intervals_are_those_of_student():
-  # By hand for 1, 2, 3: the standard deviation is 1, and t of two degrees of freedom at 97.5 % is 4.3027.
-  of = estimates.estimate([1.0, 2.0, 3.0])
-  assert (of.mean, of.std, of.seeds) == (2, 1, 3)
-  assert of.half_width == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
-  assert str(of) == '2.0000 ± 2.4841' and of.low == of.mean - of.half_width
-  one = estimates.estimate([0.5])
-  assert str(one) == '0.5000 (one seed)' and math.isinf(one.half_width)
-  assert one.text(1, ' %', 100, sign=True) == '+50.0 % (one seed)'
-  with pytest.raises(ValueError, match='no values'):
-    estimates.estimate([])
-
-
-def test_differences_are_paired_by_seed():
-  rows = [{'variant': name, 'seed': seed, 'loss': loss} for name, of in (
-      ('a', {0: 1.0, 1: 2.0, 2: 9.0}), ('b', {0: 1.5, 1: 2.25})) for seed, loss in of.items()]
-  gap = estimates.gap(estimates.losses(rows, 'b'), estimates.losses(rows, 'a'))
-  assert gap.mean == pytest.approx(0.375) and gap.seeds == 2
-  assert estimates.gap(estimates.losses(rows, 'b'), {}) is None
-
-
-@pytest.mark.parametrize('losses, baseline, want', [
-    ([1.00, 1.01, 1.02], [1.10, 1.11, 1.12], 'better'), ([1.10, 1.11, 1.12], [1.00, 1.01, 1.02], 'worse'),
-    ([1.0, 1.2, 1.1], [1.1, 1.0, 1.15], 'undecided'), ([1.0], [2.0], 'undecided')])
-def test_a_difference_counts_when_its_interval_leaves_out_zero(losses, baseline, want):
-  rows = [{'variant': name, 'seed': seed, 'loss': loss} for name, of in (('learned', losses), ('emergent', baseline))
-          for seed, loss in enumerate(of)]
-  [verdict] = verdicts.differences('stability', rows)
-  assert verdict['verdict'] == want and verdict['seeds'] == len(losses)
-
-
-def rows_of(suite, losses, **extra):
-  """Rows of variants with these losses, with what reports and verdicts look at."""
-  counts = [[[9, 1], [1, 9], [0, 0], [5, 5], [0, 0]]] * 2
-  layer = {'counts': counts, 'information': [0.4, 0.3], 'null': [{'mean': 0.01, 'most': 0.05}] * 2}
-  return [{
-      'variant': variant, 'seed': seed, 'loss': loss, 'dead_tiles': [0, 0], 'tile_load': [[0.6, 0.4]] * 2,
-      'tokens': 4_000_000 * (1 + list(suites.SUITES[suite].variants).index(variant)), 'tokens_of_run': 4_000_000,
-      'routing_state': 0, 'commit': 'c', 'digest': f'{variant}-{seed}', 'measures': list(suites.SUITES[suite].measures),
-      'parameters': {'total': 100, 'routing': 0, 'active_per_token': 50},
-      'settings': {'model.d_model': 128, 'training.steps': 10, 'training.batch_size': 16, 'seed': seed},
-      'machine': {'processor': 'a', 'cores': 2, 'backend': 'cpu', 'devices': 2}, 'versions': workdirs.versions(),
-      'curves': {'validation_loss': [[5, loss + 1], [10, loss]], 'train_loss': [[5, loss], [10, loss]],
-                 'diversity': [[5, [0.5, 0.5]], [10, [0.4, 0.2]]],
-                 'tile_load': [[5, [[0.5, 0.5]] * 2], [10, [[0.6, 0.4]] * 2]]},
-      'specialisation': layer,
-      'patterns': {**layer, 'counts': [[[1, 2]] * 6] * 2, 'favourite': [[0, 1, 2, 3, 4, 5], [0] * 6]},
-      'routings': {'dense': loss, 'emergent': loss + 2, 'random': loss + 3, 'first': loss + 2.5}, 'fitted_gate': loss,
-      'passage': {'text': 'a<b&\nc', 'tiles': [[0, 0, 1, 1, 0, 1], [1] * 6]}, 'signatures': [[[1, -1], [0, 2]]] * 2,
-      'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}], **extra}
-          for variant, of in losses.items() for seed, loss in enumerate(of)]
-
-
-def verdict_of(suite, rows, words):
-  [found] = [verdict for verdict in verdicts.of_suite(suite, rows) if words in verdict['claim']]
-  return found
-
-
-def test_verdicts_follow_the_figures():
-  rows = rows_of('four_routings', {'emergent': [1.500, 1.502, 1.504], 'learned': [1.49, 1.491, 1.492],
-                                   'random': [1.7, 1.702, 1.704], 'dense': [1.3, 1.302, 1.304]})
-  assert verdict_of('four_routings', rows, '5 % of a learned')['verdict'] == 'reproduced'
-  assert verdict_of('four_routings', rows, 'better than random')['verdict'] == 'reproduced'
-  assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'reproduced'
-  below = {**rows[0]['specialisation'], 'information': [0.4, 0.04]}  # Below chance in one layer.
-  rows[0]['specialisation'] = below
-  assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'undecided'
-  for row in rows:
-    row['specialisation'] = below
-  assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'refuted'
-  one = rows_of('four_routings', {'emergent': [1.5], 'learned': [1.49]})
-  assert {verdict['verdict'] for verdict in verdicts.of_suite('four_routings', one)} == {'undecided'}
-
-  rows = rows_of('option_a', {'dense': [1.5, 1.51], 'sparse': [1.5, 1.51]})
-  assert verdict_of('option_a', rows, 'worse by more than 5 %')['verdict'] == 'reproduced'
-  assert verdict_of('option_a', rows, 'better than chance')['verdict'] == 'reproduced'
-  # Two of the classes were never seen; of punctuation half go to one tile.
-  assert 'letter 90 %, digit 90 %, punctuation 50 %' in verdict_of('option_a', rows, 'specialise')['ours']
-  rows = rows_of('option_b', {'sparse': [1.5, 1.51], 'dense': [1.3, 1.302]})
-  assert verdict_of('option_b', rows, '2 % of dense')['verdict'] == 'refuted'  # 22 % worse.
-  assert verdict_of('option_b', rows, 'falls')['verdict'] == 'reproduced'
-  assert verdict_of('option_b', rows, 'falls')['ours'] == '12.24 (50 %), 4.50 (100 %)'
-  assert verdict_of('option_b', rows, 'diversity')['ours'].startswith('0.500 (50 %), 0.300 (100 %); at the end 0.3')
-  rows[0]['curves'] = {**rows[0]['curves'], 'validation_loss': [[5, 1.4], [10, 1.5]],
-                       'tile_load': [[5, [[1.0, 0.0]] * 2], [10, [[0.6, 0.4]] * 2]]}
-  assert verdict_of('option_b', rows, 'falls')['verdict'] == 'undecided'  # It rises on one of two seeds.
-  # What was early counts as well, and one seed is enough.
-  busiest = verdict_of('option_b', rows, 'half of the load')
-  assert busiest['ours'] == '100.0 %, 60.0 % by seed' and busiest['verdict'] == 'does not hold'
-  rows = rows_of('hierarchy', {'16_top_1': [1.5, 1.51], '16_top_4': [1.5, 1.51], 'no_norm': [1.6, 1.611]})
-  assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'reproduced'
-  assert verdict_of('hierarchy', rows, 'with no_norm')['verdict'] == 'holds'
-  rows[0]['dead_tiles'] = [1, 0]
-  assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'undecided'  # On one of two seeds.
-  rows[1]['dead_tiles'] = [1, 0]
-  assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'refuted'
-  rows = rows_of('tile_count', {'4_top_1': [1.5, 1.51], '64_top_16': [1.4, 1.412], '64_top_1': [1.6, 1.611]})
-  assert [verdict_of('tile_count', rows, words)['verdict'] for words in ('16 of 64 tiles', 'one of 64')] == [
-      'holds', 'does not hold']
-  rows = rows_of('width', {'sparse_64': [1.6, 1.601], 'dense_64': [1.5, 1.502], 'sparse_256': [1.41, 1.413],
-                           'dense_256': [1.4, 1.402]})
-  assert [verdict_of('width', rows, f'with {width} of d_model')['verdict'] for width in (64, 256)] == [
-      'does not hold', 'holds']
-  change = verdict_of('width', rows, 'costs less with more width')
-  assert change['verdict'] == 'holds' and change['ours'].startswith('-0.089')  # 0.0105 less 0.0995.
-  rows = rows_of('data_efficiency', {'sparse_0.125': [2.0, 2.1], 'dense_0.125': [2.0, 2.1], 'sparse_1': [1.6, 1.7]})
-  assert verdict_of('data_efficiency', rows, 'with 0.125 of the text')['verdict'] == 'holds'
-  assert not any('costs less' in verdict['claim'] for verdict in verdicts.of_suite('data_efficiency', rows))
-  rows = rows_of('six_patterns', {'8_tiles': [1.0, 1.1]})
-  assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'reproduced'
-  rows[1]['patterns'] = {**rows[1]['patterns'], 'favourite': [[0, 1, 2, 3, 4, 4], [0] * 6]}
-  assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'undecided'  # Six on one seed, five on the other.
-  rows[0]['patterns'] = rows[1]['patterns']
-  assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'refuted'
-  rows = rows_of('stability', {'emergent': [1.0, 1.1]})
-  assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
-  assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'
-  rows = rows_of('controls', {'emergent': [1.50, 1.51], 'one_hot_gate': [1.5, 1.4], 'hash': [1.48, 1.49]})
-  assert verdict_of('controls', rows, 'emergent better than hash')['verdict'] == 'does not hold'
-  assert verdict_of('controls', rows, 'one_hot_gate better than hash')['verdict'] == 'undecided'
-  rows = rows_of('stability', {'emergent': [1.0, 1.1]}, stability=[{'from': 0, 'to': 5, 'changed': [0.3, 0.3]},
-                                                                  {'from': 5, 'to': 10, 'changed': [0.0, 0.0]}])
-  assert [verdict_of('stability', rows, words)['verdict'] for words in ('emergent: less', 'emergent: the same')] == [
-      'reproduced', 'refuted']
 
 
 @pytest.mark.parametrize('name', suites.SUITES)
@@ -168,6 +26,26 @@ def test_every_run_of_every_suite_has_a_config_that_can_be(name, tmp_path):
         section, _, key = path.rpartition('.')
         assert type((default[section] if section else default)[key]) is type(value), path
       configuration.validate(planning.config_of(of.settings))
+
+
+def test_the_budget_of_the_recipe_is_the_recipe(tmp_path):
+  [of] = planning.runs_of('recipe', ['recipe'], 'recipe', tmp_path, 1)
+  recipe = planning.config_of({})
+  recipe.sample_length, recipe.training.keep_checkpoints = 0, of.settings['training.keep_checkpoints']
+  assert planning.config_of(of.settings) == recipe
+
+
+def test_what_is_given_in_parts_is_a_part_of_what_the_budget_has(tmp_path):
+  runs = {of.variant: of.settings for of in small_runs('recipe', tmp_path)}
+  assert [(runs[name]['training.batch_size'], runs[name]['training.steps']) for name in (
+      'recipe', 'double_batch', 'twice_as_long')] == [(16, 1200), (32, 600), (16, 2400)]
+
+
+def test_a_budget_does_not_train_what_it_has_already_under_another_name():
+  def dropouts(budget):
+    return [name for name in suites.variants_of(suites.SUITES['recipe'], suites.BUDGETS[budget]) if 'dropout' in name]
+  assert dropouts('small') == ['no_dropout', 'dropout_0.05', 'dropout_0.2']
+  assert dropouts('recipe') == ['dropout_0.05', 'dropout_0.1', 'dropout_0.2']
 
 
 @pytest.mark.parametrize('budget', ['small', 'full'])
@@ -341,62 +219,6 @@ def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, 
              'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)')
   run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]))
   assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('name', suites.SUITES)
-def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
-  rows = rows_of(name, {variant: [1.5, 1.51] for variant in suites.SUITES[name].variants})
-  results = {'suite': name, 'budget': 'small', 'command': 'python -m experiments.run', 'rows': rows,
-             'failures': [{'variant': 'x', 'seed': 0, 'reason': 'a < b'}], 'verdicts': verdicts.of_suite(name, rows)}
-  (tmp_path / f'{name}.json').write_text(json.dumps(results))
-  report.write(tmp_path)
-  page = (tmp_path / report.FILE).read_text()
-  assert not re.search(r'(src|href)="(https?:|//|data:text)', page) and '<script' not in page
-  assert figures.INK not in page and 'currentColor' in page
-  assert all(variant in page for variant in suites.SUITES[name].variants) and 'a &lt; b' in page
-  assert page.count('<svg') >= 1 and page.count('</svg>') == page.count('<svg')
-  if 'passage' in suites.SUITES[name].measures:
-    assert 'title="tile 0">a&lt;</b>' in page
-  report.write(tmp_path)
-  assert (tmp_path / report.FILE).read_text() == page  # The same figures give the same file.
-  if name == 'four_routings':
-    assert all(path.read_bytes().startswith(b'\x89PNG') for path in overview.write(tmp_path))
-  else:
-    with pytest.raises(InputError, match='no emergent model of seed 0'):
-      overview.write(tmp_path)
-
-
-def test_verdicts_of_other_programs_follow_their_files(tmp_path):
-  def write(name, results):
-    (tmp_path / f'{name}.json').write_text(json.dumps(results))
-  assert elsewhere.rows(tmp_path) == []
-  write('residual_toy', [{'task': 'blobs', 'layer': layer, 'accuracy': accuracy} for layer, accuracy in (
-      ('residual', [1.0, 0.99]), ('no residual', [0.25, 0.26]))])
-  timed = [{'size': 'reference', 'variant': variant, 'measured': measured, 'microseconds': time, 'min': 0.9 * time,
-            'max': 1.1 * time} for variant, time in (('packed T=4', 10.0), ('packed all tiles T=4', 20.0))
-           for measured in ('ffn 1', 'ffn 64', 'decode 1')]
-  write('inference_speed', timed)
-  toy, skipping = elsewhere.rows(tmp_path)
-  assert (toy['suite'], toy['verdict']) == ('residual_toy', 'reproduced') and '25.5' in toy['ours']
-  assert skipping['verdict'] == 'refuted' and skipping['ours'].startswith('2.0x (layer, 1 token)')
-  timed[-1]['max'] = 40.0  # A round in which it was four times as slow.
-  write('inference_speed', timed)
-  assert elsewhere.rows(tmp_path)[1]['verdict'] == 'undecided'
-  for name in elsewhere.OF_FILES:  # What the repository publishes can be read.
-    assert (ROOT / 'results' / f'{name}.json').exists()
-  assert len(elsewhere.rows(ROOT / 'results')) == len(elsewhere.OF_FILES)
-  write('inference_speed', [])
-  with pytest.raises(InputError, match=r'inference_speed\.json is not what was expected'):
-    elsewhere.rows(tmp_path)
-
-
-def test_what_is_no_result_is_refused_by_name(tmp_path):
-  with pytest.raises(InputError, match='no results of suites'):
-    report.write(tmp_path)
-  for text in ('{}', '{"budget": "small", "command": "", "failures": [], "verdicts": [], "rows": [{"variant": "a"}]}'):
-    (tmp_path / 'width.json').write_text(text)
-    with pytest.raises(InputError, match=r'width\.json holds no results'):
-      report.write(tmp_path)
 
 
 def test_chance_is_what_unrelated_classes_and_tiles_give():
