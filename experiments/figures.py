@@ -138,8 +138,8 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
         ax.plot([number] * len(values), values, 'o', markersize=3, alpha=0.6, color=_style(place)['color'])
     if points:
       ax.plot(*zip(*sorted(points), strict=True), label=family, **_style(place))
-  ax.set(xlabel=xlabel, ylabel='validation loss, nats', xscale='log')
   numbers = sorted({number for _, number in of_variant.values()})
+  ax.set(xlabel=xlabel, ylabel='validation loss, nats', xscale='log' if numbers[0] > 0 else 'linear')
   ax.set_xticks(numbers, labels=[f'{number:g}' for number in numbers])
   ax.minorticks_off()
   ax.legend(frameon=False)

@@ -172,7 +172,8 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   result: list[tuple[str, str]] = []
   def draw(caption, figure):
     result.append((caption, figures.svg(figure)))
-  families = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles'}
+  families = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles',
+              'dropout': 'dropout'}
   if name in families:
     draw(f'Loss against {families[name]}; every seed is a point.',
          figures.against(rows, _families(name, rows), families[name]))
@@ -219,7 +220,8 @@ def _families(name: str, rows: list[dict[str, Any]], of_tile: bool = False) -> d
       top_1 = settings.get('model.top_k', 1) == 1 and settings.get('model.tiles', 4) > 4
       result[variant] = ('one computed' if top_1 else 'a quarter computed', settings.get('model.tiles', 4))
     else:
-      number = row['tokens'] / 1e6 if name == 'data_efficiency' else settings['model.d_model']
+      number = row['tokens'] / 1e6 if name == 'data_efficiency' else settings[
+          {'width': 'model.d_model', 'dropout': 'model.dropout'}[name]]
       if of_tile and settings.get('model.routing') != 'dense':
         number *= settings.get('model.top_k', 1) / settings.get('model.tiles', 4)
       result[variant] = (variant.split('_')[0], number)

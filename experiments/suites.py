@@ -114,9 +114,10 @@ def scaled_steps(factor: float) -> Settings:
 DROPOUTS = {'no_dropout': {'model.dropout': 0.0}, **{f'dropout_{rate}': {'model.dropout': rate}
                                                      for rate in (0.05, 0.1, 0.2)}}
 
-# Of `data_efficiency`, of the budget's steps; and of `width`, d_model.
+# Of `data_efficiency`, of the budget's steps; of `width`, d_model; of `dropout`, what is dropped.
 PARTS = ('0.125', '0.25', '0.5', '1')
 WIDTHS = (64, 128, 256, 512)
+RATES = (0.1, 0.05, 0.0)
 
 
 def _dense_to_sparse(sizes: Sequence[Any]) -> dict[str, str | None]:
@@ -201,6 +202,10 @@ SUITES = {
         'Shape', 'The same number of parameters in half as many layers, with more hidden units.',
         {f'{layers}_layers_of_{d_ff}': {'model.layers': layers, 'model.d_ff': d_ff}
          for layers, d_ff in ((4, 512), (2, 1280))}),
+    'dropout': Suite(
+        'Dropout', 'Does what sparsity costs depend on how much dropout there is?',
+        {f'{name}_{rate}': {**settings, 'model.dropout': rate} for rate in RATES
+         for name, settings in (('sparse', {}), ('dense', DENSE))}, against=_dense_to_sparse(RATES)),
     'dense_twin': Suite(
         'The dense twin, tuned by itself', 'Would dense training want other settings than the sparse recipe has?',
         {'dense': DENSE, **{f'{name}_{value}': {**DENSE, f'{section}.{name}': value} for section, name, value in (

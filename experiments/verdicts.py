@@ -307,6 +307,10 @@ def width(rows: Rows) -> list[dict[str, Any]]:
   return _sparse_to_dense(rows, [str(width) for width in suites.WIDTHS], 'of d_model', 'more width')
 
 
+def dropout(rows: Rows) -> list[dict[str, Any]]:
+  return _sparse_to_dense(rows, [str(rate) for rate in suites.RATES], 'of dropout', 'less dropout')
+
+
 def data_efficiency(rows: Rows) -> list[dict[str, Any]]:
   return _sparse_to_dense(rows, suites.PARTS, 'of the text', 'more text')
 
@@ -330,7 +334,7 @@ def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
 OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {
     'four_routings': four_routings, 'option_a': option_a, 'option_b': option_b, 'remedies': remedies,
     'tile_count': tile_count, 'hierarchy': hierarchy, 'controls': controls, 'six_patterns': six_patterns,
-    'stability': stability, 'data_efficiency': data_efficiency, 'width': width}
+    'stability': stability, 'data_efficiency': data_efficiency, 'width': width, 'dropout': dropout}
 
 
 def of_suite(name: str, rows: Rows) -> list[dict[str, Any]]:

@@ -97,6 +97,9 @@ def test_verdicts_follow_the_figures():
       'does not hold', 'holds']
   change = verdict_of('width', rows, 'costs less with more width')
   assert change['verdict'] == 'holds' and change['ours'].startswith('-0.089')  # 0.0105 less 0.0995.
+  rows = rows_of('dropout', {'sparse_0.1': [1.6, 1.601], 'dense_0.1': [1.5, 1.502], 'sparse_0.0': [1.41, 1.413],
+                             'dense_0.0': [1.4, 1.402]})
+  assert verdict_of('dropout', rows, 'costs less with less dropout')['ours'].startswith('-0.089')
   rows = rows_of('data_efficiency', {'sparse_0.125': [2.0, 2.1], 'dense_0.125': [2.0, 2.1], 'sparse_1': [1.6, 1.7]})
   assert verdict_of('data_efficiency', rows, 'with 0.125 of the text')['verdict'] == 'holds'
   assert not any('costs less' in verdict['claim'] for verdict in verdicts.of_suite('data_efficiency', rows))
