@@ -2,9 +2,9 @@
 
   python train.py --config=configs/sparse.py --workdir=runs/sparse
 
-812,416 parameters, 416,128 of them active for a character. On TinyShakespeare, over three seeds: validation loss
-1.473 (1.464 to 1.477), perplexity 4.36, in 10 to 14 minutes on two cores of an AMD EPYC (Zen 4). README.md tells
-against what.
+812,416 parameters, 416,128 of them active for a character. On TinyShakespeare: validation loss 1.444 and 1.446 (seeds 0
+and 1), perplexity 4.24 and 4.25, in about 25 minutes on one core of an AMD EPYC (Zen 3). It has no dropout: so short a
+training does better without.
 """
 
 from trix_jax import configuration
