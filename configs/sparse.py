@@ -3,7 +3,7 @@
   python train.py --config=configs/sparse.py --workdir=runs/sparse
 
 812,416 parameters, 416,128 of them active for a character. On TinyShakespeare: validation loss 1.444 and 1.446 (seeds 0
-and 1), perplexity 4.24 and 4.25, in about 25 minutes on one core of an AMD EPYC (Zen 3). It has no dropout: so short a
+and 1), perplexity 4.24 and 4.25, in 36 to 41 minutes on one core of an AMD EPYC (Zen 3). It has no dropout: so short a
 training does better without.
 """
 

@@ -13,6 +13,8 @@ from trix_jax import workdirs
 from trix_jax.errors import InputError
 
 FILE = 'report.html'
+# The number that a suite varies: text, or a setting of the model.
+VARIED = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles', 'dropout': 'dropout'}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fdfdfb; --faint: #6b6b6b; --line: #d8d8d4; --card: #f3f3ef;
@@ -172,11 +174,9 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   result: list[tuple[str, str]] = []
   def draw(caption, figure):
     result.append((caption, figures.svg(figure)))
-  families = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles',
-              'dropout': 'dropout'}
-  if name in families:
-    draw(f'Loss against {families[name]}; every seed is a point.',
-         figures.against(rows, _families(name, rows), families[name]))
+  if name in VARIED:
+    draw(f'Loss against {VARIED[name]}; every seed is a point.',
+         figures.against(rows, _families(name, rows), VARIED[name]))
     if name == 'data_efficiency':
       each = 'million characters that a tile computes'
       draw(f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
@@ -220,8 +220,7 @@ def _families(name: str, rows: list[dict[str, Any]], of_tile: bool = False) -> d
       top_1 = settings.get('model.top_k', 1) == 1 and settings.get('model.tiles', 4) > 4
       result[variant] = ('one computed' if top_1 else 'a quarter computed', settings.get('model.tiles', 4))
     else:
-      number = row['tokens'] / 1e6 if name == 'data_efficiency' else settings[
-          {'width': 'model.d_model', 'dropout': 'model.dropout'}[name]]
+      number = row['tokens'] / 1e6 if name == 'data_efficiency' else settings[f'model.{VARIED[name]}']
       if of_tile and settings.get('model.routing') != 'dense':
         number *= settings.get('model.top_k', 1) / settings.get('model.tiles', 4)
       result[variant] = (variant.split('_')[0], number)

@@ -19,14 +19,15 @@ from absl import app
 
 DROPOUT = '--config.model.dropout=0.1'
 # Every token computes all tiles, so there is no gate and nothing to balance.
-DENSE = (DROPOUT, '--config.model.routing=dense', '--config.model.gate=one_hot', '--config.loss.balance_weight=0.0')
+ALL_TILES = ('--config.model.routing=dense', '--config.model.gate=one_hot', '--config.loss.balance_weight=0.0')
+DENSE = (DROPOUT, *ALL_TILES)
 VARIANTS: dict[str, tuple[str, ...]] = {
     'emergent': (DROPOUT,),
     'learned': (DROPOUT, '--config.model.routing=learned'),
     'dense': DENSE,
     'dense_lr_0.01': (*DENSE, '--config.optimizer.learning_rate=0.01'),
     'dense_decay_0.4': (*DENSE, '--config.optimizer.weight_decay=0.4'),
-    'dense_dropout_0.2': (*DENSE[1:], '--config.model.dropout=0.2'),
+    'dense_dropout_0.2': (*ALL_TILES, '--config.model.dropout=0.2'),
 }
 
 

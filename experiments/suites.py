@@ -37,6 +37,7 @@ class Budget:
   large: bool = False
 
 
+# All but the recipe's with the dropout that it had, so that what was measured can be compared with what will be.
 BUDGETS = {
     'smoke': Budget({
         'corpus': 'python_stdlib', 'model.layers': 1, 'model.d_model': 32, 'model.heads': 2, 'model.context': 64,
