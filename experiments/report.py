@@ -61,6 +61,11 @@ def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   return {name: stored.read_whole(path) for name in suites.SUITES if (path := folder / f'{name}.json').exists()}
 
 
+def _machine(machine: dict[str, Any]) -> str:
+  device = f' ({machine["device"]})' if 'device' in machine else ''
+  return f'{machine["processor"]}, {machine["cores"]} cores, {machine["devices"]} {machine["backend"]} device(s){device}'
+
+
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
   """The whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
@@ -69,9 +74,7 @@ def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> st
            for verdict in of_suite if verdict['reported'] != verdicts.NO_CLAIM] + others
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
-  machines = sorted({f'{row["machine"]["processor"]}, {row["machine"]["cores"]} cores, {row["machine"]["backend"]}, '
-                     f'{row["machine"]["devices"]} device(s)'
-                     for of in results.values() for row in of['rows']})
+  machines = sorted({_machine(row['machine']) for of in results.values() for row in of['rows']})
   versions = sorted({f'JAX {row["versions"]["jax"]}' for of in results.values() for row in of['rows']})
   budgets = sorted({of['budget'] for of in results.values()})
   note = ('<p class="refuted">Made with --budget=smoke: nothing was learned, and no figure here means anything.</p>'

@@ -13,17 +13,19 @@ that fails is listed, and does not stop those that do not start from it.
   recipe  configs/sparse.py as it stands, about twelve minutes a run, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
 
-Two calls may share --out and --workdirs, each with suites of its own.
+With --jobs=2 two runs are made at a time, each on half the cores: what two cores do in the least time. On a GPU a dozen
+may share it. Two calls may share --out and --workdirs as well, each with suites of its own.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import math
 import pathlib
 import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +33,7 @@ from typing import Any
 from absl import flags
 
 from experiments import elsewhere, patterns, planning, report, stored, suites, verdicts
+from experiments.jobs import Jobs
 from experiments.planning import Run
 from trix_jax import cli, files, workdirs
 from trix_jax.errors import InputError, WorkdirInUse
@@ -62,6 +65,7 @@ class Plan:
     folder: for the runs.
     seeds: 0 to this, exclusive.
     variants: no others than these; empty for all that the budget pays for.
+    jobs: runs at a time.
   """
 
   budget: str
@@ -69,6 +73,7 @@ class Plan:
   folder: pathlib.Path
   seeds: int
   variants: tuple[str, ...] = ()
+  jobs: int = 1
 
   def path(self, suite: str) -> pathlib.Path:
     """The file of a suite's results."""
@@ -92,16 +97,19 @@ def main(names: Sequence[str], plan: Plan) -> None:
   patterns.write(plan.folder / planning.PATTERNS)
   signal.signal(signal.SIGTERM, _terminate)
   failed = 0
+  jobs = Jobs(plan.jobs)
   try:
     with contextlib.ExitStack() as stack:
       for name in names:
         stack.enter_context(stored.kept(plan.path(name)))
-      progress = Progress([run for name in names for run in missing(name, plan)])
+      progress = Progress([run for name in names for run in missing(name, plan)], plan.jobs)
       for name in names:
-        failed += run_suite(name, plan, progress)
+        failed += run_suite(name, plan, progress, jobs)
         report.write(plan.out)
   except (KeyboardInterrupt, Terminated):
     sys.exit('stopped; run the same command to go on')
+  finally:
+    jobs.stop()
   print(f'\nreport: {plan.out / report.FILE}')
   if failed:
     print(f'{failed} run(s) failed; see above', file=sys.stderr)
@@ -173,40 +181,44 @@ def measured_elsewhere(run: Run, others: Sequence[tuple[pathlib.Path, dict[str, 
   return None
 
 
-def run_suite(name: str, plan: Plan, progress: 'Progress') -> int:
+def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
   """Run what is missing of a suite and write its results; the number of runs that failed."""
   path, measures = plan.path(name), list(suites.SUITES[name].measures)
   rows, failures, stale = standing(name, plan)
   if stale:
     print(f'{name}: {stale} result(s) in {path} are of other settings or measures, and are dropped', flush=True)
-  failed = 0
+  failed, waiting = 0, {}
   for run in plan.runs(name):
     failures = [failure for failure in failures if (failure['variant'], failure['seed']) != (run.variant, run.seed)]
     if known := [row for row in rows if row['digest'] == run.digest]:
       print(f'{run}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
     else:
-      try:
-        rows.append({**result_of(run, plan, progress), 'variant': run.variant, 'seed': run.seed, 'digest': run.digest,
-                     'measures': measures, 'settings': run.portable})
-      except RunFailed as error:
-        print(f'{run}: FAILED, {error}', flush=True)
-        failures.append({'variant': run.variant, 'seed': run.seed, 'reason': str(error)})
-        failed += 1
-      progress.done(run)
+      waiting[jobs.submit(result_of, run, plan, progress, jobs)] = run
+  stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
+  for future in concurrent.futures.as_completed(waiting):
+    run = waiting[future]
+    try:
+      rows.append({**future.result(), 'variant': run.variant, 'seed': run.seed, 'digest': run.digest,
+                   'measures': measures, 'settings': run.portable})
+    except RunFailed as error:
+      print(f'{run}: FAILED, {error}', flush=True)
+      failures.append({'variant': run.variant, 'seed': run.seed, 'reason': str(error)})
+      failed += 1
+    progress.done(run)
     stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
   print(verdicts.table(name, rows), flush=True)
   return failed
 
 
-def result_of(run: Run, plan: Plan, progress: 'Progress') -> dict[str, Any]:
+def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[str, Any]:
   """Train a run to its end, or go on with it, and measure it, unless another suite has."""
   if found := measured_elsewhere(run, rows_of_others(run.suite, plan)):
     print(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}', flush=True)
     return found[1]
-  train(run, progress)
+  train(run, progress, jobs)
   suite, measured = suites.SUITES[run.suite], run.beside(f'.{run.suite}.json')
   call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}',
-        f'--measures={",".join(suite.measures)}', f'--json={measured}'], run, progress)
+        f'--measures={",".join(suite.measures)}', f'--json={measured}'], run, progress, jobs)
   described, row = workdirs.read_run(run.workdir), json.loads(measured.read_text())
   if routing := suite.evaluated.get(run.variant):
     loss = row['routings'][routing]
@@ -215,52 +227,37 @@ def result_of(run: Run, plan: Plan, progress: 'Progress') -> dict[str, Any]:
           'machine': described['machine'], 'versions': described['versions']}
 
 
-def train(run: Run, progress: 'Progress') -> None:
+def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
   """Train a run to its end, after those that it starts from or learns from."""
   for needed in run.needs:
     try:
-      train(needed, progress)
+      train(needed, progress, jobs)
     except RunFailed as error:
       raise RunFailed(f'{needed} failed, which it needs: {error}') from error
   if not run.finished:
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
     with progress.timed(run):
       call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}',
-            *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress,
+            *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress, jobs,
            lambda: run.finished)
 
 
-def call(command: list[str], run: Run, progress: 'Progress', done: Callable[[], bool] = lambda: False) -> None:
+def call(command: list[str], run: Run, progress: 'Progress', jobs: Jobs,
+         done: Callable[[], bool] = lambda: False) -> None:
   """Run a program with its output in the run's log, telling now and then how far it is, unless it is done.
 
   Waits where another program trains the run, such as what was left by a runner that was killed.
   """
   log = run.beside('.log')
   while not done():
-    with log.open('a') as file:
-      # In a session of its own, so that Ctrl-C reaches it once, through us.
-      process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-      code = _wait(process, log, run, progress)
+    code = jobs.call(command, ROOT, log, EVERY,
+                     lambda: print(f'{progress}  {run}: {last_line(log)}', flush=True))
     if not code:
       return
     if code != WorkdirInUse.exit_code:
       raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
     print(f'{progress}  {run}: being trained by another program, waiting for it', flush=True)
-    time.sleep(EVERY)
-
-
-def _wait(process: subprocess.Popen, log: pathlib.Path, run: Run, progress: 'Progress') -> int:
-  """The exit code; stops the program, which saves, when we are stopped."""
-  try:
-    while True:
-      try:
-        return process.wait(timeout=EVERY)
-      except subprocess.TimeoutExpired:
-        print(f'{progress}  {run}: {last_line(log)}', flush=True)
-  except (KeyboardInterrupt, Terminated):
-    process.terminate()
-    process.wait()
-    raise
+    jobs.sleep(EVERY)
 
 
 def last_line(log: pathlib.Path) -> str:
@@ -270,9 +267,13 @@ def last_line(log: pathlib.Path) -> str:
 
 
 class Progress:
-  """Which run of how many, and the time that the trainings left will take if they are as fast as those so far."""
+  """Which run of how many, and the time that the trainings left will take if they are as fast as those so far.
 
-  def __init__(self, runs: Sequence[Run]):
+  So many jobs at a time may tell of theirs.
+  """
+
+  def __init__(self, runs: Sequence[Run], jobs: int = 1):
+    self._jobs, self._lock = jobs, threading.Lock()
     self._runs, self._open = len(runs), {str(run) for run in runs}
     # By the workdirs, which suites share.
     self._left = {run.digest: run.windows for wanted in runs for run in (*wanted.needs, wanted) if not run.finished}
@@ -286,8 +287,9 @@ class Progress:
       yield
     finally:  # Nobody waits for what failed either.
       self._left.pop(run.digest, None)
-    self._windows += run.windows
-    self._seconds += time.monotonic() - start
+    with self._lock:
+      self._windows += run.windows
+      self._seconds += time.monotonic() - start
 
   def done(self, run: Run) -> None:
     """A run is done, or has failed; nothing where it was not among those to come."""
@@ -297,7 +299,9 @@ class Progress:
       self._open.remove(str(run))
 
   def __str__(self) -> str:
-    left = _hours(self._seconds / self._windows * sum(self._left.values())) if self._windows else '-:--'
+    with self._lock:
+      windows = sum(dict(self._left).values())
+      left = _hours(self._seconds / self._windows * windows / self._jobs) if self._windows else '-:--'
     return f'[{self._runs - max(0, len(self._open) - 1)}/{self._runs}, {left} left]'
 
 
@@ -315,6 +319,8 @@ if __name__ == '__main__':
                                 lower_bound=1)
   _VARIANTS = flags.DEFINE_list('variants', [], 'Only these variants, separated by commas; by default all that the '
                                 'budget pays for.')
+  _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time. Those of several jobs share the cores, or the GPU.',
+                               lower_bound=1)
   cli.run(lambda: main(_SUITE.value, Plan(
       _BUDGET.value, cli.folder_of(_OUT), cli.folder_of(_WORKDIRS).absolute(),
-      _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds, tuple(_VARIANTS.value))))
+      _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds, tuple(_VARIANTS.value), _JOBS.value)))

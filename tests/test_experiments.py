@@ -10,6 +10,7 @@ import pytest
 from made_up_rows import rows_of
 
 from experiments import measure, patterns, planning, run, stored, suites, verdicts
+from experiments.jobs import Jobs
 from trix_jax import checkpoints, configuration, trainer
 from trix_jax.errors import InputError
 
@@ -93,7 +94,7 @@ def runner(tmp_path, monkeypatch):
   def start(budget, results, **options):
     plan = run.Plan(budget, out, tmp_path / 'runs', **{'seeds': 2, **options})
     calls = []
-    def result_of(of, plan, progress):
+    def result_of(of, plan, progress, jobs):
       calls.append((of.variant, of.seed))
       if isinstance(results[of.variant], Exception):
         raise results[of.variant]
@@ -101,7 +102,7 @@ def runner(tmp_path, monkeypatch):
       return {name: value for name, value in row.items()
               if name not in ('variant', 'seed', 'settings', 'digest', 'measures')}
     monkeypatch.setattr(run, 'result_of', result_of)
-    failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)))
+    failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), Jobs(1))
     return failed, calls, json.loads((out / 'stability.json').read_text())
 
   start.folders = (out, tmp_path / 'runs')
@@ -133,11 +134,11 @@ def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch
   [of, other] = plan.runs('four_routings')  # Its routings and specialisation are measured by option_a, with a gate.
   row |= {'digest': of.digest, 'settings': of.portable, 'commit': 'earlier'}
   stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
-  def train(of, progress):
+  def train(of, progress, jobs):
     raise run.RunFailed(f'{of} is trained')
   monkeypatch.setattr(run, 'train', train)
   assert run.missing('four_routings', plan) == [other]
-  assert run.run_suite('four_routings', plan, run.Progress([other])) == 1
+  assert run.run_suite('four_routings', plan, run.Progress([other]), Jobs(1)) == 1
   assert f'seed 0: taken from {tmp_path / "option_a.json"}, made at commit earlier' in capsys.readouterr().out
   written = json.loads(plan.path('four_routings').read_text())
   [failure], [taken] = written['failures'], written['rows']
@@ -217,7 +218,7 @@ def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, 
   # In use the first time that it is tried.
   program = ('import pathlib, sys; from trix_jax import errors; tried = pathlib.Path(sys.argv[1]); '
              'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)')
-  run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]))
+  run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]), Jobs(1))
   assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
 
 
@@ -237,26 +238,26 @@ def test_chance_is_what_unrelated_classes_and_tiles_give():
 def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_again(tmp_path, monkeypatch):
   runs = {of.variant: of for of in small_runs('remedies', tmp_path)}
   calls = []
-  def call(command, of, progress, done=None):
+  def call(command, of, progress, jobs, done=None):
     calls.append(of.variant)
     if of.variant == 'dense' and len(calls) == 1:
       raise run.RunFailed('exit code 1: no memory')
     (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
   monkeypatch.setattr(run, 'call', call)
   with pytest.raises(run.RunFailed, match='remedies/dense, seed 0 failed, which it needs: exit code 1: no memory'):
-    run.train(runs['continued'], run.Progress([]))
+    run.train(runs['continued'], run.Progress([]), Jobs(1))
   assert calls == ['dense']
-  run.train(runs['continued'], run.Progress([]))
-  run.train(runs['continued'], run.Progress([]))
+  run.train(runs['continued'], run.Progress([]), Jobs(1))
+  run.train(runs['continued'], run.Progress([]), Jobs(1))
   assert calls == ['dense', 'dense', 'continued']
 
 
 def test_a_program_that_fails_is_named_by_its_last_line(tmp_path):
   of = small_runs('stability', tmp_path)[0]
   of.workdir.parent.mkdir(parents=True)
-  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress([]))
+  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress([]), Jobs(1))
   with pytest.raises(run.RunFailed, match='exit code 3: it broke'):
-    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]))
+    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]), Jobs(1))
   assert of.beside('.log').read_text() == 'fine\nit broke\n\n'
 
 

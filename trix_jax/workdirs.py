@@ -112,7 +112,8 @@ def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: 
       'commit': _commit(),
       'versions': versions(),
       'machine': {'system': platform.platform(), 'processor': host.processor(), 'cores': os.cpu_count(),
-                  'backend': jax.default_backend(), 'devices': mesh.size},
+                  'backend': jax.default_backend(), 'devices': mesh.size,
+                  **({} if jax.default_backend() == 'cpu' else {'device': mesh.devices.flat[0].device_kind})},
   }
   described = {'name': corpus.name, 'sha256': corpus.sha256, 'vocabulary': corpus.vocabulary,
                'train_characters': len(corpus.train), 'validation_characters': len(corpus.validation) - 1}

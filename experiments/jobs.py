@@ -1,0 +1,89 @@
+"""Runs side by side: threads with a share of the cores each, and the programs that they start, stopped together."""
+
+import concurrent.futures
+import os
+import pathlib
+import queue
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Stopped(Exception):
+  """The program was stopped, or not started, because all were."""
+
+
+class Jobs:
+  """So many runs at a time, in threads of which each starts programs.
+
+  Where there are several, and at least a core for each, every job and what it starts keeps to cores of its own: a
+  training on one core takes less than twice what it takes on two. On a GPU programs take memory as they need it,
+  instead of three quarters of it each.
+  """
+
+  def __init__(self, count: int):
+    self.count = count
+    self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+    for share in shares(count):
+      self._shares.put(share)
+    self._pool = concurrent.futures.ThreadPoolExecutor(count, 'job', self._take_share)
+    self._programs: set[subprocess.Popen] = set()
+    self._lock, self._stopping = threading.Lock(), threading.Event()
+
+  def _take_share(self) -> None:
+    """In a thread that starts: its cores, which what it starts inherits."""
+    if not self._shares.empty():
+      os.sched_setaffinity(0, self._shares.get())
+
+  def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:
+    return self._pool.submit(function, *args)
+
+  def call(self, command: list[str], cwd: pathlib.Path, log: pathlib.Path, every: float,
+           tell: Callable[[], None]) -> int:
+    """The exit code of a program whose output is added to a log; tells now and then meanwhile, in seconds.
+
+    Raises:
+      Stopped: when `stop` was called, before or meanwhile.
+    """
+    environment = os.environ if self.count == 1 else {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **os.environ}
+    with log.open('a') as file:
+      with self._lock:
+        if self._stopping.is_set():
+          raise Stopped
+        # In a session of its own, so that Ctrl-C reaches it once, through us.
+        process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, env=environment,
+                                   start_new_session=True)
+        self._programs.add(process)
+      while True:
+        try:
+          code = process.wait(timeout=every)
+          break
+        except subprocess.TimeoutExpired:
+          tell()
+      with self._lock:
+        self._programs.remove(process)
+      if self._stopping.is_set():
+        raise Stopped
+      return code
+
+  def sleep(self, seconds: float) -> None:
+    """Wait; Stopped when `stop` is called meanwhile."""
+    if self._stopping.wait(seconds):
+      raise Stopped
+
+  def stop(self) -> None:
+    """Start nothing more, tell what runs to save and end, and wait for it."""
+    with self._lock:
+      self._stopping.set()
+      for program in self._programs:
+        program.terminate()
+    self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def shares(count: int) -> list[set[int]]:
+  """The cores that we may use, dealt out to so many jobs; empty where there are too few, or one job, or no telling."""
+  if count == 1 or not hasattr(os, 'sched_getaffinity'):
+    return []
+  cores = sorted(os.sched_getaffinity(0))
+  return [set(cores[job::count]) for job in range(count)] if len(cores) >= count else []
