@@ -62,8 +62,9 @@ def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def _machine(machine: dict[str, Any]) -> str:
-  device = f' ({machine["device"]})' if 'device' in machine else ''
-  return f'{machine["processor"]}, {machine["cores"]} cores, {machine["devices"]} {machine["backend"]} device(s){device}'
+  devices = f'{machine["devices"]} {machine["backend"]} device(s)' + (f', {machine["device"]}' if 'device' in machine
+                                                                      else '')
+  return f'{machine["processor"]}, {machine["cores"]} cores, {devices}'
 
 
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
