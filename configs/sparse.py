@@ -2,9 +2,9 @@
 
   python train.py --config=configs/sparse.py --workdir=runs/sparse
 
-812,416 parameters, 416,128 of them active for a character. On TinyShakespeare: validation loss 1.444 and 1.446 (seeds 0
-and 1), perplexity 4.24 and 4.25, in 36 to 41 minutes on one core of an AMD EPYC (Zen 3). It has no dropout: so short a
-training does better without.
+812,416 parameters, 416,128 of them active for a character. On TinyShakespeare: validation loss 1.445, perplexity 4.24,
+mean of five seeds on an NVIDIA H100 (standard deviation 0.003); on one core of an AMD EPYC (Zen 3) 1.444 and 1.446
+(seeds 0 and 1) in 36 to 41 minutes. It has no dropout: so short a training does better without.
 """
 
 from trix_jax import configuration
