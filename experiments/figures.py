@@ -18,6 +18,8 @@ INK = '#010203'
 # Okabe and Ito's colours, which readers with any colour vision tell apart, and which show on white and on black.
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9', '#999999', '#b8a800')
 STYLES = ('-', '--', ':')
+# Differences of loss to this many nats are drawn to a linear scale even where there are much larger ones.
+LINEAR = 0.05
 
 rcParams.update({
     'svg.fonttype': 'none', 'svg.hashsalt': 'trix', 'font.size': 9, 'font.family': 'sans-serif',
@@ -194,13 +196,15 @@ def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figur
   ax.set_yticks([at for at, _, _ in ticks], labels=[name for _, name, _ in ticks])
   for label, (_, _, weight) in zip(ax.get_yticklabels(), ticks, strict=True):
     label.set_fontweight(weight)
-  # Linear where most differences are, so that a large one does not hide the others.
-  ax.set_xscale('symlog', linthresh=0.05)
-  ticks_x = [-0.1, -0.04, -0.02, 0, 0.02, 0.04, 0.1, 0.2, 0.5, 1, 2, 5]
-  low, high = ax.get_xlim()
-  ax.set_xticks([at for at in ticks_x if low <= at <= high])
-  ax.xaxis.set_major_formatter('{x:g}')
-  ax.set(xlabel='nats to what it is held against; left is better', ylim=(place - 0.4, -0.6))
+  label = 'nats to what it is held against; left is better'
+  if max(map(abs, ax.get_xlim())) > 2 * LINEAR:  # So that a large difference does not hide the others.
+    ax.set_xscale('symlog', linthresh=LINEAR)
+    label += f'\n(logarithmic beyond {LINEAR:g})'
+    ticks_x = [-0.1, -0.04, -0.02, 0, 0.02, 0.04, 0.1, 0.2, 0.5, 1, 2, 5]
+    low, high = ax.get_xlim()
+    ax.set_xticks([at for at in ticks_x if low <= at <= high])
+    ax.xaxis.set_major_formatter('{x:g}')
+  ax.set(xlabel=label, ylim=(place - 0.4, -0.6))
   ax.tick_params(axis='y', length=0)
   ax.minorticks_off()
   ax.grid(axis='x', alpha=0.2)

@@ -106,8 +106,8 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
   lines = []
   for of in rows:
     suite = of.get('suite')
-    link = (f'<br><code class="faint">{html.escape(of["command"])}</code> '
-            f'<a class="faint" href="{suite}.json">{suite}.json</a>') if suite else ''
+    link = (f'<details class="faint"><summary><a href="{suite}.json">{suite}.json</a>, by this command</summary>'
+            f'<code>{html.escape(of["command"])}</code></details>') if suite else ''
     why = f'<br><span class="faint">{html.escape(of["why"])}</span>' if of['why'] else ''
     lines.append(f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
                  f'<td data-name="reported">{html.escape(of["reported"])}</td>'
