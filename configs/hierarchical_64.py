@@ -2,8 +2,9 @@
 
   python train.py --config=configs/hierarchical_64.py --workdir=runs/hierarchical_64
 
-1,370,240 parameters, 352,400 active for a character. On TinyShakespeare, seed 0, on two cores of an AMD EPYC (Zen 5),
-beside other work: validation loss 1.4563, no dead tile, the busiest tile at 1.31 times the mean load.
+1,370,240 parameters, 352,400 active for a character. On TinyShakespeare, with a dropout of 0.1, seed 0, on two cores
+of an AMD EPYC (Zen 5), beside other work: validation loss 1.4563, no dead tile, the busiest tile at 1.31 times the mean
+load.
 """
 
 from trix_jax import configuration

@@ -55,14 +55,19 @@ class Jobs:
         process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, env=environment,
                                    start_new_session=True)
         self._programs.add(process)
-      while True:
-        try:
-          code = process.wait(timeout=every)
-          break
-        except subprocess.TimeoutExpired:
-          tell()
-      with self._lock:
-        self._programs.remove(process)
+      try:
+        while True:
+          try:
+            code = process.wait(timeout=every)
+            break
+          except subprocess.TimeoutExpired:
+            tell()
+      finally:
+        if process.poll() is None:  # Nobody to tell.
+          process.terminate()
+          process.wait()
+        with self._lock:
+          self._programs.remove(process)
       if self._stopping.is_set():
         raise Stopped
       return code

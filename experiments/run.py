@@ -10,11 +10,11 @@ that fails is listed, and does not stop those that do not start from it.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
   small   two layers, about three minutes a run on two cores, three seeds
-  recipe  configs/sparse.py as it stands, about twelve minutes a run, five seeds; see --variants
+  recipe  configs/sparse.py as it stands, 10 to 40 minutes a run and core, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
 
-With --jobs=2 two runs are made at a time, each on half the cores: what two cores do in the least time. On a GPU a dozen
-may share it. Two calls may share --out and --workdirs as well, each with suites of its own.
+With --jobs=2 two runs are made at a time, each on half the cores: what two cores do in the least time. A GPU may be
+shared by a dozen. Two calls may share --out and --workdirs as well, each with suites of its own.
 """
 
 import concurrent.futures
@@ -41,18 +41,22 @@ from trix_jax.errors import InputError, WorkdirInUse
 ROOT = pathlib.Path(__file__).parent.parent
 # Seconds between two lines of progress.
 EVERY = 30
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunFailed(Exception):
   """A training or its measuring ended with an error; the message is the last line of its log."""
 
 
-class Terminated(BaseException):
-  """SIGTERM arrived."""
+class Interrupted(BaseException):
+  """SIGINT or SIGTERM arrived."""
 
 
-def _terminate(*_):
-  raise Terminated
+def _interrupt(*_):
+  # `timeout` and impatient people send a second one, which would keep what runs from saving.
+  for number in SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
+  raise Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +97,12 @@ class Plan:
 def main(names: Sequence[str], plan: Plan) -> None:
   """Run suites, and leave with 1 where a run failed."""
   names = list(suites.SUITES) if list(names) == ['all'] else list(dict.fromkeys(names))
-  _check(names, plan)
-  patterns.write(plan.folder / planning.PATTERNS)
-  signal.signal(signal.SIGTERM, _terminate)
-  failed = 0
-  jobs = Jobs(plan.jobs)
+  for number in SIGNALS:
+    signal.signal(number, _interrupt)
+  failed, jobs = 0, Jobs(plan.jobs)
   try:
+    _check(names, plan)
+    patterns.write(plan.folder / planning.PATTERNS)
     with contextlib.ExitStack() as stack:
       for name in names:
         stack.enter_context(stored.kept(plan.path(name)))
@@ -106,7 +110,9 @@ def main(names: Sequence[str], plan: Plan) -> None:
       for name in names:
         failed += run_suite(name, plan, progress, jobs)
         report.write(plan.out)
-  except (KeyboardInterrupt, Terminated):
+  except Interrupted:
+    print('stopping; what is being trained is saved first', file=sys.stderr, flush=True)
+    jobs.stop()
     sys.exit('stopped; run the same command to go on')
   finally:
     jobs.stop()
@@ -188,7 +194,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
   if stale:
     print(f'{name}: {stale} result(s) in {path} are of other settings or measures, and are dropped', flush=True)
   failed, waiting = 0, {}
-  for run in plan.runs(name):
+  for run in in_order(plan.runs(name), plan.jobs):
     failures = [failure for failure in failures if (failure['variant'], failure['seed']) != (run.variant, run.seed)]
     if known := [row for row in rows if row['digest'] == run.digest]:
       print(f'{run}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
@@ -200,14 +206,24 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
     try:
       rows.append({**future.result(), 'variant': run.variant, 'seed': run.seed, 'digest': run.digest,
                    'measures': measures, 'settings': run.portable})
-    except RunFailed as error:
-      print(f'{run}: FAILED, {error}', flush=True)
-      failures.append({'variant': run.variant, 'seed': run.seed, 'reason': str(error)})
+    except (RunFailed, OSError, ValueError, LookupError) as error:
+      reason = str(error) if isinstance(error, RunFailed) else repr(error)
+      print(f'{run}: FAILED, {reason}', flush=True)
+      failures.append({'variant': run.variant, 'seed': run.seed, 'reason': reason})
       failed += 1
     progress.done(run)
     stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
   print(verdicts.table(name, rows), flush=True)
   return failed
+
+
+def in_order(runs: list[Run], jobs: int) -> list[Run]:
+  """Runs as they are begun: where there are several jobs, those that others need first, and those that need any last.
+
+  Otherwise a job would wait for what another one trains.
+  """
+  needed = {of.digest for run in runs for of in run.needs}
+  return runs if jobs == 1 else sorted(runs, key=lambda run: (run.digest not in needed, bool(run.needs)))
 
 
 def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[str, Any]:
@@ -269,7 +285,7 @@ def last_line(log: pathlib.Path) -> str:
 class Progress:
   """Which run of how many, and the time that the trainings left will take if they are as fast as those so far.
 
-  So many jobs at a time may tell of theirs.
+  So many jobs at a time, as long as there are as many runs; they tell of theirs from threads of their own.
   """
 
   def __init__(self, runs: Sequence[Run], jobs: int = 1):
@@ -286,22 +302,25 @@ class Progress:
     try:
       yield
     finally:  # Nobody waits for what failed either.
-      self._left.pop(run.digest, None)
+      with self._lock:
+        self._left.pop(run.digest, None)
     with self._lock:
       self._windows += run.windows
       self._seconds += time.monotonic() - start
 
   def done(self, run: Run) -> None:
     """A run is done, or has failed; nothing where it was not among those to come."""
-    self._left.pop(run.digest, None)  # Where what it needs failed, it was not trained.
+    with self._lock:
+      self._left.pop(run.digest, None)  # Where what it needs failed, it was not trained.
     if str(run) in self._open:
       print(f'{self}  {run}: done', flush=True)
       self._open.remove(str(run))
 
   def __str__(self) -> str:
     with self._lock:
-      windows = sum(dict(self._left).values())
-      left = _hours(self._seconds / self._windows * windows / self._jobs) if self._windows else '-:--'
+      windows = list(self._left.values())
+      side_by_side = max(1, min(self._jobs, len(windows)))
+      left = _hours(self._seconds / self._windows * sum(windows) / side_by_side) if self._windows else '-:--'
     return f'[{self._runs - max(0, len(self._open) - 1)}/{self._runs}, {left} left]'
 
 
@@ -319,8 +338,8 @@ if __name__ == '__main__':
                                 lower_bound=1)
   _VARIANTS = flags.DEFINE_list('variants', [], 'Only these variants, separated by commas; by default all that the '
                                 'budget pays for.')
-  _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time. Those of several jobs share the cores, or the GPU.',
-                               lower_bound=1)
+  _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time, each on its share of the cores where there is one for each; '
+                               'a GPU is shared by all.', lower_bound=1)
   cli.run(lambda: main(_SUITE.value, Plan(
       _BUDGET.value, cli.folder_of(_OUT), cli.folder_of(_WORKDIRS).absolute(),
       _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds, tuple(_VARIANTS.value), _JOBS.value)))

@@ -102,7 +102,9 @@ def runner(tmp_path, monkeypatch):
       return {name: value for name, value in row.items()
               if name not in ('variant', 'seed', 'settings', 'digest', 'measures')}
     monkeypatch.setattr(run, 'result_of', result_of)
-    failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), Jobs(1))
+    jobs = Jobs(plan.jobs)
+    failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), jobs)
+    jobs.stop()
     return failed, calls, json.loads((out / 'stability.json').read_text())
 
   start.folders = (out, tmp_path / 'runs')
@@ -121,6 +123,12 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
   assert [row['loss'] for row in results['rows']] == [1.5, 1.4, 1.5, 1.4]
   assert results['verdicts'] == verdicts.of_suite('stability', results['rows'])
   assert runner('small', {})[1] == []
+  # Not only what a program of ours says of itself is a failure of that run.
+  failed, calls, results = runner('small', {'emergent': 1.5, 'learned': OSError(28, 'no space')}, seeds=3, jobs=2)
+  assert failed == 1 and sorted(calls) == [('emergent', 2), ('learned', 2)]
+  assert [failure['reason'] for failure in results['failures']] == ["OSError(28, 'no space')"]
+  assert [(row['variant'], row['seed']) for row in results['rows']] == [
+      ('emergent', 0), ('learned', 0), ('emergent', 1), ('learned', 1), ('emergent', 2)]
   # Figures of other settings are not mixed with these.
   monkeypatch.setitem(suites.BUDGETS['small'].settings, 'model.dropout', 0.2)
   assert len(runner('small', {'emergent': 1.6, 'learned': 1.7})[1]) == 4
@@ -198,17 +206,42 @@ def test_the_time_left_is_that_of_trainings_that_are_left(tmp_path, monkeypatch)
   progress.done(runs[0])
   # Ten minutes for an eighth of the steps: of 1/8 + 1/4 + 1/4 + 1 thirteen eighths are left.
   assert str(progress) == '[2/5, 2:10 left]'
+  seconds = iter([0.0, 600.0, 0.0, 600.0, 0.0, 1200.0, 0.0, 1200.0])
+  progress = run.Progress(runs, 2)
+  for of in runs[:4]:
+    with progress.timed(of):
+      pass
+    progress.done(of)
+    if of == runs[1]:
+      assert str(progress) == '[3/5, 1:00 left]'
+  # Of the last one there is no second job to take a half.
+  assert str(progress) == '[5/5, 1:20 left]'
 
 
-@pytest.mark.parametrize('signal_of', [run.signal.SIGTERM, run.signal.SIGINT])
-def test_a_stop_between_two_runs_is_said_in_a_line(tmp_path, monkeypatch, signal_of):
+@pytest.mark.parametrize('signal_of', run.SIGNALS)
+def test_a_stop_is_said_in_a_line_however_often_it_is_asked_for(tmp_path, monkeypatch, signal_of):
   monkeypatch.setattr(run, 'run_suite', lambda *_: run.signal.raise_signal(signal_of))
-  before = run.signal.getsignal(run.signal.SIGTERM)
+  def stop(of):
+    run.signal.raise_signal(signal_of)  # While what runs is being saved.
+    stopped.append(of)
+  stopped = []
+  monkeypatch.setattr(Jobs, 'stop', stop)
+  before = {number: run.signal.getsignal(number) for number in run.SIGNALS}
   try:
     with pytest.raises(SystemExit, match='stopped; run the same command to go on'):
-      run.main(['stability'], run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1))
+      run.main(['stability'], run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1, jobs=2))
   finally:
-    run.signal.signal(run.signal.SIGTERM, before)
+    for number, handler in before.items():
+      run.signal.signal(number, handler)
+  assert stopped
+
+
+def test_no_job_waits_for_what_another_one_trains(tmp_path):
+  runs = small_runs('remedies', tmp_path, 2)
+  assert run.in_order(runs, 1) == runs
+  ordered = [(of.variant, of.seed) for of in run.in_order(runs, 3)]
+  assert ordered[:4] == [('dense', 0), ('dense', 1), ('sparse', 0), ('sparse_twice', 0)]
+  assert [of for of, _ in ordered[-4:]] == ['continued', 'distilled', 'continued_distilled', 'gradual']
 
 
 def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, capsys):

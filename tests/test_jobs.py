@@ -10,6 +10,15 @@ import pytest
 from experiments import jobs
 from experiments.jobs import Jobs
 
+# Makes a file, and writes into it when it is told to end.
+SAVING = """
+import pathlib, signal, sys, time
+saved = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: (saved.write_text('saved'), sys.exit(143)))
+saved.touch()
+time.sleep(60)
+"""
+
 
 @pytest.fixture
 def four_cores(monkeypatch):
@@ -49,11 +58,8 @@ def test_the_exit_code_comes_back_and_somebody_is_told_meanwhile(tmp_path):
 
 def test_all_are_stopped_and_what_waits_is_not_started(tmp_path):
   of = Jobs(2)
-  program = ('import pathlib, signal, sys, time; saved = pathlib.Path(sys.argv[1]);'
-             'signal.signal(signal.SIGTERM, lambda *_: (saved.write_text("saved"), sys.exit(143)));'
-             'saved.touch(); time.sleep(60)')
   files = [tmp_path / str(number) for number in range(3)]
-  futures = [of.submit(of.call, [sys.executable, '-c', program, str(file)], tmp_path, tmp_path / 'log', 60,
+  futures = [of.submit(of.call, [sys.executable, '-c', SAVING, str(file)], tmp_path, tmp_path / 'log', 60,
                        lambda: None) for file in files]
   woken = []
   def sleep():
@@ -74,3 +80,13 @@ def test_all_are_stopped_and_what_waits_is_not_started(tmp_path):
   assert futures[2].cancelled()
   with pytest.raises(jobs.Stopped):
     of.call([sys.executable, '-c', ''], tmp_path, tmp_path / 'log', 60, lambda: None)
+
+
+def test_a_program_ends_with_its_thread(tmp_path):
+  def tell():
+    if file.exists():
+      raise BrokenPipeError
+  of, file = Jobs(1), tmp_path / 'saved'
+  with pytest.raises(BrokenPipeError):
+    of.call([sys.executable, '-c', SAVING, str(file)], tmp_path, tmp_path / 'log', 0.1, tell)
+  assert file.read_text() == 'saved'
