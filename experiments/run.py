@@ -99,23 +99,21 @@ def main(names: Sequence[str], plan: Plan) -> None:
   names = list(suites.SUITES) if list(names) == ['all'] else list(dict.fromkeys(names))
   for number in SIGNALS:
     signal.signal(number, _interrupt)
-  failed, jobs = 0, Jobs(plan.jobs)
-  try:
-    _check(names, plan)
-    patterns.write(plan.folder / planning.PATTERNS)
-    with contextlib.ExitStack() as stack:
+  failed = 0
+  with Jobs(plan.jobs) as jobs, contextlib.ExitStack() as stack:
+    try:
+      _check(names, plan)
+      patterns.write(plan.folder / planning.PATTERNS)
       for name in names:
         stack.enter_context(stored.kept(plan.path(name)))
       progress = Progress([run for name in names for run in missing(name, plan)], plan.jobs)
       for name in names:
         failed += run_suite(name, plan, progress, jobs)
         report.write(plan.out)
-  except Interrupted:
-    print('stopping; what is being trained is saved first', file=sys.stderr, flush=True)
-    jobs.stop()
-    sys.exit('stopped; run the same command to go on')
-  finally:
-    jobs.stop()
+    except Interrupted:
+      print('stopping; what is being trained is saved first', file=sys.stderr, flush=True)
+      jobs.stop()
+      sys.exit('stopped; run the same command to go on')
   print(f'\nreport: {plan.out / report.FILE}')
   if failed:
     print(f'{failed} run(s) failed; see above', file=sys.stderr)

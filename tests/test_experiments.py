@@ -86,6 +86,12 @@ def test_equal_runs_are_one_run_wherever_they_are_made(tmp_path):
 
 
 @pytest.fixture
+def jobs():
+  with Jobs(1) as one:
+    yield one
+
+
+@pytest.fixture
 def runner(tmp_path, monkeypatch):
   """Runs the suite `stability` with trainings that are made up: losses of variants, or exceptions."""
   out = tmp_path / 'out'
@@ -102,9 +108,8 @@ def runner(tmp_path, monkeypatch):
       return {name: value for name, value in row.items()
               if name not in ('variant', 'seed', 'settings', 'digest', 'measures')}
     monkeypatch.setattr(run, 'result_of', result_of)
-    jobs = Jobs(plan.jobs)
-    failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), jobs)
-    jobs.stop()
+    with Jobs(plan.jobs) as jobs:
+      failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), jobs)
     return failed, calls, json.loads((out / 'stability.json').read_text())
 
   start.folders = (out, tmp_path / 'runs')
@@ -136,7 +141,7 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
     runner('full', {})
 
 
-def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch, capsys):
+def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch, capsys, jobs):
   plan = run.Plan('small', tmp_path, tmp_path / 'runs', 2, ('sparse', 'emergent'))
   [row] = rows_of('option_a', {'sparse': [1.5]})
   [of, other] = plan.runs('four_routings')  # Its routings and specialisation are measured by option_a, with a gate.
@@ -146,7 +151,7 @@ def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch
     raise run.RunFailed(f'{of} is trained')
   monkeypatch.setattr(run, 'train', train)
   assert run.missing('four_routings', plan) == [other]
-  assert run.run_suite('four_routings', plan, run.Progress([other]), Jobs(1)) == 1
+  assert run.run_suite('four_routings', plan, run.Progress([other]), jobs) == 1
   assert f'seed 0: taken from {tmp_path / "option_a.json"}, made at commit earlier' in capsys.readouterr().out
   written = json.loads(plan.path('four_routings').read_text())
   [failure], [taken] = written['failures'], written['rows']
@@ -224,7 +229,8 @@ def test_a_stop_is_said_in_a_line_however_often_it_is_asked_for(tmp_path, monkey
   def stop(of):
     run.signal.raise_signal(signal_of)  # While what runs is being saved.
     stopped.append(of)
-  stopped = []
+    stop_all(of)
+  stopped, stop_all = [], Jobs.stop
   monkeypatch.setattr(Jobs, 'stop', stop)
   before = {number: run.signal.getsignal(number) for number in run.SIGNALS}
   try:
@@ -244,14 +250,14 @@ def test_no_job_waits_for_what_another_one_trains(tmp_path):
   assert [of for of, _ in ordered[-4:]] == ['continued', 'distilled', 'continued_distilled', 'gradual']
 
 
-def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, capsys):
+def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, capsys, jobs):
   of = small_runs('stability', tmp_path)[0]
   of.workdir.mkdir(parents=True)
   monkeypatch.setattr(run, 'EVERY', 0.01)
   # In use the first time that it is tried.
   program = ('import pathlib, sys; from trix_jax import errors; tried = pathlib.Path(sys.argv[1]); '
              'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)')
-  run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]), Jobs(1))
+  run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]), jobs)
   assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
 
 
@@ -268,7 +274,7 @@ def test_chance_is_what_unrelated_classes_and_tiles_give():
   assert null['mean'] < null['most'] < 0.01
 
 
-def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_again(tmp_path, monkeypatch):
+def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_again(tmp_path, monkeypatch, jobs):
   runs = {of.variant: of for of in small_runs('remedies', tmp_path)}
   calls = []
   def call(command, of, progress, jobs, done=None):
@@ -278,19 +284,19 @@ def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_a
     (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
   monkeypatch.setattr(run, 'call', call)
   with pytest.raises(run.RunFailed, match='remedies/dense, seed 0 failed, which it needs: exit code 1: no memory'):
-    run.train(runs['continued'], run.Progress([]), Jobs(1))
+    run.train(runs['continued'], run.Progress([]), jobs)
   assert calls == ['dense']
-  run.train(runs['continued'], run.Progress([]), Jobs(1))
-  run.train(runs['continued'], run.Progress([]), Jobs(1))
+  run.train(runs['continued'], run.Progress([]), jobs)
+  run.train(runs['continued'], run.Progress([]), jobs)
   assert calls == ['dense', 'dense', 'continued']
 
 
-def test_a_program_that_fails_is_named_by_its_last_line(tmp_path):
+def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):
   of = small_runs('stability', tmp_path)[0]
   of.workdir.parent.mkdir(parents=True)
-  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress([]), Jobs(1))
+  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress([]), jobs)
   with pytest.raises(run.RunFailed, match='exit code 3: it broke'):
-    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]), Jobs(1))
+    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]), jobs)
   assert of.beside('.log').read_text() == 'fine\nit broke\n\n'
 
 

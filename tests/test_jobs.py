@@ -31,28 +31,30 @@ def four_cores(monkeypatch):
 def test_jobs_share_the_cores(four_cores):
   assert jobs.shares(1) == [] == jobs.shares(5)
   assert jobs.shares(2) == [{0, 4}, {2, 6}] and jobs.shares(3) == [{0, 6}, {2}, {4}]
-  side_by_side, both = Jobs(2), threading.Barrier(2)
-  for future in [side_by_side.submit(both.wait, 10) for _ in range(2)]:
-    future.result()
-  side_by_side.stop()
+  both = threading.Barrier(2)
+  with Jobs(2) as of:
+    for future in [of.submit(both.wait, 10) for _ in range(2)]:
+      future.result()
   assert sorted(map(sorted, four_cores)) == [[0, 4], [2, 6]]
 
 
-def test_a_program_has_its_cores_and_leaves_memory_to_others(tmp_path):
+def test_a_program_has_its_cores_and_leaves_memory_to_others(tmp_path, monkeypatch):
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_PREALLOCATE', raising=False)
   program = ('import os; print(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)), '
              'os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))')
   for count in (1, 2):
-    log, of = tmp_path / str(count), Jobs(count)
-    assert of.submit(of.call, [sys.executable, '-c', program], tmp_path, log, 60, lambda: None).result() == 0
-    of.stop()
+    log = tmp_path / str(count)
+    with Jobs(count) as of:
+      assert of.submit(of.call, [sys.executable, '-c', program], tmp_path, log, 60, lambda: None).result() == 0
     shares = jobs.shares(count) or [getattr(os, 'sched_getaffinity', lambda _: [0])(0)]
     assert log.read_text().split() == [str(len(shares[0])), 'None' if count == 1 else 'false']
 
 
 def test_the_exit_code_comes_back_and_somebody_is_told_meanwhile(tmp_path):
-  of, told = Jobs(1), []
-  code = of.call([sys.executable, '-c', 'import time; print("here"); time.sleep(0.5); raise SystemExit(3)'], tmp_path,
-                 tmp_path / 'log', 0.1, lambda: told.append(1))
+  told = []
+  program = 'import time; print("here"); time.sleep(0.5); raise SystemExit(3)'
+  with Jobs(1) as of:
+    code = of.call([sys.executable, '-c', program], tmp_path, tmp_path / 'log', 0.1, lambda: told.append(1))
   assert code == 3 and told and (tmp_path / 'log').read_text() == 'here\n'
 
 
@@ -86,7 +88,7 @@ def test_a_program_ends_with_its_thread(tmp_path):
   def tell():
     if file.exists():
       raise BrokenPipeError
-  of, file = Jobs(1), tmp_path / 'saved'
-  with pytest.raises(BrokenPipeError):
+  file = tmp_path / 'saved'
+  with Jobs(1) as of, pytest.raises(BrokenPipeError):
     of.call([sys.executable, '-c', SAVING, str(file)], tmp_path, tmp_path / 'log', 0.1, tell)
   assert file.read_text() == 'saved'

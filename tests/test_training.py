@@ -103,7 +103,17 @@ def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_
 
 def gradients(config, mesh_size=2):
   model, mesh, state = start(config, mesh_size)
-  return jax.jit(training.make_gradients(config, model, mesh))(state, batch(config, mesh))
+  return jax.jit(training.make_gradients(config, model, mesh))(state, batch(config, mesh), jax.random.key(config.seed))
+
+
+def test_seeds_share_one_program():
+  def program(seed):
+    config = tiny(model__dropout=0.1)
+    config.seed = seed
+    model, mesh, state = start(config)
+    return jax.jit(training.make_gradients(config, model, mesh)).lower(
+        state, batch(config, mesh), jax.random.key(seed)).as_text()
+  assert program(0) == program(1)
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
@@ -121,7 +131,8 @@ def test_a_training_step_and_evaluation_route_alike(overrides):
   model, _, state = start(config)
   tokens = text(8 * 16 + 1)
   windows = tokens[np.arange(8)[:, None] * 16 + np.arange(17)]
-  _, metrics = jax.jit(training.make_gradients(config, model, devices.data_mesh(2)))(state, windows)
+  _, metrics = jax.jit(training.make_gradients(config, model, devices.data_mesh(2)))(
+      state, windows, jax.random.key(config.seed))
   row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
   np.testing.assert_allclose(metrics['tile_load'], row['tile_load'], atol=0.005)
   assert float(metrics['loss']) == pytest.approx(row['loss'], abs=1e-3)

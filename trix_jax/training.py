@@ -53,14 +53,14 @@ def init_state(config, model: transformer.TransformerLM) -> TrainState:
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
 
   @jax.jit  # As one program: operation by operation it takes seconds to compile.
-  def init():
-    params_key, routing_key = jax.random.split(jax.random.key(config.seed))
+  def init(key):
+    params_key, routing_key = jax.random.split(key)
     variables = model.init({'params': params_key, 'routing': routing_key},
                            jnp.zeros((1, min(8, config.model.context)), jnp.int32))
     return TrainState(jnp.zeros((), jnp.int32), variables['params'], optimizer.init(variables['params']),
                       variables.get('routing', {}))
 
-  return init()
+  return init(jax.random.key(config.seed))  # An argument, so that all seeds are one program.
 
 
 def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None = None):
@@ -112,8 +112,8 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
       return jax.lax.with_sharding_constraint(grad, jax.sharding.NamedSharding(mesh, split))
     return grad
 
-  def step_fn(state: TrainState, windows, index):
-    grads, metrics = compute(state, windows)
+  def step_fn(state: TrainState, windows, index, key):
+    grads, metrics = compute(state, windows, key)
     grad_norm = optax.global_norm(grads)
     grads = jax.tree.map(shared_out, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -126,16 +126,18 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
     return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm,
                        'learning_rate': learning_rate(state.step)}
 
-  return jax.jit(step_fn, donate_argnums=0, out_shardings=jax.sharding.NamedSharding(mesh, replicated))
+  step = jax.jit(step_fn, donate_argnums=0, out_shardings=jax.sharding.NamedSharding(mesh, replicated))
+  key = devices.replicate(jax.random.key(config.seed), mesh)
+  return lambda state, windows, index: step(state, windows, index, key)
 
 
 def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
-  """f(state, windows split over the mesh) -> (gradients, metrics): means over all devices, and over parts."""
+  """f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices and parts."""
   value_and_grad = jax.value_and_grad(make_loss(config, model, teacher), has_aux=True)
   parts = config.training.accumulation
 
-  def compute(state: TrainState, windows):
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+  def compute(state: TrainState, windows, key):
+    key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))
     def of_part(part_windows, part):
       (_, metrics), grads = value_and_grad(state.params, state.routing, part_windows, jax.random.fold_in(key, part))
@@ -150,7 +152,7 @@ def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.
       total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
       result = jax.tree.map(lambda leaf: leaf / parts, total)
     return jax.lax.pmean(result, devices.AXIS)
-  return jax.shard_map(compute, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
+  return jax.shard_map(compute, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS), PartitionSpec()),
                        out_specs=PartitionSpec(), check_vma=False)
 
 
@@ -175,7 +177,7 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'
-  grads, _ = jax.jit(make_gradients(config, model, mesh, teacher))(state, windows)
+  grads, _ = jax.jit(make_gradients(config, model, mesh, teacher))(state, windows, jax.random.key(config.seed))
   if name := _first_in(grads):
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):
