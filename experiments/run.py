@@ -100,7 +100,7 @@ def main(names: Sequence[str], plan: Plan) -> None:
   for number in SIGNALS:
     signal.signal(number, _interrupt)
   failed = 0
-  with Jobs(plan.jobs) as jobs, contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, Jobs(plan.jobs) as jobs:  # Results stay locked until all jobs have ended.
     try:
       _check(names, plan)
       patterns.write(plan.folder / planning.PATTERNS)
@@ -112,7 +112,6 @@ def main(names: Sequence[str], plan: Plan) -> None:
         report.write(plan.out)
     except Interrupted:
       print('stopping; what is being trained is saved first', file=sys.stderr, flush=True)
-      jobs.stop()
       sys.exit('stopped; run the same command to go on')
   print(f'\nreport: {plan.out / report.FILE}')
   if failed:
