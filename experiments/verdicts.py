@@ -25,6 +25,7 @@ NOT_ASKED, NO_CLAIM = 'not asked', '-'
 ANSWERS = {NOT_ASKED: ('holds', 'does not hold'), NO_CLAIM: ('better', 'worse')}
 OF_CLAIMS = ('reproduced', 'refuted')
 OTHER_BUDGET = 'another recipe and budget; see the differences'
+OTHER_MACHINE = 'trained on different machines, whose rounding changes losses too, by more than the interval knows'
 
 
 def row(claim: str, reported: str, ours: str, seeds: int, true: bool | None, why: str = '',
@@ -317,18 +318,31 @@ def data_efficiency(rows: Rows) -> list[dict[str, Any]]:
 
 def gaps(name: str, rows: Rows) -> dict[str, estimates.Estimate]:
   """Loss of every variant less that of what it is held against, by a name that says both."""
-  suite, result = suites.SUITES[name], {}
-  for variant in suite.variants:
-    baseline = suite.baseline(variant)
-    if baseline and (gap := estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline))):
-      result[f'{variant} against {baseline}'] = gap
+  result = {}
+  for claim, (variant, baseline) in _pairs(name).items():
+    if gap := estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline)):
+      result[claim] = gap
   return result
 
 
 def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
-  """Every variant against what it is held against, in nats."""
-  return [row(claim, NO_CLAIM, gap.text(unit=' nats', sign=True), gap.seeds, below(gap, 0.0))
+  """Every variant against what it is held against, in nats, and whether both were trained on the same machine."""
+  return [row(claim, NO_CLAIM, gap.text(unit=' nats', sign=True), gap.seeds, below(gap, 0.0),
+              '' if _same_machine(rows, *_pairs(name)[claim]) else OTHER_MACHINE)
           for claim, gap in gaps(name, rows).items()]
+
+
+def _pairs(name: str) -> dict[str, tuple[str, str]]:
+  suite = suites.SUITES[name]
+  return {f'{variant} against {baseline}': (variant, baseline)
+          for variant in suite.variants if (baseline := suite.baseline(variant))}
+
+
+def _same_machine(rows: Rows, variant: str, baseline: str) -> bool:
+  """Whether each seed that both have was trained on one machine, as far as runs have recorded it."""
+  of, of_baseline = ({row['seed']: row.get('machine') for row in rows if row['variant'] == name}
+                     for name in (variant, baseline))
+  return all(of[seed] == of_baseline[seed] for seed in of.keys() & of_baseline.keys())
 
 
 OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {

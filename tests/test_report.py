@@ -45,6 +45,15 @@ def test_a_difference_counts_when_its_interval_leaves_out_zero(losses, baseline,
   assert verdict['verdict'] == want and verdict['seeds'] == len(losses)
 
 
+def test_a_difference_between_machines_says_so():
+  rows = [{'variant': name, 'seed': seed, 'loss': 1.0 + seed, 'machine': {'processor': 'A'}}
+          for name in ('learned', 'emergent') for seed in range(3)]
+  assert verdicts.differences('stability', rows)[0]['why'] == ''
+  rows[1]['machine'] = {'processor': 'B'}  # One seed is enough.
+  assert verdicts.differences('stability', rows)[0]['why'] == verdicts.OTHER_MACHINE
+  assert verdicts.differences('stability', rows[:1] + rows[3:])[0]['why'] == ''  # Seeds that nothing is held against.
+
+
 def verdict_of(suite, rows, words):
   [found] = [verdict for verdict in verdicts.of_suite(suite, rows) if words in verdict['claim']]
   return found
