@@ -9,7 +9,7 @@ of the same run, with the same versions of Python and packages, is taken from it
 that fails is listed, and does not stop those that do not start from it.
 
   smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
-  small   two layers, about three minutes a run on two cores, three seeds
+  small   two layers, three or four minutes a run on two cores, three seeds
   recipe  configs/sparse.py as it stands, 10 to 40 minutes a run and core, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
 
