@@ -327,12 +327,14 @@ def gaps(name: str, rows: Rows) -> dict[str, estimates.Estimate]:
 
 def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
   """Every variant against what it is held against, in nats, and whether both were trained on the same machine."""
+  pairs = _pairs(name)
   return [row(claim, NO_CLAIM, gap.text(unit=' nats', sign=True), gap.seeds, below(gap, 0.0),
-              '' if _same_machine(rows, *_pairs(name)[claim]) else OTHER_MACHINE)
+              '' if _same_machine(rows, *pairs[claim]) else OTHER_MACHINE)
           for claim, gap in gaps(name, rows).items()]
 
 
 def _pairs(name: str) -> dict[str, tuple[str, str]]:
+  """Variants and what they are held against, by the name of `gaps`."""
   suite = suites.SUITES[name]
   return {f'{variant} against {baseline}': (variant, baseline)
           for variant in suite.variants if (baseline := suite.baseline(variant))}
