@@ -342,9 +342,14 @@ def _pairs(name: str) -> dict[str, tuple[str, str]]:
 
 def _same_machine(rows: Rows, variant: str, baseline: str) -> bool:
   """Whether each seed that both have was trained on one machine, as far as runs have recorded it."""
-  of, of_baseline = ({row['seed']: row.get('machine') for row in rows if row['variant'] == name}
+  of, of_baseline = ({row['seed']: _computes(row.get('machine', {})) for row in rows if row['variant'] == name}
                      for name in (variant, baseline))
   return all(of[seed] == of_baseline[seed] for seed in of.keys() & of_baseline.keys())
+
+
+def _computes(machine: dict[str, Any]) -> dict[str, Any]:
+  """What rounds: the GPU, whatever its host is; on a CPU all that was recorded, which may not name its family."""
+  return {name: machine[name] for name in ('device', 'devices')} if 'device' in machine else machine
 
 
 OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {
