@@ -52,7 +52,8 @@ def _skipping(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   [of] = [of for of in results if (of['run'], of['attention'], of['head']) == ('sparse', 'int8', 'int8')]
   return [verdicts.row('weights 16 times smaller', '16x', f'{of["times_smaller"]:.1f}x for the file of the whole '
-                         'model', 0, None, '2 bits for 32 are 16x by arithmetic, in tiles; attention and head are int8',
+                         'model', 0, None, '2 bits for 32 are 16x by arithmetic, in tiles; attention and head are '
+                         'int8; results/README.md has how the runs were trained',
                        verdicts.NOT_COMPARABLE)]
 
 

@@ -19,7 +19,20 @@ import scipy.stats
 from absl import flags
 
 from experiments import patterns
-from trix_jax import analysis, checkpoints, cli, evaluation, ffn, gate_fitting, metrics, report, transformer, workdirs
+from trix_jax import (
+  analysis,
+  checkpoints,
+  cli,
+  evaluation,
+  ffn,
+  files,
+  gate_fitting,
+  metrics,
+  report,
+  transformer,
+  workdirs,
+)
+from trix_jax.errors import InputError
 
 # Points of a curve, characters of the passage, tables drawn for the null, steps of fitting a gate.
 POINTS, PASSAGE, DRAWS, GATE_STEPS = 40, 600, 200, 300
@@ -169,9 +182,16 @@ def of_run(workdir: pathlib.Path, measures: Sequence[str]) -> dict[str, Any]:
   return result
 
 
+def main(workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path) -> None:
+  """Write what is measured of a run; InputError, before any work, where that cannot be."""
+  if unknown := [name for name in measures if name not in MEASURES]:
+    raise InputError(f'unknown measure {unknown[0]!r}; choose from {", ".join(MEASURES)}')
+  files.check_writable(path)
+  workdirs.write_text(path, json.dumps(of_run(workdir, measures)))
+
+
 if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
   _MEASURES = flags.DEFINE_list('measures', [], 'Which measures, of experiments.measure.MEASURES.')
   _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
-  cli.run(lambda: workdirs.write_text(
-      pathlib.Path(_JSON.value), json.dumps(of_run(cli.folder_of(_WORKDIR), _MEASURES.value))))
+  cli.run(lambda: main(cli.folder_of(_WORKDIR), _MEASURES.value, pathlib.Path(_JSON.value)))

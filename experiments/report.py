@@ -90,7 +90,7 @@ verdict is on the claim under this repository's recipe, not on the original's fi
 <code>sign</code> signatures and 1,028 million characters of text; what was trained here stands with every suite. Of
 twenty differences with nothing behind them one will look decided, and where seeds were added to variants because they
 lay close, the intervals are a little too narrow. Budget:
-{html.escape(', '.join(budgets))}. Trained on: {html.escape('; '.join(machines + versions))}.</p>
+{html.escape(', '.join(budgets))}. Trained on: {html.escape('; '.join(machines + versions) or 'nothing yet')}.</p>
 <nav>{links}</nav>
 <h2 id="verdicts">Claims of the original</h2>{verdict_table(claims)}
 <h2 id="questions">Questions it did not ask</h2>{verdict_table(questions)}

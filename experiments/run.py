@@ -27,7 +27,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -96,7 +96,7 @@ class Plan:
 
 def main(names: Sequence[str], plan: Plan) -> None:
   """Run suites, and leave with 1 where a run failed."""
-  names = list(suites.SUITES) if list(names) == ['all'] else list(dict.fromkeys(names))
+  names = list(suites.SUITES) if 'all' in names else list(dict.fromkeys(names))
   for number in SIGNALS:
     signal.signal(number, _interrupt)
   failed = 0
@@ -121,11 +121,15 @@ def main(names: Sequence[str], plan: Plan) -> None:
 
 def _check(names: Sequence[str], plan: Plan) -> None:
   """InputError for whatever would keep results from being written, before the work."""
+  if not names:
+    raise InputError(f'--suite is empty; choose from {", ".join(suites.SUITES)}, or all')
   if unknown := set(names) - set(suites.SUITES):
-    raise InputError(f'unknown suite {", ".join(sorted(unknown))}; choose from {", ".join(suites.SUITES)}, or all')
+    raise InputError(f'unknown suite {_listed(unknown)}; choose from {", ".join(suites.SUITES)}, or all')
   known = {variant: None for name in names for variant in suites.SUITES[name].variants}
   if unknown := set(plan.variants) - set(known):
-    raise InputError(f'no suite of these has a variant {", ".join(sorted(unknown))}; choose from {", ".join(known)}')
+    raise InputError(f'no suite of these has a variant {_listed(unknown)}; choose from {", ".join(known)}')
+  if without := [name for name in names if not plan.variants_of(name)]:
+    raise InputError(f'suite {_listed(without)} has none of the --variants; leave it out')
   for path in (plan.out, plan.folder):
     try:
       path.mkdir(parents=True, exist_ok=True)
@@ -134,10 +138,13 @@ def _check(names: Sequence[str], plan: Plan) -> None:
   files.check_writable(plan.out / report.FILE)
   for name in names:
     files.check_writable(plan.path(name))
+  for name in suites.SUITES:  # The report shows what is there of others too.
     stored.read(plan.path(name), plan.budget)
-  # What the report shows too.
-  report.results_of(plan.out)
   elsewhere.rows(plan.out)
+
+
+def _listed(names: Iterable[str]) -> str:
+  return ', '.join(sorted(repr(name) for name in names))
 
 
 def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
@@ -194,7 +201,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
   for run in in_order(plan.runs(name), plan.jobs):
     failures = [failure for failure in failures if (failure['variant'], failure['seed']) != (run.variant, run.seed)]
     if known := [row for row in rows if row['digest'] == run.digest]:
-      print(f'{run}: stands in {path}, made at commit {known[0]["commit"]}', flush=True)
+      say(f'{run}: stands in {path}, made at commit {known[0]["commit"]}')
     else:
       waiting[jobs.submit(result_of, run, plan, progress, jobs)] = run
   stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
@@ -205,10 +212,11 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
                    'measures': measures, 'settings': run.portable})
     except (RunFailed, OSError, ValueError, LookupError) as error:
       reason = str(error) if isinstance(error, RunFailed) else repr(error)
-      print(f'{run}: FAILED, {reason}', flush=True)
       failures.append({'variant': run.variant, 'seed': run.seed, 'reason': reason})
       failed += 1
-    progress.done(run)
+      progress.done(run, reason)
+    else:
+      progress.done(run)
     stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
   print(verdicts.table(name, rows), flush=True)
   return failed
@@ -226,7 +234,7 @@ def in_order(runs: list[Run], jobs: int) -> list[Run]:
 def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[str, Any]:
   """Train a run to its end, or go on with it, and measure it, unless another suite has."""
   if found := measured_elsewhere(run, rows_of_others(run.suite, plan)):
-    print(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}', flush=True)
+    say(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}')
     return found[1]
   train(run, progress, jobs)
   suite, measured = suites.SUITES[run.suite], run.beside(f'.{run.suite}.json')
@@ -236,8 +244,21 @@ def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[st
   if routing := suite.evaluated.get(run.variant):
     loss = row['routings'][routing]
     row |= {'evaluated': routing, 'loss': loss, 'perplexity': math.exp(loss)}
-  return {**row, 'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in described['sessions'])),
-          'machine': described['machine'], 'versions': described['versions']}
+  return {**row, **of_sessions(described['sessions'])}
+
+
+def of_sessions(sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Commit, machine and versions of a run; where it went on with others, all of them, in their order."""
+  def all_of(name):
+    together: dict[str, list[Any]] = {}
+    for session in sessions:
+      for key, value in session[name].items():
+        if value not in together.setdefault(key, []):
+          together[key].append(value)
+    return {key: values[0] if len(values) == 1 else ', then '.join(map(str, values))
+            for key, values in together.items()}
+  return {'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in sessions)),
+          'machine': all_of('machine'), 'versions': all_of('versions')}
 
 
 def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
@@ -264,13 +285,21 @@ def call(command: list[str], run: Run, progress: 'Progress', jobs: Jobs,
   log = run.beside('.log')
   while not done():
     code = jobs.call(command, ROOT, log, EVERY,
-                     lambda: print(f'{progress}  {run}: {last_line(log)}', flush=True))
+                     lambda: say(f'{progress}  {run}: {last_line(log)}'))
     if not code:
       return
     if code != WorkdirInUse.exit_code:
+      if code < 0:  # Nothing that it said tells why.
+        raise RunFailed(f'killed by signal {-code}, which the system sends where memory runs out (output: {log})'
+                        if code == -signal.SIGKILL else f'killed by signal {-code} (output: {log})')
       raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
-    print(f'{progress}  {run}: being trained by another program, waiting for it', flush=True)
+    say(f'{progress}  {run}: being trained by another program, waiting for it')
     jobs.sleep(EVERY)
+
+
+def say(line: str) -> None:
+  """A line at once and in one piece, as several jobs speak."""
+  print(f'{line}\n', end='', flush=True)
 
 
 def last_line(log: pathlib.Path) -> str:
@@ -305,13 +334,13 @@ class Progress:
       self._windows += run.windows
       self._seconds += time.monotonic() - start
 
-  def done(self, run: Run) -> None:
-    """A run is done, or has failed; nothing where it was not among those to come."""
+  def done(self, run: Run, failure: str = '') -> None:
+    """A run is done, or has failed for a reason; nothing where it is done and was not among those to come."""
     with self._lock:
       self._left.pop(run.digest, None)  # Where what it needs failed, it was not trained.
-    if str(run) in self._open:
-      print(f'{self}  {run}: done', flush=True)
-      self._open.remove(str(run))
+    if failure or str(run) in self._open:
+      say(f'{self}  {run}: ' + (f'FAILED, {failure}' if failure else 'done'))
+    self._open.discard(str(run))
 
   def __str__(self) -> str:
     with self._lock:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import suites, verdicts
@@ -11,6 +11,11 @@ from trix_jax import files, workdirs
 from trix_jax.errors import InputError
 
 Rows = list[dict[str, Any]]
+
+# What every row and every failure has, whatever is measured.
+ROW = {'variant': str, 'seed': int, 'digest': str, 'measures': list, 'settings': dict, 'loss': float, 'tokens': int,
+       'dead_tiles': list, 'parameters': dict, 'curves': dict, 'commit': str, 'machine': dict, 'versions': dict}
+FAILURE = {'variant': str, 'seed': int, 'reason': str}
 
 
 def kept(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -34,14 +39,29 @@ def read_whole(path: pathlib.Path) -> dict[str, Any]:
   """What `write` wrote; InputError for anything else."""
   try:
     results: dict[str, Any] = json.loads(path.read_text())
-    for row in [results, *results['rows'], *results['failures']]:
-      row.keys()
-    results['budget'], results['verdicts'], results['command']
-    for row in results['rows']:
-      row['variant'], row['seed'], row['digest'], row['measures'], row['versions'], row['loss']
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise InputError(f'{path} holds no results of a suite ({error!r}); move it away') from error
+    _check(results, {'budget': str, 'command': str, 'verdicts': list, 'rows': list, 'failures': list}, 'results')
+    for kind, shape in (('rows', ROW), ('failures', FAILURE)):
+      for index, row in enumerate(results[kind]):
+        _check(row, shape, f'{kind}[{index}]')
+    for index, row in enumerate(results['rows']):
+      _check(row, dict.fromkeys(row['measures'], object), f'rows[{index}]')
+    seen = [(row['variant'], row['seed']) for row in results['rows']]
+    if twice := [of for of in seen if seen.count(of) > 1]:
+      raise ValueError(f'{twice[0][0]} with seed {twice[0][1]} is there twice')
+  except (ValueError, TypeError) as error:  # TypeError for a measure whose name is none.
+    raise InputError(f'{path} holds no results of a suite ({error}); move it away') from error
   return results
+
+
+def _check(of: Any, shape: Mapping[str, type], name: str) -> None:
+  """ValueError unless this is a mapping that has these, of these types."""
+  if not isinstance(of, dict):
+    raise ValueError(f'{name} is a {type(of).__name__}')
+  for key, kind in shape.items():
+    if key not in of:
+      raise ValueError(f'{name} has no {key!r}')
+    if not isinstance(of[key], kind):
+      raise ValueError(f'{key!r} of {name} is a {type(of[key]).__name__}')
 
 
 def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants: Sequence[str]) -> None:

@@ -349,7 +349,7 @@ def _same_machine(rows: Rows, variant: str, baseline: str) -> bool:
 
 def _computes(machine: dict[str, Any]) -> dict[str, Any]:
   """What rounds: the GPU, whatever its host is; on a CPU all that was recorded, which may not name its family."""
-  return {name: machine[name] for name in ('device', 'devices')} if 'device' in machine else machine
+  return {name: machine[name] for name in ('backend', 'device', 'devices')} if 'device' in machine else machine
 
 
 OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {

@@ -1,4 +1,4 @@
-"""What do tiles contribute? Trained models with the output of every tile, and of a share of them, at zero.
+"""What do tiles contribute? Trained models with the output of one tile, and of all of them, at zero.
 
   python experiments/without_tiles.py --workdirs=runs/sparse,runs/hierarchical_16 --out=results/without_tiles.json
 
@@ -29,11 +29,11 @@ _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=T
 def main() -> None:
   out = pathlib.Path(_OUT.value)
   files.check_writable(out)
-  if not any(_WORKDIRS.value):
+  if not all(_WORKDIRS.value or ['']):
     raise InputError('--workdirs names no folder; give one or more that train.py wrote, separated by commas')
+  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in map(pathlib.Path, _WORKDIRS.value)]
   rows = []
-  for workdir in map(pathlib.Path, _WORKDIRS.value):
-    trained = checkpoints.load_trained(workdir, 'best')
+  for workdir, trained in models:
     evaluator = evaluation.Evaluator(trained.model.config, trained.vocabulary, trained.corpus().validation)
     config = trained.model.config.ffn
     tiles = config.tiles

@@ -188,16 +188,52 @@ def test_a_call_may_keep_to_some_variants_and_the_command_says_so(runner, capsys
 
 def test_what_cannot_be_run_is_said_before_anything_is(tmp_path):
   plan = run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1)
-  with pytest.raises(InputError, match='unknown suite tiles; choose from four_routings, '):
+  with pytest.raises(InputError, match="unknown suite 'tiles'; choose from four_routings, "):
     run.main(['tiles'], plan)
-  with pytest.raises(InputError, match='no suite of these has a variant hash; choose from emergent, learned'):
+  with pytest.raises(InputError, match='--suite is empty; choose from four_routings, '):
+    run.main([], plan)
+  with pytest.raises(InputError, match="no suite of these has a variant 'hash'; choose from emergent, learned"):
     run.main(['stability'], dataclasses.replace(plan, variants=('learned', 'hash')))
+  with pytest.raises(InputError, match="suite 'shape' has none of the --variants; leave it out"):
+    run.main(['stability', 'shape'], dataclasses.replace(plan, variants=('learned',)))
   plan.out.mkdir()
   with stored.kept(plan.path('stability')), pytest.raises(InputError, match='another program is writing'):
     run.main(['stability'], plan)
   (plan.out / 'width.json').write_text('[]')
   with pytest.raises(InputError, match=r'width\.json holds no results'):  # The report shows it as well.
     run.main(['stability'], plan)
+  stored.write(plan.path('width'), 'smoke', [], [], [])
+  with pytest.raises(InputError, match=r'width\.json holds results with --budget=smoke'):
+    run.main(['stability'], plan)
+
+
+@pytest.mark.parametrize('where, key, value, said', [
+    ('rows', 'machine', None, r"'machine' of rows\[1\] is a NoneType"),
+    ('rows', 'curves', ..., r"rows\[1\] has no 'curves'"), ('rows', 'loss', 'low', r"'loss' of rows\[1\] is a str"),
+    ('rows', 'stability', ..., r"rows\[1\] has no 'stability'"),
+    ('rows', 'seed', 0, 'emergent with seed 0 is there twice'),
+    ('failures', 'reason', ..., r"failures\[0\] has no 'reason'")])
+def test_damaged_results_are_refused_by_what_they_lack(tmp_path, where, key, value, said):
+  path = tmp_path / 'stability.json'
+  failure = {'variant': 'learned', 'seed': 0, 'reason': 'exit code 1'}
+  stored.write(path, 'small', rows_of('stability', {'emergent': [1.5, 1.6]}), [failure], ['emergent'])
+  results = stored.read_whole(path)
+  row = results[where][-1]
+  row[key] = value
+  if value is ...:
+    del row[key]
+  path.write_text(json.dumps(results))
+  with pytest.raises(InputError, match=rf'stability\.json holds no results of a suite \({said}\); move it away'):
+    stored.read_whole(path)
+
+
+def test_a_run_that_went_on_elsewhere_has_both_machines():
+  first = {'commit': 'a', 'machine': {'processor': 'A', 'cores': 2}, 'versions': {'jax': '0.10'}}
+  assert run.of_sessions([first, first]) == first
+  second = {'commit': 'b', 'machine': {'processor': 'B', 'cores': 2, 'device': 'GPU'}, 'versions': {'jax': '0.11'}}
+  assert run.of_sessions([first, second]) == {
+      'commit': 'a, b', 'machine': {'processor': 'A, then B', 'cores': 2, 'device': 'GPU'},
+      'versions': {'jax': '0.10, then 0.11'}}
 
 
 def test_the_time_left_is_that_of_trainings_that_are_left(tmp_path, monkeypatch):
@@ -298,6 +334,9 @@ def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):
   with pytest.raises(run.RunFailed, match='exit code 3: it broke'):
     run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]), jobs)
   assert of.beside('.log').read_text() == 'fine\nit broke\n\n'
+  program = 'import os, signal; print("fine", flush=True); os.kill(os.getpid(), signal.SIGKILL)'
+  with pytest.raises(run.RunFailed, match='killed by signal 9, which the system sends where memory runs out'):
+    run.call([sys.executable, '-c', program], of, run.Progress([]), jobs)
 
 
 def test_kinds_of_lines_are_those_that_were_written():
@@ -309,6 +348,13 @@ def test_kinds_of_lines_are_those_that_were_written():
     [kind] = set(kinds[end - len(line):end])
     assert ('(' in line) == (patterns.KINDS[kind] == 'brackets')
     assert (line.split()[0] in patterns.WORDS) == (patterns.KINDS[kind] == 'words')
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is(tmp_path):
+  with pytest.raises(InputError, match="unknown measure 'speed'; choose from routings, "):
+    measure.main(tmp_path, ['routings', 'speed'], tmp_path / 'measured.json')
+  with pytest.raises(InputError, match=r'cannot write .*nowhere'):
+    measure.main(tmp_path, ['routings'], tmp_path / 'nowhere' / 'measured.json')
 
 
 def test_every_measure_of_a_small_run(tmp_path):

@@ -53,7 +53,7 @@ def test_a_difference_between_machines_says_so():
   assert verdicts.differences('stability', rows)[0]['why'] == verdicts.OTHER_MACHINE
   assert verdicts.differences('stability', rows[:1] + rows[3:])[0]['why'] == ''  # Seeds that nothing is held against.
   for row in rows:
-    row['machine'] |= {'device': 'GPU', 'devices': 1}  # The hosts of both do not round.
+    row['machine'] |= {'backend': 'gpu', 'device': 'GPU', 'devices': 1}  # The hosts of both do not round.
   assert verdicts.differences('stability', rows)[0]['why'] == ''
   rows[1]['machine']['device'] = 'another GPU'
   assert verdicts.differences('stability', rows)[0]['why'] == verdicts.OTHER_MACHINE
