@@ -96,7 +96,9 @@ class Plan:
 
 def main(names: Sequence[str], plan: Plan) -> None:
   """Run suites, and leave with 1 where a run failed."""
-  names = list(suites.SUITES) if 'all' in names else list(dict.fromkeys(names))
+  if 'all' in names:  # Those that have any of the variants; where none has, that is said below.
+    names = [name for name in suites.SUITES if plan.variants_of(name)] or list(suites.SUITES)
+  names = list(dict.fromkeys(names))
   for number in SIGNALS:
     signal.signal(number, _interrupt)
   failed = 0
@@ -129,7 +131,7 @@ def _check(names: Sequence[str], plan: Plan) -> None:
   if unknown := set(plan.variants) - set(known):
     raise InputError(f'no suite of these has a variant {_listed(unknown)}; choose from {", ".join(known)}')
   if without := [name for name in names if not plan.variants_of(name)]:
-    raise InputError(f'suite {_listed(without)} has none of the --variants; leave it out')
+    raise InputError(f'none of the --variants is of suite {_listed(without)}; leave it out')
   for path in (plan.out, plan.folder):
     try:
       path.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def read_whole(path: pathlib.Path) -> dict[str, Any]:
     seen = [(row['variant'], row['seed']) for row in results['rows']]
     if twice := [of for of in seen if seen.count(of) > 1]:
       raise ValueError(f'{twice[0][0]} with seed {twice[0][1]} is there twice')
-  except (ValueError, TypeError) as error:  # TypeError for a measure whose name is none.
+  except (ValueError, TypeError) as error:  # TypeError for measures that are no names.
     raise InputError(f'{path} holds no results of a suite ({error}); move it away') from error
   return results
 

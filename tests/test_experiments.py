@@ -194,7 +194,7 @@ def test_what_cannot_be_run_is_said_before_anything_is(tmp_path):
     run.main([], plan)
   with pytest.raises(InputError, match="no suite of these has a variant 'hash'; choose from emergent, learned"):
     run.main(['stability'], dataclasses.replace(plan, variants=('learned', 'hash')))
-  with pytest.raises(InputError, match="suite 'shape' has none of the --variants; leave it out"):
+  with pytest.raises(InputError, match="none of the --variants is of suite 'shape'; leave it out"):
     run.main(['stability', 'shape'], dataclasses.replace(plan, variants=('learned',)))
   plan.out.mkdir()
   with stored.kept(plan.path('stability')), pytest.raises(InputError, match='another program is writing'):
@@ -205,6 +205,18 @@ def test_what_cannot_be_run_is_said_before_anything_is(tmp_path):
   stored.write(plan.path('width'), 'smoke', [], [], [])
   with pytest.raises(InputError, match=r'width\.json holds results with --budget=smoke'):
     run.main(['stability'], plan)
+
+
+def test_all_suites_are_those_that_have_any_of_the_variants(tmp_path, monkeypatch):
+  ran = []
+  monkeypatch.setattr(run, 'run_suite', lambda name, *_: ran.append(name) or 0)
+  monkeypatch.setattr(run.report, 'write', lambda _: None)
+  monkeypatch.setattr(run.signal, 'signal', lambda *_: None)
+  plan = run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1, ('hash', '8_top_2'))
+  run.main(['all', 'controls'], plan)
+  assert ran == ['tile_count', 'controls', 'recipe']
+  with pytest.raises(InputError, match="no suite of these has a variant 'hsah'"):
+    run.main(['all'], dataclasses.replace(plan, variants=('hsah',)))
 
 
 @pytest.mark.parametrize('where, key, value, said', [
