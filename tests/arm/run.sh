@@ -17,8 +17,9 @@ mkdir -p "$work"/{debs,sysroot,native}
 work=$(cd "$work" && pwd)
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
-# i8mm and dot products; dot products alone; neither.
-cpus=(max,pauth-impdef=on neoverse-n1 cortex-a72)
+# i8mm and dot products; dot products alone; neither. Not SME, of whose SMOPA QEMU 7.2 gets three products of four wrong:
+# XLA multiplies int8 with it for some sizes, and a test that meets one of those fails.
+cpus=(max,pauth-impdef=on,sme=off neoverse-n1 cortex-a72)
 
 if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
   as_root apt-get update -qq
