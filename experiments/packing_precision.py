@@ -31,10 +31,8 @@ CHARACTERS, REPEATS = 1000, 9
 
 
 def main() -> None:
-  if not _WORKDIRS.value:
-    raise InputError('--workdirs is empty; give folders that train.py wrote')
   files.check_writable(pathlib.Path(_OUT.value))
-  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in map(pathlib.Path, _WORKDIRS.value)]
+  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in cli.folders_of(_WORKDIRS)]
   if random := [str(workdir) for workdir, trained in models if trained.model.config.ffn.routing == 'random']:
     raise InputError(f'{", ".join(random)}: routes at random, which a packed model cannot')
   rows = []

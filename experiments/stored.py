@@ -40,10 +40,10 @@ def read_whole(path: pathlib.Path) -> dict[str, Any]:
   try:
     results: dict[str, Any] = json.loads(path.read_text())
     _check(results, {'budget': str, 'command': str, 'verdicts': list, 'rows': list, 'failures': list}, 'results')
-    for kind, shape in (('rows', ROW), ('failures', FAILURE)):
-      for index, row in enumerate(results[kind]):
-        _check(row, shape, f'{kind}[{index}]')
+    for index, failure in enumerate(results['failures']):
+      _check(failure, FAILURE, f'failures[{index}]')
     for index, row in enumerate(results['rows']):
+      _check(row, ROW, f'rows[{index}]')
       _check(row, dict.fromkeys(row['measures'], object), f'rows[{index}]')
     seen = [(row['variant'], row['seed']) for row in results['rows']]
     if twice := [of for of in seen if seen.count(of) > 1]:

@@ -20,7 +20,6 @@ if __name__ == '__main__':
 from absl import flags
 
 from trix_jax import checkpoints, cli, evaluation, ffn, files, workdirs
-from trix_jax.errors import InputError
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
@@ -29,9 +28,7 @@ _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=T
 def main() -> None:
   out = pathlib.Path(_OUT.value)
   files.check_writable(out)
-  if not all(_WORKDIRS.value or ['']):
-    raise InputError('--workdirs names no folder; give one or more that train.py wrote, separated by commas')
-  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in map(pathlib.Path, _WORKDIRS.value)]
+  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in cli.folders_of(_WORKDIRS)]
   rows = []
   for workdir, trained in models:
     evaluator = evaluation.Evaluator(trained.model.config, trained.vocabulary, trained.corpus().validation)

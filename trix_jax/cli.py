@@ -31,6 +31,13 @@ def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
   return pathlib.Path(flag.value)
 
 
+def folders_of(flag: flags.FlagHolder) -> list[pathlib.Path]:
+  """Value of a flag that names folders, separated by commas; InputError when there is none, or an empty name."""
+  if not all(flag.value or ['']):
+    raise InputError(f'--{flag.name} names no folder; give one or more that train.py wrote, separated by commas')
+  return [pathlib.Path(name) for name in flag.value]
+
+
 def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
   """Value of a config-file flag; InputError when the file cannot be loaded."""
   try:
