@@ -44,8 +44,9 @@ _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which 
 _FILE = flags.DEFINE_string('file', '', 'Evaluate on this UTF-8 text instead of the validation split.')
 _FIT_GATE = flags.DEFINE_bool('fit_gate', False, 'Fit a gate to the frozen model and evaluate it as "fitted_gate".')
 _GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1)
-_BACKEND = flags.DEFINE_enum('backend', 'xla', ['xla', 'packed'],
-                             'Who computes: XLA alone, or packed kernels beside it.')
+_BACKEND = flags.DEFINE_enum(
+  'backend', 'xla', ['xla', 'packed'], 'Who computes: XLA alone, or packed kernels beside it.'
+)
 _ATTENTION = flags.DEFINE_enum('attention', 'int8', weights.PRECISIONS, 'Attention of the packed model.')
 _HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Output head of the packed model.')
 _PLOT = flags.DEFINE_bool('plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.')
@@ -72,22 +73,33 @@ def main() -> None:
     packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
   rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
-  packed_rows = [] if packed is None else evaluation.evaluate_packed(
-      rows, packed, vocabulary, tokens, trained.params, trained.routing)
+  packed_rows = (
+    []
+    if packed is None
+    else evaluation.evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing)
+  )
   if fitted:
     config = evaluation.with_routing(trained.model.config, 'learned')
-    rows.append({'routing': 'fitted_gate', 'backend': 'xla',
-                 **evaluation.Evaluator(config, vocabulary, tokens)(fitted)})
-  print(f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
-        f'{_FILE.value or "validation text"}')
+    rows.append(
+      {'routing': 'fitted_gate', 'backend': 'xla', **evaluation.Evaluator(config, vocabulary, tokens)(fitted)}
+    )
+  print(
+    f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
+    f'{_FILE.value or "validation text"}'
+  )
   print(report.routing_table(rows, trained.model.config.ffn.routing))
   print(report.tile_use(rows, trained.model.config.ffn.routing))
   if packed is not None:
-    print(report.packed_table(packed_rows, sum(weights.sizes(packed).values()),
-                              transformer.count_parameters(trained.params)))
+    print(
+      report.packed_table(
+        packed_rows, sum(weights.sizes(packed).values()), transformer.count_parameters(trained.params)
+      )
+    )
   routed = report.routed(rows, trained.model.config.ffn.routing)
-  rows = [{'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
-          for row in rows + packed_rows]
+  rows = [
+    {'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
+    for row in rows + packed_rows
+  ]
   path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
   try:
     workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')

@@ -22,8 +22,11 @@ from trix_jax.errors import InputError
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.')
 _MODEL = flags.DEFINE_string('model', None, 'File that trix_jax.export wrote.')
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint of the workdir.')
-_PROMPT = flags.DEFINE_string('prompt', None, 'Text to continue; by default a new line, or where the model knows '
-                              'none, the first character it knows.')
+_PROMPT = flags.DEFINE_string(
+  'prompt',
+  None,
+  'Text to continue; by default a new line, or where the model knows none, the first character it knows.',
+)
 _LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write after the prompt.', lower_bound=0)
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.')
 _TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.')
@@ -37,8 +40,7 @@ def main() -> None:
     raise InputError('--prompt is empty; give at least one character, or leave it out')
   if prompt is None:
     prompt = '\n' if '\n' in model.vocabulary else model.vocabulary[0]
-  pieces = model.stream([prompt], _LENGTH.value, temperature=_TEMPERATURE.value, top_k=_TOP_K.value,
-                        seed=_SEED.value)
+  pieces = model.stream([prompt], _LENGTH.value, temperature=_TEMPERATURE.value, top_k=_TOP_K.value, seed=_SEED.value)
   print(prompt, end='', flush=True)
   clock = Clock()
   host.before_leaving(clock.report)
@@ -71,8 +73,9 @@ class Clock:
 
 def load() -> inference.LanguageModel:
   if (_WORKDIR.value is None) == (_MODEL.value is None):
-    raise InputError('give either --workdir, a folder that train.py wrote, or --model, a file that trix_jax.export '
-                     'wrote')
+    raise InputError(
+      'give either --workdir, a folder that train.py wrote, or --model, a file that trix_jax.export wrote'
+    )
   if _MODEL.value is not None:
     if not _MODEL.value:
       raise InputError('--model is empty; give the path of a file')

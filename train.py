@@ -17,8 +17,9 @@ from ml_collections import config_flags
 from trix_jax import cli, trainer
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings of the run: a file in configs/.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: metrics, checkpoints, TensorBoard events.',
-                               required=True)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run: metrics, checkpoints, TensorBoard events.', required=True
+)
 flags.mark_flag_as_required('config')
 
 

@@ -26,8 +26,9 @@ PROBES, CONTEXT, BATCH = 4, 256, 16
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 100, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
-_VARIANT = flags.DEFINE_enum('variant', None, VARIANTS,
-                             'Measure one variant in this process; used by the benchmark itself.')
+_VARIANT = flags.DEFINE_enum(
+  'variant', None, VARIANTS, 'Measure one variant in this process; used by the benchmark itself.'
+)
 
 
 def main(_):
@@ -36,19 +37,32 @@ def main(_):
     print(json.dumps(measure(_VARIANT.value)))
     return
   variants.check_writable(_JSON.value)
-  times = variants.take_turns(VARIANTS, _ROUNDS.value, [f'--steps={_STEPS.value}'],
-                              lambda seconds: f'{1000 * seconds:8,.0f} ms a step')
+  times = variants.take_turns(
+    VARIANTS, _ROUNDS.value, [f'--steps={_STEPS.value}'], lambda seconds: f'{1000 * seconds:8,.0f} ms a step'
+  )
   rows = []
   print(f'\n{"tiles":>6}{"scores: flat":>14}{"indexed":>9}{"ms: flat":>10}{"indexed":>9}{"flat / indexed":>16}')
   for tiles in TILES:
     of = {kind: times[f'{kind} T={tiles}'] for kind in ('flat', 'indexed')}
     median = {kind: 1000 * statistics.median(values) for kind, values in of.items()}
     count = scores_of(tiles)
-    print(f'{tiles:>6}{count["flat"]:>14,}{count["indexed"]:>9,}{median["flat"]:10.0f}{median["indexed"]:9.0f}'
-          f'{median["flat"] / median["indexed"]:15.2f}x')
-    rows += [{'tiles': tiles, 'kind': kind, 'scores': count[kind],
-              'milliseconds': round(median[kind], 1), 'min': round(1000 * min(values), 1),
-              'max': round(1000 * max(values), 1), 'batch': BATCH, 'context': CONTEXT} for kind, values in of.items()]
+    print(
+      f'{tiles:>6}{count["flat"]:>14,}{count["indexed"]:>9,}{median["flat"]:10.0f}{median["indexed"]:9.0f}'
+      f'{median["flat"] / median["indexed"]:15.2f}x'
+    )
+    rows += [
+      {
+        'tiles': tiles,
+        'kind': kind,
+        'scores': count[kind],
+        'milliseconds': round(median[kind], 1),
+        'min': round(1000 * min(values), 1),
+        'max': round(1000 * max(values), 1),
+        'batch': BATCH,
+        'context': CONTEXT,
+      }
+      for kind, values in of.items()
+    ]
   variants.write(_JSON.value, rows)
 
 

@@ -27,21 +27,34 @@ import variants
 from absl import app, flags, logging
 
 CONTEXT, VOCABULARY = 256, 65
-SIZES = {'reference': {'layers': 4, 'd_model': 128, 'heads': 4, 'd_ff': 512},
-         'large': {'layers': 8, 'd_model': 512, 'heads': 8, 'd_ff': 2048}}
+SIZES = {
+  'reference': {'layers': 4, 'd_model': 128, 'heads': 4, 'd_ff': 512},
+  'large': {'layers': 8, 'd_model': 512, 'heads': 8, 'd_ff': 2048},
+}
 TILES = (4, 16, 64)
 # How many tiles there are makes no difference to what multiplies with all of them at once.
-VARIANTS = tuple(f'{size} {name} T={tiles}' for size in SIZES for name, counts in (
-    ('packed', TILES), ('packed all tiles', TILES), ('xla dense', TILES[:1]), ('xla sparse', TILES),
-    ('torch cached', TILES[:1]), ('torch original', TILES)) for tiles in counts)
+VARIANTS = tuple(
+  f'{size} {name} T={tiles}'
+  for size in SIZES
+  for name, counts in (
+    ('packed', TILES),
+    ('packed all tiles', TILES),
+    ('xla dense', TILES[:1]),
+    ('xla sparse', TILES),
+    ('torch cached', TILES[:1]),
+    ('torch original', TILES),
+  )
+  for tiles in counts
+)
 ROWS = (1, 64)
 
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
 _SECONDS = flags.DEFINE_float('seconds', 0.6, 'About how long each number is measured in a round.', lower_bound=0)
 _ONLY = flags.DEFINE_string('only', '', 'Only variants whose name holds this, such as "reference packed".')
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
-_VARIANT = flags.DEFINE_enum('variant', None, VARIANTS,
-                             'Measure one variant in this process; used by the benchmark itself.')
+_VARIANT = flags.DEFINE_enum(
+  'variant', None, VARIANTS, 'Measure one variant in this process; used by the benchmark itself.'
+)
 
 
 def main(_):
@@ -53,12 +66,18 @@ def main(_):
   if not names:
     sys.exit(f'error: --only={_ONLY.value}: no variant is called so; they are {", ".join(VARIANTS)}')
   variants.check_writable(_JSON.value)
-  results = variants.take_turns(names, _ROUNDS.value, [f'--seconds={_SECONDS.value}'], lambda result: '  '.join(
-      f'{measured} {value:,.1f}' for measured, value in result['microseconds'].items()))
+  results = variants.take_turns(
+    names,
+    _ROUNDS.value,
+    [f'--seconds={_SECONDS.value}'],
+    lambda result: '  '.join(f'{measured} {value:,.1f}' for measured, value in result['microseconds'].items()),
+  )
   rows = [row for name in names for row in summary(name, results[name])]
   for row in rows:
-    print(f'{row["size"]:<11}{row["variant"]:<26}{row["measured"]:<14}{row["microseconds"]:>12,.1f} us'
-          f'{row["tokens_per_second"]:>14,.0f} tokens/s')
+    print(
+      f'{row["size"]:<11}{row["variant"]:<26}{row["measured"]:<14}{row["microseconds"]:>12,.1f} us'
+      f'{row["tokens_per_second"]:>14,.0f} tokens/s'
+    )
   variants.write(_JSON.value, rows)
 
 
@@ -69,11 +88,19 @@ def summary(name: str, rounds: list[dict]) -> list[dict]:
   for measured in rounds[0]['microseconds']:
     values = [result['microseconds'][measured] for result in rounds]
     tokens = int(measured.split()[1]) * (CONTEXT if 'prefill' in measured else 1)
-    rows.append({'size': size, 'variant': variant, 'measured': measured,
-                 'microseconds': round(statistics.median(values), 3),
-                 'tokens_per_second': round(tokens / statistics.median(values) * 1e6, 1), 'min': round(min(values), 3),
-                 'max': round(max(values), 3), 'weight_bytes': rounds[0]['weight_bytes'],
-                 'peak_growth_bytes': statistics.median_low([result['peak_growth_bytes'] for result in rounds])})
+    rows.append(
+      {
+        'size': size,
+        'variant': variant,
+        'measured': measured,
+        'microseconds': round(statistics.median(values), 3),
+        'tokens_per_second': round(tokens / statistics.median(values) * 1e6, 1),
+        'min': round(min(values), 3),
+        'max': round(max(values), 3),
+        'weight_bytes': rounds[0]['weight_bytes'],
+        'peak_growth_bytes': statistics.median_low([result['peak_growth_bytes'] for result in rounds]),
+      }
+    )
   return rows
 
 
@@ -90,6 +117,7 @@ def measure(name: str) -> dict:
 
 def timed(step, unit: int, prepare=None) -> float:
   """Median microseconds of a `unit`th of a call, after one that is not counted; `prepare` makes what a call uses up."""
+
   def arguments():
     return (prepare(),) if prepare else ()
 
@@ -143,8 +171,9 @@ def measure_jax(size, variant, tiles) -> dict:
   vocabulary = ''.join(chr(64 + i) for i in range(VOCABULARY))
   params = jax.jit(lambda: training.init_state(config, training.make_model(config, vocabulary)).params)()
   packed_config = weights.InferenceConfig(model, VOCABULARY)
-  language_model = inference.LanguageModel(packed_config, vocabulary, weights.pack(params, {}, packed_config),
-                                           forward.PACKED, {})
+  language_model = inference.LanguageModel(
+    packed_config, vocabulary, weights.pack(params, {}, packed_config), forward.PACKED, {}
+  )
   if variant.startswith('xla'):
     language_model = xla_inference.model(language_model, weights.as_trained(params, {}, model), variant.split()[1])
   arrays, computation, config = language_model.arrays, language_model.computation, language_model.config
@@ -159,26 +188,37 @@ def measure_jax(size, variant, tiles) -> dict:
       def step(x_ND, _):
         y_ND, _ = computation.ffn(arrays, 'layer_0.ffn', config.model.ffn, x_ND, None)
         return x_ND + 1e-6 * y_ND, None
+
       return jax.lax.scan(step, x_ND, length=200)[0]
+
     run = jax.jit(loop)
     times[f'ffn {rows}'] = timed(lambda: jax.block_until_ready(run(arrays, x_ND)), 200)  # noqa: B023
 
     keys_B = jax.vmap(jax.random.key)(np.arange(rows, dtype=np.uint32))
+
     def read(length, rows=rows):
       tokens, lengths = np.zeros((rows, length), np.int32), np.full(rows, length, np.int32)
       return jax.block_until_ready(inference.prefill(computation, config, arrays, tokens, lengths))
+
     times[f'prefill {rows}'] = timed(lambda: read(CONTEXT), 1)
     beginning = read(64)
+
     def write(state, keys_B=keys_B):
       for step in range(0, 128, inference.CHUNK):
-        _, state = inference.decode_chunk(computation, config, arrays, state, keys_B, np.int32(step), np.float32(0),
-                                          np.int32(VOCABULARY), False)
+        _, state = inference.decode_chunk(
+          computation, config, arrays, state, keys_B, np.int32(step), np.float32(0), np.int32(VOCABULARY), False
+        )
       jax.block_until_ready(state)
+
     def fresh(beginning=beginning):
       return jax.block_until_ready(jax.tree.map(jnp.copy, beginning))
+
     times[f'decode {rows}'] = timed(write, 128, fresh)
-  return {'microseconds': times, 'weight_bytes': sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)),
-          'peak_growth_bytes': peak_memory() - before}
+  return {
+    'microseconds': times,
+    'weight_bytes': sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)),
+    'peak_growth_bytes': peak_memory() - before,
+  }
 
 
 if __name__ == '__main__':

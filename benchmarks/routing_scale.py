@@ -73,8 +73,16 @@ def scale() -> list[dict]:
         for count in ROWS:
           name = (backend, tiles, probes, count)
           measured[name] = loop(backend, index, probes, token_ND[:count])
-          rows.append({'backend': backend, 'tiles': tiles, 'clusters': clusters if probes else 0, 'probes': probes,
-                       'tokens': count, 'recall': round(found, 4)})
+          rows.append(
+            {
+              'backend': backend,
+              'tiles': tiles,
+              'clusters': clusters if probes else 0,
+              'probes': probes,
+              'tokens': count,
+              'recall': round(found, 4),
+            }
+          )
   for backend in ('packed', 'xla'):
     for count in ROWS:
       measured[backend, 1, 0, count] = loop(backend, one_tile(D), 0, token_ND[:count])
@@ -83,14 +91,21 @@ def scale() -> list[dict]:
     of = times[row['backend'], row['tiles'], row['probes'], row['tokens']]
     empty = times[row['backend'], 1, 0, row['tokens']]
     row.update(summary(of, empty, row['tokens']))
-  print(f'{"tiles":>6}{"clusters":>10}{"probes":>8}{"tokens":>8}{"recall":>8}   ns a token, an empty call subtracted: '
-        f'{"packed":>10}{"xla":>10}')
+  print(
+    f'{"tiles":>6}{"clusters":>10}{"probes":>8}{"tokens":>8}{"recall":>8}   ns a token, an empty call subtracted: '
+    f'{"packed":>10}{"xla":>10}'
+  )
   for row in rows:
     if row['backend'] == 'packed':
-      xla = next(other for other in rows if other['backend'] == 'xla' and all(
-          other[name] == row[name] for name in ('tiles', 'probes', 'tokens')))
-      print(f'{row["tiles"]:>6}{row["clusters"] or "flat":>10}{row["probes"] or "-":>8}{row["tokens"]:>8}'
-            f'{row["recall"]:8.3f}{"":40}{row["nanoseconds"]:>10,.1f}{xla["nanoseconds"]:>10,.1f}')
+      xla = next(
+        other
+        for other in rows
+        if other['backend'] == 'xla' and all(other[name] == row[name] for name in ('tiles', 'probes', 'tokens'))
+      )
+      print(
+        f'{row["tiles"]:>6}{row["clusters"] or "flat":>10}{row["probes"] or "-":>8}{row["tokens"]:>8}'
+        f'{row["recall"]:8.3f}{"":40}{row["nanoseconds"]:>10,.1f}{xla["nanoseconds"]:>10,.1f}'
+      )
   return rows
 
 
@@ -103,11 +118,18 @@ def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
   """A compiled loop of `STEPS` lookups of these tokens; `probes` is 0 for all tiles."""
   in_order = index.member_CM if probes else jnp.arange(len(index.key_TD))
   signatures = xla_kernels.pack_int8(index.key_TD[in_order].astype(jnp.int8))
-  packed_index = xla_kernels.TileIndex(xla_kernels.pack_int8(index.cluster_key_CD.astype(jnp.int8)),
-                                       index.cluster_scale_C, None, index.member_CM, probes) if probes else None
+  packed_index = (
+    xla_kernels.TileIndex(
+      xla_kernels.pack_int8(index.cluster_key_CD.astype(jnp.int8)), index.cluster_scale_C, None, index.member_CM, probes
+    )
+    if probes
+    else None
+  )
   arrays = (signatures, index.scale_T[in_order], packed_index) if backend == 'packed' else (index,)
+
   def packed(x_ND, signatures, scale, packed_index):
     return xla_kernels.route(x_ND, signatures, scale_T=scale, index=packed_index)[0]
+
   def xla(x_ND, index):
     q_ND, _ = ternary.quantise_int8(x_ND)
     if not probes:
@@ -115,13 +137,16 @@ def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
     found = hierarchy.look_up(q_ND, index, probes)
     place_N1 = routing.select(found.dot_NJ * found.scale_NJ, 1)
     return jnp.take_along_axis(found.tile_NJ, place_N1, axis=-1)[:, 0]
+
   find = packed if backend == 'packed' else xla
 
   def run(x_ND, *arrays):
     def step(x_ND, _):
       # The next lookup waits for this one.
       return x_ND + 1e-6 * find(x_ND, *arrays)[:, None].astype(jnp.float32), None
+
     return jax.lax.scan(step, x_ND, length=STEPS)[0]
+
   compiled = jax.jit(run)
   jax.block_until_ready(compiled(x_ND, *arrays))
   return lambda: jax.block_until_ready(compiled(x_ND, *arrays))
@@ -145,8 +170,12 @@ def take_turns(measured: dict) -> dict:
 def summary(times: list[float], empty: list[float], tokens: int) -> dict:
   """Nanoseconds a token, of the whole step and without an empty call; the spread of the latter."""
   net = [(time - nothing) / tokens for time, nothing in zip(times, empty, strict=True)]
-  return {'nanoseconds_with_call': round(statistics.median(times) / tokens, 2),
-          'nanoseconds': round(statistics.median(net), 2), 'min': round(min(net), 2), 'max': round(max(net), 2)}
+  return {
+    'nanoseconds_with_call': round(statistics.median(times) / tokens, 2),
+    'nanoseconds': round(statistics.median(net), 2),
+    'min': round(min(net), 2),
+    'max': round(max(net), 2),
+  }
 
 
 def exponents(rows: list[dict]) -> str:
@@ -154,14 +183,23 @@ def exponents(rows: list[dict]) -> str:
   lines = ['', f'{"":<30}{"exponent, T >= 64":>18}   faster than flat from T =']
   for backend in ('packed', 'xla'):
     for count in ROWS:
-      of = {(row['tiles'], row['probes']): row['nanoseconds'] for row in rows
-            if row['backend'] == backend and row['tokens'] == count}
+      of = {
+        (row['tiles'], row['probes']): row['nanoseconds']
+        for row in rows
+        if row['backend'] == backend and row['tokens'] == count
+      }
       for probes in (0, *PROBES):
-        points = [(math.log(tiles), math.log(max(of[tiles, probes], 0.1))) for tiles in TILES
-                  if tiles >= 64 and (tiles, probes) in of]
+        points = [
+          (math.log(tiles), math.log(max(of[tiles, probes], 0.1)))
+          for tiles in TILES
+          if tiles >= 64 and (tiles, probes) in of
+        ]
         slope = statistics.linear_regression(*zip(*points, strict=True)).slope
-        faster = [tiles for tiles in TILES if (tiles, probes) in of and all(
-            of[more, probes] < of[more, 0] for more in TILES if more >= tiles)]
+        faster = [
+          tiles
+          for tiles in TILES
+          if (tiles, probes) in of and all(of[more, probes] < of[more, 0] for more in TILES if more >= tiles)
+        ]
         since = '' if not probes else str(min(faster, default='never'))
         kind = f'{probes} probed' if probes else 'flat'
         lines.append(f'{f"{backend}, {count} token(s), {kind}":<30}{slope:18.2f}   {since}')
@@ -176,9 +214,12 @@ def trained(model: checkpoints.Trained) -> list[dict]:
   corpus = model.corpus()
   probe_counts = [1 << i for i in range(config.ffn.clusters.bit_length()) if 1 << i <= config.ffn.clusters]
   windows = data.evaluation_windows(corpus.validation, config.context)[0][:16, :-1]
-  _, captured = model.model.apply({'params': model.params, 'routing': model.routing}, windows,
-                                  capture_intermediates=lambda module, _: module.name == 'norm',
-                                  mutable=['intermediates'])
+  _, captured = model.model.apply(
+    {'params': model.params, 'routing': model.routing},
+    windows,
+    capture_intermediates=lambda module, _: module.name == 'norm',
+    mutable=['intermediates'],
+  )
   rows: list[dict] = []
   measured: dict = {}
   for layer in range(config.layers):
@@ -188,23 +229,32 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     state = model.routing[name]['ffn']
     index = hierarchical_ffn.index_of(state, config.ffn)
     biases = (state.get('balance_bias'), state.get('cluster_bias'))
-    some_ND = q_ND[::len(q_ND) // max(ROWS)]  # Not neighbours, which are alike.
+    some_ND = q_ND[:: len(q_ND) // max(ROWS)]  # Not neighbours, which are alike.
     for count in ROWS:
       measured[layer, -1, count] = loop('packed', one_tile(config.d_model), 0, some_ND[:count])
     for probes in (0, *probe_counts):
-      recalls = [1.0 if not probes else float(hierarchy.recall(q_ND, index, probes, *of))
-                 for of in ((None, None), biases)]
+      recalls = [
+        1.0 if not probes else float(hierarchy.recall(q_ND, index, probes, *of)) for of in ((None, None), biases)
+      ]
       for count in ROWS:
         measured[layer, probes, count] = loop('packed', index, probes, some_ND[:count])
-        rows.append({'layer': layer, 'tiles': config.ffn.tiles, 'clusters': config.ffn.clusters, 'probes': probes,
-                     'tokens': count, 'recall': round(recalls[0], 4), 'recall_with_biases': round(recalls[1], 4)})
+        rows.append(
+          {
+            'layer': layer,
+            'tiles': config.ffn.tiles,
+            'clusters': config.ffn.clusters,
+            'probes': probes,
+            'tokens': count,
+            'recall': round(recalls[0], 4),
+            'recall_with_biases': round(recalls[1], 4),
+          }
+        )
   times = take_turns(measured)
   losses = {}
   for probes in probe_counts:
     if config.ffn.top_k <= probes * config.ffn.tiles // config.ffn.clusters:
       ffn_config = dataclasses.replace(config.ffn, probes=probes)
-      evaluator = evaluation.Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary,
-                                       corpus.validation)
+      evaluator = evaluation.Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary, corpus.validation)
       losses[probes] = evaluator(model.params, model.routing)['loss']
   for row in rows:
     of, empty = (times[row['layer'], probes, row['tokens']] for probes in (row['probes'], -1))
@@ -218,12 +268,16 @@ def table(rows: list[dict]) -> str:
   """A line for every number of probes; ranges are those over layers."""
   lines = [f'{"probes":>7}{"loss":>9}{"ns, 1 token":>18}{"64 tokens":>16}{"recall, keys":>18}{"with biases":>16}']
   for probes in sorted({row['probes'] for row in rows}):
+
     def span(name, digits, tokens, probes=probes):
       values = [row[name] for row in rows if row['probes'] == probes and row['tokens'] == tokens]
       return f'{min(values):,.{digits}f} to {max(values):,.{digits}f}'
+
     loss = next(row['loss'] for row in rows if row['probes'] == probes)
-    lines.append(f'{probes or "flat":>7}{"-" if loss is None else f"{loss:.4f}":>9}{span("nanoseconds", 0, 1):>18}'
-                 f'{span("nanoseconds", 0, 64):>16}{span("recall", 3, 1):>18}{span("recall_with_biases", 3, 1):>16}')
+    lines.append(
+      f'{probes or "flat":>7}{"-" if loss is None else f"{loss:.4f}":>9}{span("nanoseconds", 0, 1):>18}'
+      f'{span("nanoseconds", 0, 64):>16}{span("recall", 3, 1):>18}{span("recall_with_biases", 3, 1):>16}'
+    )
   return '\n'.join(lines)
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-
   up: torch.Tensor
   down: torch.Tensor
   signatures: torch.Tensor
@@ -32,8 +31,8 @@ class Block(nn.Module):
     if cache is None:
       out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:
-      cache[0][:, :, position:position + L], cache[1][:, :, position:position + L] = k, v
-      keys, values = (part[:, :, :position + L] for part in cache)
+      cache[0][:, :, position : position + L], cache[1][:, :, position : position + L] = k, v
+      keys, values = (part[:, :, : position + L] for part in cache)
       out = F.scaled_dot_product_attention(q, keys, values, is_causal=L > 1)
     return self.out(out.transpose(1, 2).reshape(B, L, D))
 
@@ -86,6 +85,6 @@ def generate(model, token, length):
     if model.style == 'cached':
       position += token.shape[1] if position == 0 else 1
     else:
-      token = torch.cat([token, new], dim=1)[:, -model.context:]
+      token = torch.cat([token, new], dim=1)[:, -model.context :]
       new = token
   return new

@@ -24,7 +24,6 @@ class _Ternary(torch.autograd.Function):
 
 
 class _Sign(torch.autograd.Function):
-
   @staticmethod
   def forward(ctx, x):
     return torch.sign(x)
@@ -35,7 +34,6 @@ class _Sign(torch.autograd.Function):
 
 
 class TiledFFN(nn.Module):
-
   def __init__(self, d_model, d_ff, tiles, compute):
     super().__init__()
     self.tiles, self.compute = tiles, compute
@@ -68,7 +66,6 @@ class TiledFFN(nn.Module):
 
 
 class Block(nn.Module):
-
   def __init__(self, d_model, heads, d_ff, tiles, compute):
     super().__init__()
     self.heads = heads
@@ -88,15 +85,14 @@ class Block(nn.Module):
 class ReferenceLM(nn.Module):
   """Tokens [B, L] to logits [B, L, V] and the mean balance loss; `compute` is dense, masked or gathered."""
 
-  def __init__(self, vocabulary=65, layers=4, d_model=128, heads=4, d_ff=512, tiles=4, context=256, *,
-               compute):
+  def __init__(self, vocabulary=65, layers=4, d_model=128, heads=4, d_ff=512, tiles=4, context=256, *, compute):
     super().__init__()
     self.embedding, self.positions = nn.Embedding(vocabulary, d_model), nn.Parameter(torch.zeros(context, d_model))
     self.blocks = nn.ModuleList(Block(d_model, heads, d_ff, tiles, compute) for _ in range(layers))
     self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, vocabulary)
 
   def forward(self, token):
-    x = self.embedding(token) + self.positions[:token.shape[1]]
+    x = self.embedding(token) + self.positions[: token.shape[1]]
     balance = 0.0
     for block in self.blocks:
       x, of_block = block(x)

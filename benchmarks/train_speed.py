@@ -20,17 +20,20 @@ from trix_jax import host
 
 CONTEXT = 256
 BASELINES = ('torch masked T=4', 'torch gathered T=4')
-VARIANTS = tuple(f'{framework} {compute} T={tiles}'
-                 for framework, computes in (('torch', ('dense', 'masked', 'gathered')), ('jax', ('dense', 'sparse')))
-                 for compute in computes for tiles in (4, 16, 64)) + (
-    'torch gathered T=4 plain allocator', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
+VARIANTS = tuple(
+  f'{framework} {compute} T={tiles}'
+  for framework, computes in (('torch', ('dense', 'masked', 'gathered')), ('jax', ('dense', 'sparse')))
+  for compute in computes
+  for tiles in (4, 16, 64)
+) + ('torch gathered T=4 plain allocator', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
 
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 6, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 64, 'Windows of 256 characters in a step.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
-_VARIANT = flags.DEFINE_enum('variant', None, VARIANTS,
-                             'Measure one variant in this process; used by the benchmark itself.')
+_VARIANT = flags.DEFINE_enum(
+  'variant', None, VARIANTS, 'Measure one variant in this process; used by the benchmark itself.'
+)
 
 
 def main(_):
@@ -39,18 +42,35 @@ def main(_):
     print(json.dumps(measure(_VARIANT.value)))
     return
   variants.check_writable(_JSON.value)
-  rates = variants.take_turns(variants.installed(VARIANTS), _ROUNDS.value,
-                              [f'--steps={_STEPS.value}', f'--batch={_BATCH.value}'],
-                              lambda rate: f'{rate:>10,.0f} tokens/s', environment)
+  rates = variants.take_turns(
+    variants.installed(VARIANTS),
+    _ROUNDS.value,
+    [f'--steps={_STEPS.value}', f'--batch={_BATCH.value}'],
+    lambda rate: f'{rate:>10,.0f} tokens/s',
+    environment,
+  )
   medians = {name: statistics.median(values) for name, values in rates.items()}
-  print(f'\n{"batch " + str(_BATCH.value) + " x " + str(CONTEXT):<32}{"tokens/s":>10}{"min":>10}{"max":>10}'
-        f'{"to masked":>12}{"to gathered":>13}')
+  print(
+    f'\n{"batch " + str(_BATCH.value) + " x " + str(CONTEXT):<32}{"tokens/s":>10}{"min":>10}{"max":>10}'
+    f'{"to masked":>12}{"to gathered":>13}'
+  )
   for name, values in rates.items():
     ratios = [f'{medians[name] / medians[base]:.2f}x' if base in medians else '-' for base in BASELINES]
     print(f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratios[0]:>12}{ratios[1]:>13}')
-  variants.write(_JSON.value, [
-      {'variant': name, 'tokens_per_second': medians[name], 'min': min(values), 'max': max(values),
-       'batch': _BATCH.value, 'context': CONTEXT} for name, values in rates.items()])
+  variants.write(
+    _JSON.value,
+    [
+      {
+        'variant': name,
+        'tokens_per_second': medians[name],
+        'min': min(values),
+        'max': max(values),
+        'batch': _BATCH.value,
+        'context': CONTEXT,
+      }
+      for name, values in rates.items()
+    ],
+  )
 
 
 def environment(name: str) -> dict[str, str]:
@@ -91,6 +111,7 @@ def torch_step(name: str):
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
+
   return step
 
 
@@ -119,6 +140,7 @@ def jax_step(name: str):
     state, metrics = train_step(state, windows, index)
     index += 1
     jax.block_until_ready((state, metrics))
+
   return step
 
 

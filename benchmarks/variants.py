@@ -24,8 +24,13 @@ def installed(names: Iterable[str]) -> list[str]:
   return list(names)
 
 
-def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Callable[[Any], str],
-               environment: Callable[[str], Mapping[str, str]] = lambda name: {}) -> dict[str, list[Any]]:
+def take_turns(
+  names: Iterable[str],
+  rounds: int,
+  flags: Iterable[str],
+  show: Callable[[Any], str],
+  environment: Callable[[str], Mapping[str, str]] = lambda name: {},
+) -> dict[str, list[Any]]:
   """Run this program once a round for each variant, as `--variant=NAME` with `flags`.
 
   Args:
@@ -42,9 +47,13 @@ def take_turns(names: Iterable[str], rounds: int, flags: Iterable[str], show: Ca
   results: dict[str, list[Any]] = {name: [] for name in names}
   start, total = time.perf_counter(), rounds * len(names)
   for done, (round_, name) in enumerate(((r, n) for r in range(rounds) for n in names), start=1):
-    process = subprocess.run([sys.executable, sys.argv[0], f'--variant={name}', *flags], stdout=subprocess.PIPE,
-                             env={**os.environ, 'GLIBC_TUNABLES': host.ALLOCATOR, **environment(name)}, text=True,
-                             check=True)
+    process = subprocess.run(
+      [sys.executable, sys.argv[0], f'--variant={name}', *flags],
+      stdout=subprocess.PIPE,
+      env={**os.environ, 'GLIBC_TUNABLES': host.ALLOCATOR, **environment(name)},
+      text=True,
+      check=True,
+    )
     results[name].append(json.loads(process.stdout.splitlines()[-1]))
     left = (time.perf_counter() - start) / done * (total - done)
     print(f'round {round_ + 1}/{rounds}  {name:<36}{show(results[name][-1])}  ({left / 60:.0f} min left)', flush=True)

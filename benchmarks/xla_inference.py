@@ -47,11 +47,13 @@ def sparse_ffn(arrays, name, config, x_ND, key=None):
     up_DH, down_HD = (jax.lax.dynamic_index_in_dim(layer[key], tile_N[0], keepdims=False) for key in ('up', 'down'))
     return ffn.ACTIVATIONS[config.activation](x_ND @ up_DH) @ down_HD, None
   T, D, H = layer['up'].shape
-  tiles = ffn.TernaryTiles(layer['up'], layer['down'], jnp.ones((T, H)), jnp.ones((T, D)), layer['signatures'],
-                           layer['scale'])
+  tiles = ffn.TernaryTiles(
+    layer['up'], layer['down'], jnp.ones((T, H)), jnp.ones((T, D)), layer['signatures'], layer['scale']
+  )
   floats = dataclasses.replace(config, int8_activations=False)
-  return ffn.compute_sparse(x_ND, jnp.ones((x_ND.shape[0], 1)), tile_N[:, None], jnp.ones((x_ND.shape[0], 1)), tiles,
-                            floats), None
+  return ffn.compute_sparse(
+    x_ND, jnp.ones((x_ND.shape[0], 1)), tile_N[:, None], jnp.ones((x_ND.shape[0], 1)), tiles, floats
+  ), None
 
 
 def key_values(batch, heads, width, slots):

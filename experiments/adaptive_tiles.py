@@ -24,8 +24,9 @@ from absl import flags
 from trix_jax import checkpoints, cli, evaluation, files, plots, workdirs
 from trix_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote, of a model with model.top_k above 1.',
-                               required=True)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder that train.py wrote, of a model with model.top_k above 1.', required=True
+)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

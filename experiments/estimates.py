@@ -62,8 +62,9 @@ def losses(rows: Sequence[dict[str, Any]], variant: str) -> dict[int, float]:
   return {row['seed']: row['loss'] for row in rows if row['variant'] == variant}
 
 
-def gap(first: dict[int, float], second: dict[int, float],
-        of_difference: Callable[[float], float] = float) -> Estimate | None:
+def gap(
+  first: dict[int, float], second: dict[int, float], of_difference: Callable[[float], float] = float
+) -> Estimate | None:
   """Of the first less the second, or of a function of that, on the seeds that both have; None without any."""
   shared = sorted(first.keys() & second.keys())
   return estimate([of_difference(first[seed] - second[seed]) for seed in shared]) if shared else None

@@ -21,11 +21,19 @@ STYLES = ('-', '--', ':')
 # Differences of loss to this many nats are drawn to a linear scale even where there are much larger ones.
 LINEAR = 0.05
 
-rcParams.update({
-    'svg.fonttype': 'none', 'svg.hashsalt': 'trix', 'font.size': 9, 'font.family': 'sans-serif',
-    **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'axes.titlecolor', 'xtick.color',
-                     'ytick.color'), INK),
-    'axes.spines.top': False, 'axes.spines.right': False})
+rcParams.update(
+  {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'trix',
+    'font.size': 9,
+    'font.family': 'sans-serif',
+    **dict.fromkeys(
+      ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'axes.titlecolor', 'xtick.color', 'ytick.color'), INK
+    ),
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+  }
+)
 
 
 def svg(figure: Figure) -> str:
@@ -33,7 +41,7 @@ def svg(figure: Figure) -> str:
   buffer = io.StringIO()
   figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
   text = buffer.getvalue().replace(INK, 'currentColor')
-  return text[text.index('<svg'):]
+  return text[text.index('<svg') :]
 
 
 def _figure(rows: int = 1, columns: int = 1, width: float = 3.4, height: float = 2.6):
@@ -57,8 +65,9 @@ def loss_curves(rows: Rows, variants: Sequence[str]) -> Figure:
     losses = np.array([[loss for _, loss in row['curves']['validation_loss']] for row in of])
     tokens = (of[0]['tokens'] - of[0]['tokens_of_run'] * (1 - steps / last)) / 1e6
     ax.plot(tokens, losses.mean(axis=0), label=variant, linewidth=1.4, **_style(place))
-    ax.fill_between(tokens, losses.min(axis=0), losses.max(axis=0), alpha=0.2, linewidth=0,
-                    color=_style(place)['color'])
+    ax.fill_between(
+      tokens, losses.min(axis=0), losses.max(axis=0), alpha=0.2, linewidth=0, color=_style(place)['color']
+    )
   # What matters is the end, not where all come from.
   ends = [row['curves']['validation_loss'] for row in rows]
   ax.set_ylim(min(row['loss'] for row in rows) - 0.02, float(np.median([curve[0][1] for curve in ends])))
@@ -97,8 +106,15 @@ def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.
   for layer, (ax, counts_CT) in enumerate(zip(axes, counts_LCT, strict=True)):
     share_CT = plots.draw_classes(ax, counts_CT[present], [names[place] for place in present])
     for (place, tile), share in np.ndenumerate(share_CT) if share_CT.shape[1] <= 8 else ():
-      ax.text(tile, place, f'{100 * share:.0f}', ha='center', va='center', fontsize=6 if share_CT.shape[1] > 4 else 8,
-              color='black' if share > 0.6 else 'white')
+      ax.text(
+        tile,
+        place,
+        f'{100 * share:.0f}',
+        ha='center',
+        va='center',
+        fontsize=6 if share_CT.shape[1] > 4 else 8,
+        color='black' if share > 0.6 else 'white',
+      )
     ax.set(title=f'layer {layer}')
     if layer:
       ax.set_yticklabels([])
@@ -150,18 +166,33 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
 
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
-  return _shares(rows, variants, lambda row: [(pair['to'], np.mean(pair['changed'])) for pair in row['stability']],
-                 '% of tokens that changed tile', 10)
+  return _shares(
+    rows,
+    variants,
+    lambda row: [(pair['to'], np.mean(pair['changed'])) for pair in row['stability']],
+    '% of tokens that changed tile',
+    10,
+  )
 
 
 def diversity(rows: Rows, variants: Sequence[str]) -> Figure:
   """Diversity of signatures over training, mean over layers and seeds."""
-  return _shares(rows, variants, lambda row: [(step, np.mean(of)) for step, of in row['curves']['diversity']],
-                 '% of entries that differ', 30)
+  return _shares(
+    rows,
+    variants,
+    lambda row: [(step, np.mean(of)) for step, of in row['curves']['diversity']],
+    '% of entries that differ',
+    30,
+  )
 
 
-def _shares(rows: Rows, variants: Sequence[str], curve_of: Callable[[dict[str, Any]], Sequence[tuple[int, float]]],
-            ylabel: str, limit: float) -> Figure:
+def _shares(
+  rows: Rows,
+  variants: Sequence[str],
+  curve_of: Callable[[dict[str, Any]], Sequence[tuple[int, float]]],
+  ylabel: str,
+  limit: float,
+) -> Figure:
   """Shares over steps, in %: mean and range over seeds of the curves of a variant's rows, and the limit of a claim."""
   figure, [[ax]] = _figure(width=5.2, height=3.0)
   for place, label in enumerate(variants):
@@ -169,8 +200,9 @@ def _shares(rows: Rows, variants: Sequence[str], curve_of: Callable[[dict[str, A
       share_SP = 100 * np.array([[share for _, share in curve] for curve in of])
       steps = [step for step, _ in of[0]]
       ax.plot(steps, share_SP.mean(axis=0), marker='.', label=label, **_style(place))
-      ax.fill_between(steps, share_SP.min(axis=0), share_SP.max(axis=0), alpha=0.2, linewidth=0,
-                      color=_style(place)['color'])
+      ax.fill_between(
+        steps, share_SP.min(axis=0), share_SP.max(axis=0), alpha=0.2, linewidth=0, color=_style(place)['color']
+      )
   ax.axhline(limit, color=INK, linewidth=0.8, linestyle=':')
   ax.set(xlabel='step', ylabel=ylabel, ylim=(0, None))
   ax.legend(frameon=False)
@@ -188,8 +220,17 @@ def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figur
     for name, of in group.items():
       place += 1
       one = of.seeds == 1
-      ax.errorbar(of.mean, place, xerr=None if one else of.half_width, fmt='o', markersize=4, capsize=2, linewidth=1.2,
-                  color=COLOURS[colour % len(COLOURS)], markerfacecolor='none' if one else None)
+      ax.errorbar(
+        of.mean,
+        place,
+        xerr=None if one else of.half_width,
+        fmt='o',
+        markersize=4,
+        capsize=2,
+        linewidth=1.2,
+        color=COLOURS[colour % len(COLOURS)],
+        markerfacecolor='none' if one else None,
+      )
       ticks.append((place, name, 'normal'))
     place += 1
   ax.axvline(0, color=INK, linewidth=0.8, linestyle=':')

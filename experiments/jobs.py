@@ -47,23 +47,28 @@ class Jobs:
   def submit(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future:
     return self._pool.submit(function, *args)
 
-  def call(self, command: list[str], cwd: pathlib.Path, log: pathlib.Path, every: float,
-           tell: Callable[[], None]) -> int:
+  def call(
+    self, command: list[str], cwd: pathlib.Path, log: pathlib.Path, every: float, tell: Callable[[], None]
+  ) -> int:
     """The exit code of a program whose output is added to a log; tells now and then meanwhile, in seconds.
 
     Raises:
       Stopped: when `stop` was called, before or meanwhile.
     """
-    environment = {'JAX_COMPILATION_CACHE_DIR': self._compiled.name,
-                   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
-                   **({} if self.count == 1 else {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}), **os.environ}
+    environment = {
+      'JAX_COMPILATION_CACHE_DIR': self._compiled.name,
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.3',
+      **({} if self.count == 1 else {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}),
+      **os.environ,
+    }
     with log.open('a') as file:
       with self._lock:
         if self._stopping.is_set():
           raise Stopped
         # In a session of its own, so that Ctrl-C reaches it once, through us.
-        process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, env=environment,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+          command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
         self._programs.add(process)
       try:
         while True:

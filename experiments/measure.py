@@ -42,19 +42,29 @@ def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
   """Of every run: its best validation loss, its curves, and how load and diversity moved."""
   train, validation = (metrics.read_metrics(workdir, split) for split in ('train', 'validation'))
   best = min(validation, key=lambda row: row['loss'])
+
   def curve(rows, name):
-    rows = rows[:-1][::max(1, len(rows) // POINTS)] + rows[-1:]
+    rows = rows[:-1][:: max(1, len(rows) // POINTS)] + rows[-1:]
     return [[row['step'], np.round(row[name], 4).tolist()] for row in rows]
+
   few_tiles = trained.model.config.ffn.tiles <= report.MOST_TILES
   return {
-      'loss': best['loss'], 'perplexity': best['perplexity'], 'step': best['step'], 'dead_tiles': best['dead_tiles'],
-      'tile_load': np.round(best['tile_load'], 5).tolist(), 'parameters': trained.run['parameters'],
-      'routing_state': trained.run['routing_state'],
-      'tokens': _tokens(trained.config, trained.config.training.steps),
-      'tokens_of_run': _own_tokens(trained.config, trained.config.training.steps),
-      'curves': {'train_loss': curve(train, 'loss'), 'validation_loss': curve(validation, 'loss'),
-                 'diversity': curve(train, 'signature_diversity'),
-                 **({'tile_load': curve(validation, 'tile_load')} if few_tiles else {})}}
+    'loss': best['loss'],
+    'perplexity': best['perplexity'],
+    'step': best['step'],
+    'dead_tiles': best['dead_tiles'],
+    'tile_load': np.round(best['tile_load'], 5).tolist(),
+    'parameters': trained.run['parameters'],
+    'routing_state': trained.run['routing_state'],
+    'tokens': _tokens(trained.config, trained.config.training.steps),
+    'tokens_of_run': _own_tokens(trained.config, trained.config.training.steps),
+    'curves': {
+      'train_loss': curve(train, 'loss'),
+      'validation_loss': curve(validation, 'loss'),
+      'diversity': curve(train, 'signature_diversity'),
+      **({'tile_load': curve(validation, 'tile_load')} if few_tiles else {}),
+    },
+  }
 
 
 def _own_tokens(config, steps: int) -> int:
@@ -74,8 +84,9 @@ def _tokens(config, steps: int) -> int:
 
 def routings(trained: checkpoints.Trained) -> dict[str, float]:
   """Validation loss of the same weights under every routing."""
-  rows = evaluation.evaluate_routings(trained.model.config, trained.vocabulary, trained.corpus().validation,
-                                      trained.params, trained.routing)
+  rows = evaluation.evaluate_routings(
+    trained.model.config, trained.vocabulary, trained.corpus().validation, trained.params, trained.routing
+  )
   return {row['routing']: row['loss'] for row in rows}
 
 
@@ -89,14 +100,18 @@ def fitted_gate(trained: checkpoints.Trained) -> float:
 def specialisation(trained: checkpoints.Trained) -> dict[str, Any]:
   """For each layer the tiles that classes of characters go to, and what chance would give: see `null_information`."""
   row = evaluation.Evaluator(_routed(trained.model.config), trained.vocabulary, trained.corpus().validation)(
-      trained.params, trained.routing)
+    trained.params, trained.routing
+  )
   return _against_chance(row['class_tiles'])
 
 
 def _against_chance(counts_LCT) -> dict[str, Any]:
   counts_LCT = np.asarray(counts_LCT)
-  return {'counts': counts_LCT.tolist(), 'information': [analysis.normalised_mutual_information(c) for c in counts_LCT],
-          'null': [null_information(counts) for counts in counts_LCT]}
+  return {
+    'counts': counts_LCT.tolist(),
+    'information': [analysis.normalised_mutual_information(c) for c in counts_LCT],
+    'null': [null_information(counts) for counts in counts_LCT],
+  }
 
 
 def null_information(counts_CT: np.ndarray) -> dict[str, float]:
@@ -106,7 +121,8 @@ def null_information(counts_CT: np.ndarray) -> dict[str, float]:
   """
   counts_CT = counts_CT[counts_CT.sum(axis=1) > 0][:, counts_CT.sum(axis=0) > 0]
   drawn = scipy.stats.random_table(counts_CT.sum(axis=1), counts_CT.sum(axis=0)).rvs(
-      DRAWS, random_state=np.random.default_rng(0))
+    DRAWS, random_state=np.random.default_rng(0)
+  )
   values = [analysis.normalised_mutual_information(table) for table in drawn]
   return {'mean': float(np.mean(values)), 'most': float(np.max(values)), 'draws': DRAWS}
 
@@ -115,7 +131,7 @@ def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
   """`specialisation` for the kinds of lines of `patterns.text`, and each kind's most used tile in every layer."""
   validation = trained.corpus().validation
   tile_LNK = tiles_of(trained, validation)
-  kind_N = patterns.kinds()[-len(validation):][:tile_LNK.shape[1]]  # The validation text is the end of the whole.
+  kind_N = patterns.kinds()[-len(validation) :][: tile_LNK.shape[1]]  # The validation text is the end of the whole.
   counts = [np.zeros((len(patterns.KINDS), trained.model.config.ffn.tiles), int) for _ in tile_LNK]
   for table, tile_NK in zip(counts, tile_LNK, strict=True):
     np.add.at(table, (kind_N[:, None], tile_NK), 1)
@@ -124,10 +140,10 @@ def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
 
 def passage(trained: checkpoints.Trained) -> dict[str, Any]:
   """The beginning of the validation text and the first tile of each of its characters, by layer."""
-  validation = trained.corpus().validation[:PASSAGE + trained.model.config.context]
+  validation = trained.corpus().validation[: PASSAGE + trained.model.config.context]
   tile_LNK = tiles_of(trained, validation)
-  text = ''.join(trained.vocabulary[token] for token in validation[:min(PASSAGE, tile_LNK.shape[1])])
-  return {'text': text, 'tiles': tile_LNK[:, :len(text), 0].tolist()}
+  text = ''.join(trained.vocabulary[token] for token in validation[: min(PASSAGE, tile_LNK.shape[1])])
+  return {'text': text, 'tiles': tile_LNK[:, : len(text), 0].tolist()}
 
 
 def signatures(trained: checkpoints.Trained) -> list[list[list[int]]]:
@@ -165,8 +181,14 @@ def _routed(config: transformer.ModelConfig) -> transformer.ModelConfig:
 
 
 MEASURES: dict[str, Callable[..., Any]] = {
-    'routings': routings, 'fitted_gate': fitted_gate, 'specialisation': specialisation,
-    'patterns': patterns_to_tiles, 'passage': passage, 'signatures': signatures, 'stability': stability}
+  'routings': routings,
+  'fitted_gate': fitted_gate,
+  'specialisation': specialisation,
+  'patterns': patterns_to_tiles,
+  'passage': passage,
+  'signatures': signatures,
+  'stability': stability,
+}
 # Those that look at more than one checkpoint.
 OF_WORKDIRS = ('stability',)
 

@@ -1,7 +1,7 @@
 """The README's figures, from the results of suites: `python -m experiments.overview --results=results`.
 
-  differences.png   what the variants of the suites in COMPARED lose or win against what they are held against
-  tile_use.png      where the characters of each class go, in the emergent model of seed 0
+differences.png   what the variants of the suites in COMPARED lose or win against what they are held against
+tile_use.png      where the characters of each class go, in the emergent model of seed 0
 """
 
 import pathlib
@@ -24,11 +24,15 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
       rows[name] = stored.read_whole(path)['rows']
   shown = [row for row in rows.get('four_routings', []) if (row['variant'], row['seed']) == ('emergent', 0)]
   if not shown:
-    raise InputError(f'no emergent model of seed 0 in {folder / "four_routings.json"}; run experiments.run '
-                     '--suite=four_routings first')
-  drawn = {'differences': figures.differences({suites.SUITES[name].title: verdicts.gaps(name, of)
-                                               for name, of in rows.items()}),
-           'tile_use': figures.class_tiles(shown[0]['specialisation'])}
+    raise InputError(
+      f'no emergent model of seed 0 in {folder / "four_routings.json"}; run experiments.run --suite=four_routings first'
+    )
+  drawn = {
+    'differences': figures.differences(
+      {suites.SUITES[name].title: verdicts.gaps(name, of) for name, of in rows.items()}
+    ),
+    'tile_use': figures.class_tiles(shown[0]['specialisation']),
+  }
   paths = []
   for name, figure in drawn.items():
     paths.append(folder / f'{name}.png')

@@ -25,8 +25,15 @@ from trix_jax.errors import InputError
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
 
-PAIRS = (('float32', 'float32'), ('int8', 'float32'), ('float32', 'int8'), ('int8', 'int8'), ('ternary', 'int8'),
-         ('int8', 'ternary'), ('ternary', 'ternary'))
+PAIRS = (
+  ('float32', 'float32'),
+  ('int8', 'float32'),
+  ('float32', 'int8'),
+  ('int8', 'int8'),
+  ('ternary', 'int8'),
+  ('int8', 'ternary'),
+  ('ternary', 'ternary'),
+)
 CHARACTERS, REPEATS = 1000, 9
 
 
@@ -39,23 +46,37 @@ def main() -> None:
   for workdir, trained in models:
     validation, parameters = trained.corpus().validation, transformer.count_parameters(trained.params)
     model, vocabulary = trained.model.config, trained.vocabulary
-    xla = {'routing': model.ffn.routing,
-           **evaluation.Evaluator(model, vocabulary, validation)(trained.params, trained.routing)}
+    xla = {
+      'routing': model.ffn.routing,
+      **evaluation.Evaluator(model, vocabulary, validation)(trained.params, trained.routing),
+    }
     print(f'{workdir}: XLA, as trained: loss {xla["loss"]:.4f}, {4 * parameters:,} bytes in float32')
     for attention, head in PAIRS:
       config = weights.InferenceConfig(model, len(vocabulary), attention, head)
       [row] = evaluation.evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing)
       size = sum(weights.sizes(config).values())
-      rows.append({'run': workdir.name, 'seed': trained.config.seed, **{name: row[name] for name in (
-          'attention', 'head', 'routing', 'loss', 'loss_difference', 'tile_disagreement')}, 'xla_loss': xla['loss'],
-                   'bytes': size, 'times_smaller': round(4 * parameters / size, 2),
-                   'microseconds_per_character': round(microseconds(trained, attention, head), 1),
-                   'processor': host.processor()})
+      rows.append(
+        {
+          'run': workdir.name,
+          'seed': trained.config.seed,
+          **{
+            name: row[name] for name in ('attention', 'head', 'routing', 'loss', 'loss_difference', 'tile_disagreement')
+          },
+          'xla_loss': xla['loss'],
+          'bytes': size,
+          'times_smaller': round(4 * parameters / size, 2),
+          'microseconds_per_character': round(microseconds(trained, attention, head), 1),
+          'processor': host.processor(),
+        }
+      )
       row = rows[-1]
-      print(f'  attention {attention:<8} head {head:<8}{size:>10,} bytes, {row["times_smaller"]:>5.1f} times smaller'
-            f'  loss {row["loss"]:.4f} ({row["loss_difference"]:+.5f})  other tile '
-            f'{100 * max(row["tile_disagreement"]):.2f} % at most  {row["microseconds_per_character"]:.1f} us a '
-            'character', flush=True)
+      print(
+        f'  attention {attention:<8} head {head:<8}{size:>10,} bytes, {row["times_smaller"]:>5.1f} times smaller'
+        f'  loss {row["loss"]:.4f} ({row["loss_difference"]:+.5f})  other tile '
+        f'{100 * max(row["tile_disagreement"]):.2f} % at most  {row["microseconds_per_character"]:.1f} us a '
+        'character',
+        flush=True,
+      )
   workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
 
 

@@ -80,8 +80,16 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
       if needed not in needs:
         needs.append(needed)
   text = configuration.to_json(config_of(portable))
-  return Run(name, variant, seed, settings, portable, hashlib.sha256(text.encode()).hexdigest()[:12],
-             folder / budget, tuple(needs))
+  return Run(
+    name,
+    variant,
+    seed,
+    settings,
+    portable,
+    hashlib.sha256(text.encode()).hexdigest()[:12],
+    folder / budget,
+    tuple(needs),
+  )
 
 
 @functools.cache

@@ -62,8 +62,9 @@ def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def _machine(machine: dict[str, Any]) -> str:
-  devices = f'{machine["devices"]} {machine["backend"]} device(s)' + (f', {machine["device"]}' if 'device' in machine
-                                                                      else '')
+  devices = f'{machine["devices"]} {machine["backend"]} device(s)' + (
+    f', {machine["device"]}' if 'device' in machine else ''
+  )
   return f'{machine["processor"]}, {machine["cores"]} cores, {devices}'
 
 
@@ -71,15 +72,22 @@ def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> st
   """The whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
   judged = {name: verdicts.of_suite(name, of['rows']) for name, of in results.items()}
-  every = [{**verdict, 'suite': name, 'command': results[name]['command']} for name, of_suite in judged.items()
-           for verdict in of_suite if verdict['reported'] != verdicts.NO_CLAIM] + others
+  every = [
+    {**verdict, 'suite': name, 'command': results[name]['command']}
+    for name, of_suite in judged.items()
+    for verdict in of_suite
+    if verdict['reported'] != verdicts.NO_CLAIM
+  ] + others
   claims = [verdict for verdict in every if verdict['reported'] != verdicts.NOT_ASKED]
   questions = [verdict for verdict in every if verdict['reported'] == verdicts.NOT_ASKED]
   machines = sorted({_machine(row['machine']) for of in results.values() for row in of['rows']})
   versions = sorted({f'JAX {row["versions"]["jax"]}' for of in results.values() for row in of['rows']})
   budgets = sorted({of['budget'] for of in results.values()})
-  note = ('<p class="refuted">Made with --budget=smoke: nothing was learned, and no figure here means anything.</p>'
-          if 'smoke' in budgets else '')
+  note = (
+    '<p class="refuted">Made with --budget=smoke: nothing was learned, and no figure here means anything.</p>'
+    if 'smoke' in budgets
+    else ''
+  )
   return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>TriX-JAX: every claim run again</title><style>{STYLE}</style></head><body>
@@ -106,25 +114,42 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
   lines = []
   for of in rows:
     suite = of.get('suite')
-    link = (f'<details class="faint"><summary><a href="{suite}.json">{suite}.json</a>, by this command</summary>'
-            f'<code>{html.escape(of["command"])}</code></details>') if suite else ''
+    link = (
+      (
+        f'<details class="faint"><summary><a href="{suite}.json">{suite}.json</a>, by this command</summary>'
+        f'<code>{html.escape(of["command"])}</code></details>'
+      )
+      if suite
+      else ''
+    )
     why = f'<br><span class="faint">{html.escape(of["why"])}</span>' if of['why'] else ''
-    lines.append(f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
-                 f'<td data-name="reported">{html.escape(of["reported"])}</td>'
-                 f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="seeds">{of["seeds"] or "-"}</td>'
-                 f'<td class="{of["verdict"].replace(" ", "-")}">{html.escape(of["verdict"])}</td></tr>')
-  return ('<table class="verdicts"><thead><tr><th>claim</th><th>reported</th><th>here</th><th>seeds</th>'
-          f'<th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>')
+    lines.append(
+      f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
+      f'<td data-name="reported">{html.escape(of["reported"])}</td>'
+      f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="seeds">{of["seeds"] or "-"}</td>'
+      f'<td class="{of["verdict"].replace(" ", "-")}">{html.escape(of["verdict"])}</td></tr>'
+    )
+  return (
+    '<table class="verdicts"><thead><tr><th>claim</th><th>reported</th><th>here</th><th>seeds</th>'
+    f'<th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
+  )
 
 
 def section(name: str, results: dict[str, Any], judged: list[dict[str, Any]]) -> str:
   """A suite: its question, table, verdicts and figures."""
   suite, rows = suites.SUITES[name], results['rows']
-  failed = ''.join(f'<li>{html.escape(f["variant"])}, seed {f["seed"]}: {html.escape(f["reason"])}</li>'
-                   for f in results['failures'])
+  failed = ''.join(
+    f'<li>{html.escape(f["variant"])}, seed {f["seed"]}: {html.escape(f["reason"])}</li>' for f in results['failures']
+  )
   failures = f'<h3>Failed runs</h3><ul class="refuted">{failed}</ul>' if failed else ''
-  drawn = ''.join(f'<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
-                  for caption, picture in pictures(name, rows)) if rows else ''
+  drawn = (
+    ''.join(
+      f'<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
+      for caption, picture in pictures(name, rows)
+    )
+    if rows
+    else ''
+  )
   text, question = html.escape(_trained(rows)), re.sub('`(.+?)`', r'<code>\1</code>', html.escape(suite.question))
   return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{question}</p>
 <p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a><br>
@@ -138,10 +163,13 @@ def _trained(rows: list[dict[str, Any]]) -> str:
     return ''
   settings = rows[0]['settings']
   corpus = {'file': 'a text of six kinds of lines', 'python_stdlib': "the source of Python's standard library"}.get(
-      settings.get('corpus', ''), 'TinyShakespeare')
+    settings.get('corpus', ''), 'TinyShakespeare'
+  )
   layers = f'{settings["model.layers"]} layers' if 'model.layers' in settings else 'four layers'
-  return (f'{corpus}; {layers}, {settings["training.steps"]:,} steps of {settings["training.batch_size"]} windows; all '
-          'settings stand in the JSON')
+  return (
+    f'{corpus}; {layers}, {settings["training.steps"]:,} steps of {settings["training.batch_size"]} windows; all '
+    'settings stand in the JSON'
+  )
 
 
 def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
@@ -158,16 +186,24 @@ def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
     parameters = of[0]['parameters']
     # Trained in another way than it is evaluated, and counted as it was trained.
     otherwise = variant in suites.SUITES[name].evaluated
-    cells = (mean.seeds, f'{parameters["total"]:,}',
-             '' if otherwise else f'{parameters["active_per_token"]:,}',
-             f'{of[0]["tokens"] / 1e6:.1f}', str(mean), difference,
-             '' if otherwise else max(sum(row['dead_tiles']) for row in of))
-    lines.append(f'<tr><td>{html.escape(variant)}</td>' + ''.join(f'<td class="number">{c}</td>' for c in cells)
-                 + '</tr>')
+    cells = (
+      mean.seeds,
+      f'{parameters["total"]:,}',
+      '' if otherwise else f'{parameters["active_per_token"]:,}',
+      f'{of[0]["tokens"] / 1e6:.1f}',
+      str(mean),
+      difference,
+      '' if otherwise else max(sum(row['dead_tiles']) for row in of),
+    )
+    lines.append(
+      f'<tr><td>{html.escape(variant)}</td>' + ''.join(f'<td class="number">{c}</td>' for c in cells) + '</tr>'
+    )
   heads = ('seeds', 'parameters', 'active', 'million characters', 'loss', 'difference', 'dead tiles, most')
-  return ('<div class="wide"><table><thead><tr><th>variant</th>'
-          + ''.join(f'<th class="number">{html.escape(head)}</th>' for head in heads)
-          + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>')
+  return (
+    '<div class="wide"><table><thead><tr><th>variant</th>'
+    + ''.join(f'<th class="number">{html.escape(head)}</th>' for head in heads)
+    + f'</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+  )
 
 
 def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -176,15 +212,20 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   variants, first = list(suite.variants), rows[0]
   one = f'{first["variant"]}, seed {first["seed"]}'
   result: list[tuple[str, str]] = []
+
   def draw(caption, figure):
     result.append((caption, figures.svg(figure)))
+
   if name in VARIED:
-    draw(f'Loss against {VARIED[name]}; every seed is a point.',
-         figures.against(rows, _families(name, rows), VARIED[name]))
+    draw(
+      f'Loss against {VARIED[name]}; every seed is a point.', figures.against(rows, _families(name, rows), VARIED[name])
+    )
     if name == 'data_efficiency':
       each = 'million characters that a tile computes'
-      draw(f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
-           figures.against(rows, _families(name, rows, of_tile=True), each))
+      draw(
+        f'Loss against {each}, a quarter of those seen where one tile of four is computed.',
+        figures.against(rows, _families(name, rows, of_tile=True), each),
+      )
   else:
     # Of a variant that is evaluated otherwise the curve is of another routing than its loss.
     shown = [variant for variant in variants if variant not in suite.evaluated]
@@ -192,26 +233,40 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   if gaps := verdicts.gaps(name, rows):
     draw('Differences of loss, with 95 % intervals; hollow for one seed.', figures.differences({'': gaps}))
   if 'stability' in suite.measures:
-    draw('Share of validation tokens whose first tile changed since the checkpoint before; the band is the range over '
-         'seeds, and the dotted line the claim.',
-         figures.changes(rows, variants))
+    draw(
+      'Share of validation tokens whose first tile changed since the checkpoint before; the band is the range over '
+      'seeds, and the dotted line the claim.',
+      figures.changes(rows, variants),
+    )
   if 'signatures' in suite.measures:
-    draw('Diversity of signatures over training, the mean share of entries that differ between two tiles; the band is '
-         'the range over seeds, and the dotted line the claim.', figures.diversity(rows, variants))
+    draw(
+      'Diversity of signatures over training, the mean share of entries that differ between two tiles; the band is '
+      'the range over seeds, and the dotted line the claim.',
+      figures.diversity(rows, variants),
+    )
   if 'passage' in suite.measures:
     draw(f'Load of the tiles over training: {one}.', figures.tile_loads(first))
-    draw(f'Signatures at the best checkpoint, the votes of each tile: blue for, red against; {one}.',
-         figures.signatures(first['signatures']))
-    result.append((f'The beginning of the validation text, by the tile that each character goes to: {one}.',
-                   passage(first['passage'])))
+    draw(
+      f'Signatures at the best checkpoint, the votes of each tile: blue for, red against; {one}.',
+      figures.signatures(first['signatures']),
+    )
+    result.append(
+      (
+        f'The beginning of the validation text, by the tile that each character goes to: {one}.',
+        passage(first['passage']),
+      )
+    )
   if 'patterns' in suite.measures:
-    draw(f'Where the characters of each kind of line go: {one}.',
-         figures.class_tiles(first['patterns'], patterns.KINDS))
+    draw(
+      f'Where the characters of each kind of line go: {one}.', figures.class_tiles(first['patterns'], patterns.KINDS)
+    )
   if 'specialisation' in suite.measures:
-    draw(f'Where the characters of each class go: {one}.',
-         figures.class_tiles(first['specialisation']))
-    draw('Normalised mutual information of class and tile, layer by layer, every seed a point; the line is the most '
-         'that 200 random tables with the same totals gave.', figures.information(rows, variants))
+    draw(f'Where the characters of each class go: {one}.', figures.class_tiles(first['specialisation']))
+    draw(
+      'Normalised mutual information of class and tile, layer by layer, every seed a point; the line is the most '
+      'that 200 random tables with the same totals gave.',
+      figures.information(rows, variants),
+    )
   return result
 
 
@@ -242,6 +297,8 @@ def passage(of: dict[str, Any]) -> str:
         text = html.escape(of['text'][start:end]).replace('\n', '↵\n')
         spans.append(f'<b style="border-color:{colour}" title="tile {tiles[start]}">{text}</b>')
         start = end
-    blocks.append(f'<details{" open" if layer == 1 or len(of["tiles"]) == 1 else ""}><summary>layer {layer}</summary>'
-                  f'<div class="passage">{"".join(spans)}</div></details>')
+    blocks.append(
+      f'<details{" open" if layer == 1 or len(of["tiles"]) == 1 else ""}><summary>layer {layer}</summary>'
+      f'<div class="passage">{"".join(spans)}</div></details>'
+    )
   return ''.join(blocks)

@@ -51,8 +51,11 @@ TASKS = {'blobs': blobs, 'parities': parities}
 def accuracy(task: str, layer: str, seed: int) -> float:
   """Share of right answers on points that were not trained on."""
   config = ffn.FFNConfig(D, 512, 16, clusters=4, probes=2)
-  module = hierarchical_ffn.HierarchicalTriXBlock(config) if layer == 'residual' else (
-      hierarchical_ffn.HierarchicalTriXFFN(config))
+  module = (
+    hierarchical_ffn.HierarchicalTriXBlock(config)
+    if layer == 'residual'
+    else (hierarchical_ffn.HierarchicalTriXFFN(config))
+  )
   x_ND, label_N = TASKS[task](jax.random.key(seed))
   train, test = slice(SAMPLES // 2), slice(SAMPLES // 2, None)
   variables = module.init({'params': jax.random.key(seed)}, x_ND[:1])
@@ -67,6 +70,7 @@ def accuracy(task: str, layer: str, seed: int) -> float:
     return optax.softmax_cross_entropy_with_integer_labels(logits(params, x_ND[train]), label_N[train]).mean()
 
   optimizer = optax.adamw(optax.cosine_decay_schedule(1e-2, STEPS))
+
   @jax.jit
   def step(params, opt_state):
     updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)

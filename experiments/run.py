@@ -154,10 +154,15 @@ def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
   suite = suites.SUITES[name]
   rows, failures = stored.read(plan.path(name), plan.budget)
   most = max([row['seed'] + 1 for row in rows], default=0)
-  current = {(run.variant, run.seed): run.digest
-             for run in planning.runs_of(name, list(suite.variants), plan.budget, plan.folder, most)}
-  good = [row for row in rows if current.get((row['variant'], row['seed'])) == row['digest']
-          and holds(row, suite, row['variant'])]
+  current = {
+    (run.variant, run.seed): run.digest
+    for run in planning.runs_of(name, list(suite.variants), plan.budget, plan.folder, most)
+  }
+  good = [
+    row
+    for row in rows
+    if current.get((row['variant'], row['seed'])) == row['digest'] and holds(row, suite, row['variant'])
+  ]
   return good, [failure for failure in failures if failure['variant'] in suite.variants], len(rows) - len(good)
 
 
@@ -174,13 +179,15 @@ def missing(name: str, plan: Plan) -> list[Run]:
 
 def rows_of_others(name: str, plan: Plan) -> list[tuple[pathlib.Path, dict[str, Any]]]:
   """Results there of the same budget and of other suites, each with its file."""
-  found = [(path, stored.read_whole(path)) for other in suites.SUITES
-           if other != name and (path := plan.path(other)).exists()]
+  found = [
+    (path, stored.read_whole(path)) for other in suites.SUITES if other != name and (path := plan.path(other)).exists()
+  ]
   return [(path, row) for path, results in found if results['budget'] == plan.budget for row in results['rows']]
 
 
-def measured_elsewhere(run: Run, others: Sequence[tuple[pathlib.Path, dict[str, Any]]]) -> tuple[
-    pathlib.Path, dict[str, Any]] | None:
+def measured_elsewhere(
+  run: Run, others: Sequence[tuple[pathlib.Path, dict[str, Any]]]
+) -> tuple[pathlib.Path, dict[str, Any]] | None:
   """Of `rows_of_others` what was measured of the same run, if it is all that its suite measures; its file first.
 
   Not with other versions of Python or of packages than ours. The machine may be another one, as the row tells.
@@ -210,8 +217,16 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
   for future in concurrent.futures.as_completed(waiting):
     run = waiting[future]
     try:
-      rows.append({**future.result(), 'variant': run.variant, 'seed': run.seed, 'digest': run.digest,
-                   'measures': measures, 'settings': run.portable})
+      rows.append(
+        {
+          **future.result(),
+          'variant': run.variant,
+          'seed': run.seed,
+          'digest': run.digest,
+          'measures': measures,
+          'settings': run.portable,
+        }
+      )
     except (RunFailed, OSError, ValueError, LookupError) as error:
       reason = str(error) if isinstance(error, RunFailed) else repr(error)
       failures.append({'variant': run.variant, 'seed': run.seed, 'reason': reason})
@@ -240,8 +255,19 @@ def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[st
     return found[1]
   train(run, progress, jobs)
   suite, measured = suites.SUITES[run.suite], run.beside(f'.{run.suite}.json')
-  call([sys.executable, '-m', 'experiments.measure', f'--workdir={run.workdir}',
-        f'--measures={",".join(suite.measures)}', f'--json={measured}'], run, progress, jobs)
+  call(
+    [
+      sys.executable,
+      '-m',
+      'experiments.measure',
+      f'--workdir={run.workdir}',
+      f'--measures={",".join(suite.measures)}',
+      f'--json={measured}',
+    ],
+    run,
+    progress,
+    jobs,
+  )
   described, row = workdirs.read_run(run.workdir), json.loads(measured.read_text())
   if routing := suite.evaluated.get(run.variant):
     loss = row['routings'][routing]
@@ -251,16 +277,22 @@ def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[st
 
 def of_sessions(sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Commit, machine and versions of a run; where it went on with others, all of them, in their order."""
+
   def all_of(name):
     together: dict[str, list[Any]] = {}
     for session in sessions:
       for key, value in session[name].items():
         if value not in together.setdefault(key, []):
           together[key].append(value)
-    return {key: values[0] if len(values) == 1 else ', then '.join(map(str, values))
-            for key, values in together.items()}
-  return {'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in sessions)),
-          'machine': all_of('machine'), 'versions': all_of('versions')}
+    return {
+      key: values[0] if len(values) == 1 else ', then '.join(map(str, values)) for key, values in together.items()
+    }
+
+  return {
+    'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in sessions)),
+    'machine': all_of('machine'),
+    'versions': all_of('versions'),
+  }
 
 
 def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
@@ -273,27 +305,40 @@ def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
   if not run.finished:
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
     with progress.timed(run):
-      call([sys.executable, 'train.py', f'--config={suites.CONFIG}', f'--workdir={run.workdir}',
-            *(f'--config.{name}={value}' for name, value in run.settings.items())], run, progress, jobs,
-           lambda: run.finished)
+      call(
+        [
+          sys.executable,
+          'train.py',
+          f'--config={suites.CONFIG}',
+          f'--workdir={run.workdir}',
+          *(f'--config.{name}={value}' for name, value in run.settings.items()),
+        ],
+        run,
+        progress,
+        jobs,
+        lambda: run.finished,
+      )
 
 
-def call(command: list[str], run: Run, progress: 'Progress', jobs: Jobs,
-         done: Callable[[], bool] = lambda: False) -> None:
+def call(
+  command: list[str], run: Run, progress: 'Progress', jobs: Jobs, done: Callable[[], bool] = lambda: False
+) -> None:
   """Run a program with its output in the run's log, telling now and then how far it is, unless it is done.
 
   Waits where another program trains the run, such as what was left by a runner that was killed.
   """
   log = run.beside('.log')
   while not done():
-    code = jobs.call(command, ROOT, log, EVERY,
-                     lambda: say(f'{progress}  {run}: {last_line(log)}'))
+    code = jobs.call(command, ROOT, log, EVERY, lambda: say(f'{progress}  {run}: {last_line(log)}'))
     if not code:
       return
     if code != WorkdirInUse.exit_code:
       if code < 0:  # Nothing that it said tells why.
-        raise RunFailed(f'killed by signal {-code}, which the system sends where memory runs out (output: {log})'
-                        if code == -signal.SIGKILL else f'killed by signal {-code} (output: {log})')
+        raise RunFailed(
+          f'killed by signal {-code}, which the system sends where memory runs out (output: {log})'
+          if code == -signal.SIGKILL
+          else f'killed by signal {-code} (output: {log})'
+        )
       raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
     say(f'{progress}  {run}: being trained by another program, waiting for it')
     jobs.sleep(EVERY)
@@ -357,17 +402,34 @@ def _hours(seconds: float) -> str:
 
 
 if __name__ == '__main__':
-  _SUITE = flags.DEFINE_list('suite', None, 'Suites to run, separated by commas, or "all": ' + ', '.join(suites.SUITES),
-                             required=True)
+  _SUITE = flags.DEFINE_list(
+    'suite', None, 'Suites to run, separated by commas, or "all": ' + ', '.join(suites.SUITES), required=True
+  )
   _BUDGET = flags.DEFINE_enum('budget', 'small', list(suites.BUDGETS), 'How much is trained.')
   _OUT = flags.DEFINE_string('out', 'results', 'Folder for SUITE.json and report.html, of one budget.')
   _WORKDIRS = flags.DEFINE_string('workdirs', 'runs/experiments', 'Folder for the runs.')
-  _SEEDS = flags.DEFINE_integer('seeds', None, 'Seeds 0 to this, exclusive; by default as many as the budget has.',
-                                lower_bound=1)
-  _VARIANTS = flags.DEFINE_list('variants', [], 'Only these variants, separated by commas; by default all that the '
-                                'budget pays for.')
-  _JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time, each on its share of the cores where there is one for each; '
-                               'a GPU is shared by all.', lower_bound=1)
-  cli.run(lambda: main(_SUITE.value, Plan(
-      _BUDGET.value, cli.folder_of(_OUT), cli.folder_of(_WORKDIRS).absolute(),
-      _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds, tuple(_VARIANTS.value), _JOBS.value)))
+  _SEEDS = flags.DEFINE_integer(
+    'seeds', None, 'Seeds 0 to this, exclusive; by default as many as the budget has.', lower_bound=1
+  )
+  _VARIANTS = flags.DEFINE_list(
+    'variants', [], 'Only these variants, separated by commas; by default all that the budget pays for.'
+  )
+  _JOBS = flags.DEFINE_integer(
+    'jobs',
+    1,
+    'Runs at a time, each on its share of the cores where there is one for each; a GPU is shared by all.',
+    lower_bound=1,
+  )
+  cli.run(
+    lambda: main(
+      _SUITE.value,
+      Plan(
+        _BUDGET.value,
+        cli.folder_of(_OUT),
+        cli.folder_of(_WORKDIRS).absolute(),
+        _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds,
+        tuple(_VARIANTS.value),
+        _JOBS.value,
+      ),
+    )
+  )

@@ -13,15 +13,30 @@ from trix_jax.errors import InputError
 Rows = list[dict[str, Any]]
 
 # What every row and every failure has, whatever is measured.
-ROW = {'variant': str, 'seed': int, 'digest': str, 'measures': list, 'settings': dict, 'loss': float, 'tokens': int,
-       'dead_tiles': list, 'parameters': dict, 'curves': dict, 'commit': str, 'machine': dict, 'versions': dict}
+ROW = {
+  'variant': str,
+  'seed': int,
+  'digest': str,
+  'measures': list,
+  'settings': dict,
+  'loss': float,
+  'tokens': int,
+  'dead_tiles': list,
+  'parameters': dict,
+  'curves': dict,
+  'commit': str,
+  'machine': dict,
+  'versions': dict,
+}
 FAILURE = {'variant': str, 'seed': int, 'reason': str}
 
 
 def kept(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
   """Keep other runners, which would overwrite what we write, from these results; InputError where one has them."""
-  return files.locked(path.with_name(f'.{path.stem}.lock'), InputError(
-      f'another program is writing {path}; wait for it, or choose another --suite or --out'))
+  return files.locked(
+    path.with_name(f'.{path.stem}.lock'),
+    InputError(f'another program is writing {path}; wait for it, or choose another --suite or --out'),
+  )
 
 
 def read(path: pathlib.Path, budget: str) -> tuple[Rows, Rows]:
@@ -30,8 +45,9 @@ def read(path: pathlib.Path, budget: str) -> tuple[Rows, Rows]:
     return [], []
   results = read_whole(path)
   if results['budget'] != budget:
-    raise InputError(f'{path} holds results with --budget={results["budget"]}; choose another --out for '
-                     f'--budget={budget}')
+    raise InputError(
+      f'{path} holds results with --budget={results["budget"]}; choose another --out for --budget={budget}'
+    )
   return results['rows'], results['failures']
 
 
@@ -69,8 +85,14 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
   name = path.stem
   order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
-  results = {'suite': name, 'budget': budget, 'command': _command(name, budget, rows, variants), 'failures': failures,
-             'verdicts': verdicts.of_suite(name, rows), 'rows': rows}
+  results = {
+    'suite': name,
+    'budget': budget,
+    'command': _command(name, budget, rows, variants),
+    'failures': failures,
+    'verdicts': verdicts.of_suite(name, rows),
+    'rows': rows,
+  }
   workdirs.write_text(path, json.dumps(results) + '\n')
 
 

@@ -40,12 +40,21 @@ def main() -> None:
       losses.append(evaluator(silence(trained.params, quiet, config), trained.routing)['loss'])
       left = (time.perf_counter() - start) / done * (len(silenced) - done)
       print(f'{workdir}: without {len(quiet)} of {tiles} tiles {losses[-1]:.4f}, {left / 60:.1f} min left', flush=True)
-    row = {'run': workdir.name, 'tiles': tiles, 'parameters': trained.run['parameters'], 'loss': losses[0],
-           'without_one': losses[1:-1], 'without_all': losses[-1]}
+    row = {
+      'run': workdir.name,
+      'tiles': tiles,
+      'parameters': trained.run['parameters'],
+      'loss': losses[0],
+      'without_one': losses[1:-1],
+      'without_all': losses[-1],
+    }
     rows.append(row)
     cost = [one - row['loss'] for one in row['without_one']]
-    print(f'{workdir}: loss {row["loss"]:.4f}; without one of {tiles} tiles {sum(cost) / tiles:+.4f} on average, '
-          f'{min(cost):+.4f} to {max(cost):+.4f}; without any {row["without_all"]:.4f}', flush=True)
+    print(
+      f'{workdir}: loss {row["loss"]:.4f}; without one of {tiles} tiles {sum(cost) / tiles:+.4f} on average, '
+      f'{min(cost):+.4f} to {max(cost):+.4f}; without any {row["without_all"]:.4f}',
+      flush=True,
+    )
     workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
 
 

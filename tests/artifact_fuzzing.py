@@ -30,11 +30,23 @@ VOCABULARY = 'abc\né"\\'
 
 def small_artifact(form: str = 'modern', **settings) -> artifact.Artifact:
   """A model of a few kilobytes."""
-  model = transformer.model_config({
-      'form': form, 'layers': 1, 'd_model': 16, 'heads': 2, 'context': 8, 'dropout': 0.0, 'd_ff': 32, 'tiles': 2,
-      'routing': 'learned', **settings})
+  model = transformer.model_config(
+    {
+      'form': form,
+      'layers': 1,
+      'd_model': 16,
+      'heads': 2,
+      'context': 8,
+      'dropout': 0.0,
+      'd_ff': 32,
+      'tiles': 2,
+      'routing': 'learned',
+      **settings,
+    }
+  )
   variables = transformer.TransformerLM(model, len(VOCABULARY)).init(
-      {'params': jax.random.key(0), 'routing': jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
+    {'params': jax.random.key(0), 'routing': jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32)
+  )
   config = weights.InferenceConfig(model, len(VOCABULARY))
   arrays = weights.pack(variables['params'], variables.get('routing', {}), config)
   return artifact.Artifact(config, VOCABULARY, jax.device_get(arrays), {'corpus': 'none', 'step': 3})
@@ -43,7 +55,7 @@ def small_artifact(form: str = 'modern', **settings) -> artifact.Artifact:
 def split(content: bytes) -> tuple[dict, bytes]:
   """Header and arrays of a safetensors file."""
   length = struct.unpack('<Q', content[:8])[0]
-  return json.loads(content[8:8 + length]), content[8 + length:]
+  return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def joined(header: dict, arrays: bytes) -> bytes:
@@ -64,7 +76,7 @@ def flip_bytes_of_the_header(content, rng):
 
 
 def truncate(content, rng):
-  return content[:rng.integers(0, len(content))]
+  return content[: rng.integers(0, len(content))]
 
 
 def append(content, rng):
@@ -73,7 +85,7 @@ def append(content, rng):
 
 def cut_out(content, rng):
   start, end = np.sort(rng.integers(0, len(content), 2))
-  return content[:start] + content[end + 1:]
+  return content[:start] + content[end + 1 :]
 
 
 def hostile_length_of_the_header(content, rng):
@@ -129,7 +141,7 @@ def other_metadata(content, rng):
   elif how == 1:
     metadata[name] = str(rng.choice(['', '{}', '[]', 'null', '{"a":' * 2000, '1e999', '\x00', 'x' * 10**5]))
   elif how == 2:
-    metadata[name] = metadata[name][:rng.integers(len(metadata[name]))]
+    metadata[name] = metadata[name][: rng.integers(len(metadata[name]))]
   else:
     metadata['more'] = 'x'
   return joined(header, arrays)
@@ -151,6 +163,7 @@ def codes_out_of_range(content, rng):
     plane = int(rng.integers(4))
     position = rng.integers(array.size)
     array[position] = int(array[position]) & ~(3 << 2 * plane) & 255 | (2 if plane == 3 else 3) << 2 * plane
+
   return rewritten(content, rng, change)
 
 
@@ -159,6 +172,7 @@ def numbers_out_of_range(content, rng):
     array = arrays[rng.choice([name for name, array in arrays.items() if array.dtype != np.uint8])].reshape(-1)
     bad = -128 if array.dtype == np.int8 else float(rng.choice([np.nan, np.inf, -np.inf]))
     array[rng.integers(array.size)] = bad
+
   return rewritten(content, rng, change)
 
 
@@ -173,23 +187,42 @@ def other_config(content, rng):
     if type(config[name]) is bool and name in ('balance_bias', 'shared_down_scale', 'int8_activations'):
       config[name] = None  # Settings that could be so.
     metadata['config'] = json.dumps(config)
+
   return rewritten(content, rng, change)
 
 
 def other_vocabulary(content, rng):
   def change(_, metadata, rng):
     metadata['vocabulary'] = str(rng.choice(['', 'a', VOCABULARY + 'a', VOCABULARY + 'z', 'aaaaaaa', 'x' * 10**5]))
+
   return rewritten(content, rng, change)
 
 
-MUTATIONS = (flip_bytes, flip_bytes_of_the_header, truncate, append, cut_out, hostile_length_of_the_header, other_shape,
-             other_dtype, other_names, other_metadata, codes_out_of_range, numbers_out_of_range, other_config,
-             other_vocabulary)
+MUTATIONS = (
+  flip_bytes,
+  flip_bytes_of_the_header,
+  truncate,
+  append,
+  cut_out,
+  hostile_length_of_the_header,
+  other_shape,
+  other_dtype,
+  other_names,
+  other_metadata,
+  codes_out_of_range,
+  numbers_out_of_range,
+  other_config,
+  other_vocabulary,
+)
 
 
 def same(a: artifact.Artifact, b: artifact.Artifact) -> bool:
-  return (dataclasses.astuple(a.config) == dataclasses.astuple(b.config) and a.vocabulary == b.vocabulary and
-          a.provenance == b.provenance and all(np.array_equal(a.arrays[name], b.arrays[name]) for name in a.arrays))
+  return (
+    dataclasses.astuple(a.config) == dataclasses.astuple(b.config)
+    and a.vocabulary == b.vocabulary
+    and a.provenance == b.provenance
+    and all(np.array_equal(a.arrays[name], b.arrays[name]) for name in a.arrays)
+  )
 
 
 def fields(original: artifact.Artifact, content: bytes) -> set[str]:
@@ -236,10 +269,12 @@ def main() -> None:
   arguments = parser.parse_args()
   fuzz(len(MUTATIONS) * 10, arguments.seed)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
   def report(count, outcomes):
     if count % 10_000 == 0:
       refused = sum(number for (_, outcome), number in outcomes.items() if outcome == 'refused')
       print(f'{count:,} of {arguments.mutations:,}: {refused:,} refused', flush=True)
+
   outcomes = fuzz(arguments.mutations, arguments.seed, report)
   growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
   for (name, outcome), count in sorted(outcomes.items()):

@@ -11,8 +11,11 @@ import tempfile
 flags = ['--xla_backend_optimization_level=0']
 # These nearly halve the rest, but come without a promise, and XLA ends a program that has a flag it does not know.
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  flags += ['--xla_cpu_use_fusion_emitters=false', '--xla_cpu_parallel_codegen_split_count=1',
-            '--xla_llvm_disable_expensive_passes=true']
+  flags += [
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
+    '--xla_llvm_disable_expensive_passes=true',
+  ]
 os.environ.setdefault('XLA_FLAGS', ' '.join(flags))
 
 import jax

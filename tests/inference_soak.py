@@ -43,8 +43,17 @@ def soak(seconds: float, threads: int, busy_core: bool) -> dict[str, float]:
   cases = []
   for seed in range(12):
     prompts = [rng.integers(0, 65, rng.integers(1, 300)) for _ in range(1 + seed % 3)]
-    cases.append((prompts, {'length': int(rng.integers(1, 400)), 'temperature': float(seed % 4 / 2), 'seed': seed,
-                            'top_k': 5 * (seed % 2)}))
+    cases.append(
+      (
+        prompts,
+        {
+          'length': int(rng.integers(1, 400)),
+          'temperature': float(seed % 4 / 2),
+          'seed': seed,
+          'top_k': 5 * (seed % 2),
+        },
+      )
+    )
   want = [model.generate(prompts, **settings) for prompts, settings in cases]
   texts, different, errors = [0] * threads, [0] * threads, []
   end = time.monotonic() + seconds
@@ -80,8 +89,12 @@ def soak(seconds: float, threads: int, busy_core: bool) -> dict[str, float]:
       busy.wait()
   if errors:
     raise errors[0]
-  return {'texts': sum(texts), 'least_of_a_thread': min(texts), 'different': sum(different),
-          'growth': resident_bytes() - before}
+  return {
+    'texts': sum(texts),
+    'least_of_a_thread': min(texts),
+    'different': sum(different),
+    'growth': resident_bytes() - before,
+  }
 
 
 def main() -> None:
@@ -90,9 +103,11 @@ def main() -> None:
   parser.add_argument('--threads', type=int, default=8)
   arguments = parser.parse_args()
   result = soak(arguments.seconds, arguments.threads, busy_core=True)
-  print(f'{arguments.threads} threads, {arguments.seconds:g} seconds, one core kept busy: {result["texts"]:,} texts, '
-        f'at least {result["least_of_a_thread"]:,} a thread; {result["different"]} different from a single thread; '
-        f'memory grew by {result["growth"] / 2**20:.1f} MiB')
+  print(
+    f'{arguments.threads} threads, {arguments.seconds:g} seconds, one core kept busy: {result["texts"]:,} texts, '
+    f'at least {result["least_of_a_thread"]:,} a thread; {result["different"]} different from a single thread; '
+    f'memory grew by {result["growth"] / 2**20:.1f} MiB'
+  )
   sys.exit(bool(result['different'] or result['growth'] > 50 << 20))
 
 

@@ -14,9 +14,15 @@ from trix_jax import artifact, forward, inference, weights
 from trix_jax.errors import InputError
 
 
-@pytest.mark.parametrize('settings', [{}, {'form': 'reference', 'signature': 'sign', 'routing': 'emergent'},
-                                      {'balance_bias': True, 'tiles': 4, 'top_k': 2},
-                                      {'balance_bias': True, 'tiles': 4, 'clusters': 2, 'routing': 'emergent'}])
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'form': 'reference', 'signature': 'sign', 'routing': 'emergent'},
+    {'balance_bias': True, 'tiles': 4, 'top_k': 2},
+    {'balance_bias': True, 'tiles': 4, 'clusters': 2, 'routing': 'emergent'},
+  ],
+)
 def test_what_is_read_is_what_was_written(tmp_path, settings):
   written = small_artifact(**settings)
   path = tmp_path / 'model.safetensors'
@@ -71,19 +77,23 @@ def edited(content, change):
 def reconfigured(content, **settings):
   def change(_, metadata, rng):
     metadata['config'] = json.dumps({**json.loads(metadata['config']), **settings})
+
   return rewritten(content, None, change)
 
 
 def with_array(content, name, function):
   def change(arrays, _, rng):
     arrays[name] = function(arrays[name])
+
   return rewritten(content, None, change)
 
 
 UP = 'layer_0.ffn.up'
 
 
-@pytest.mark.parametrize('damage, message', [
+@pytest.mark.parametrize(
+  'damage, message',
+  [
     (lambda c: c[:100], 'header: '),
     (lambda c: b'', 'header: '),
     (lambda c: c[:-1], 'header: '),
@@ -109,7 +119,9 @@ UP = 'layer_0.ffn.up'
     (lambda c: with_array(c, UP, lambda a: a & 63 | 128), f'{UP}: holds a code that is not -1, 0 or 1'),
     (lambda c: with_array(c, 'head.weights', lambda a: np.full_like(a, -128)), 'head.weights: holds -128'),
     (lambda c: with_array(c, 'head.scale', lambda a: a * np.nan), 'head.scale: holds a value that is not finite'),
-    (lambda c: with_array(c, 'head.scale', lambda a: a * 0 + 1e30), 'head.scale: holds a value .* beyond 65536')])
+    (lambda c: with_array(c, 'head.scale', lambda a: a * 0 + 1e30), 'head.scale: holds a value .* beyond 65536'),
+  ],
+)
 def test_damage_is_named(tmp_path, content, damage, message):
   path = tmp_path / 'model.safetensors'
   path.write_bytes(damage(content))
@@ -147,8 +159,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
   path = tmp_path / 'model.safetensors'
   artifact.write(path, small_artifact())
   before = path.read_bytes()
+
   def full(*_):
     raise OSError(28, 'No space left on device')
+
   monkeypatch.setattr('pathlib.Path.write_bytes', full)
   with pytest.raises(InputError, match='No space left'):
     artifact.write(path, dataclasses.replace(small_artifact(), provenance={'other': 1}))

@@ -17,9 +17,16 @@ import pytest
 from trix_jax import checkpoints, inference, metrics, training
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = ['--config=configs/smoke.py', '--config.corpus=file', '--config.model.layers=1', '--config.model.d_model=16',
-        '--config.model.d_ff=32', '--config.model.context=32', '--config.sample_length=8',
-        '--config.training.checkpoint_every=1']  # Saving takes long enough to be interrupted.
+TINY = [
+  '--config=configs/smoke.py',
+  '--config.corpus=file',
+  '--config.model.layers=1',
+  '--config.model.d_model=16',
+  '--config.model.d_ff=32',
+  '--config.model.context=32',
+  '--config.sample_length=8',
+  '--config.training.checkpoint_every=1',
+]  # Saving takes long enough to be interrupted.
 
 
 @pytest.fixture(scope='module')
@@ -48,8 +55,9 @@ def environment():
 
 
 def run(program, *arguments):
-  return subprocess.run(command(program, *arguments), cwd=ROOT, env=environment(), capture_output=True,
-                        text=True, timeout=600, check=False)
+  return subprocess.run(
+    command(program, *arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False
+  )
 
 
 def train(text, workdir, *arguments):
@@ -93,8 +101,16 @@ def test_a_run_leaves_the_files_it_promises(trained):
   assert session['versions']['jax'] == jax.__version__ and session['machine']['devices'] == 2
   assert 'train.py' in session['command']
   assert list((workdir / 'tensorboard').iterdir())
-  promised = {'step', 'loss', 'perplexity', 'bits_per_char', 'tile_load', 'routing_entropy', 'signature_diversity',
-              'dead_tiles'}
+  promised = {
+    'step',
+    'loss',
+    'perplexity',
+    'bits_per_char',
+    'tile_load',
+    'routing_entropy',
+    'signature_diversity',
+    'dead_tiles',
+  }
   rows = metrics.read_metrics(workdir, 'train')
   assert [row['step'] for row in rows] == [2, 4, 6, 8, 10, 12]
   assert promised | {'learning_rate', 'grad_norm', 'tokens_per_second'} <= set(rows[0])
@@ -125,8 +141,14 @@ def wait_for(condition, process):
 
 def interrupted(text, workdir, number, when, *arguments):
   """Start a training and send it a signal once `when()`; returns the finished process and what it said."""
-  process = subprocess.Popen(command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments),
-                             cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  process = subprocess.Popen(
+    command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments),
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
   wait_for(when, process)
   process.send_signal(number)
   output = process.communicate(timeout=600)
@@ -136,8 +158,9 @@ def interrupted(text, workdir, number, when, *arguments):
 def test_kill_minus_9_after_a_checkpoint_and_resume_ends_with_the_same_bits(text, trained, tmp_path):
   workdir = tmp_path / 'killed'
   folder = workdir / 'checkpoints' / 'last'
-  code, _ = interrupted(text, workdir, signal.SIGKILL, lambda: any(
-      path.name.isdigit() and int(path.name) >= 4 for path in folder.glob('*')))
+  code, _ = interrupted(
+    text, workdir, signal.SIGKILL, lambda: any(path.name.isdigit() and int(path.name) >= 4 for path in folder.glob('*'))
+  )
   assert code == -signal.SIGKILL
   with (workdir / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 99, "split": "train", "loss": 1.0}\n{"step": 99, "spl')  # Rows the resumed run must cut.
@@ -172,8 +195,7 @@ def test_evaluating_and_generating_from_a_run(text, trained):
   assert rows[1]['loss'] == pytest.approx(metrics.read_metrics(workdir, 'validation')[-1]['loss'], rel=1e-6)
   assert (workdir / 'eval_sparse_fitted_gate.png').read_bytes().startswith(b'\x89PNG')
   assert 'letter' in result.stdout and 'mutual information' in result.stdout
-  first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout
-                   for _ in range(2))
+  first, second = (run('generate.py', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout for _ in range(2))
   assert first == second and first.startswith('to be') and len(first.rstrip('\n')) >= 20
 
 
@@ -194,7 +216,8 @@ def test_a_run_becomes_a_file_that_writes(trained, exported):
   assert written.stdout == f'to be{model.generate(["to be"], 70, temperature=0.0)[0]}\n'
   assert model.provenance['step'] == 12 and model.provenance['corpus']['name'] == 'file'
   assert model.provenance['best_validation_loss'] == pytest.approx(
-      metrics.read_metrics(trained[0], 'validation')[-1]['loss'])
+    metrics.read_metrics(trained[0], 'validation')[-1]['loss']
+  )
 
 
 def test_evaluating_the_packed_model(trained, tmp_path):
@@ -221,14 +244,19 @@ def test_looking_tiles_up(trained):
   assert [line[:3] for line in lines] == ["'t'", "'o'", "' '", "'b'", "'e'"]
   tiles = [int(line[3:].split()[0]) for line in lines]
   assert all(0 <= int(tile) < 4 for tile in tiles) and all(0 <= float(line.split()[-1]) <= 1 for line in lines)
-  cards = [run('-m', 'trix_jax.lookup', f'--workdir={trained[0]}', '--layer=0', f'--tile={tile}').stdout
-           for tile in range(4)]
+  cards = [
+    run('-m', 'trix_jax.lookup', f'--workdir={trained[0]}', '--layer=0', f'--tile={tile}').stdout for tile in range(4)
+  ]
   # Together they answer every character of the validation text.
   assert sum(float(re.search(r': ([\d.]+) % of characters', card)[1]) for card in cards) == pytest.approx(100, abs=0.1)
   assert "'t' " in cards[tiles[0]]
-  for arguments, message in ((['--text=€'], "never seen: '€'"), (['--text='], 'has 0 characters'),
-                             (['--layer=0', '--tile=4'], 'tile 4 is not there; this model has tiles 0 to 3'),
-                             (['--layer=0'], 'give either --text'), ([], 'give either --text')):
+  for arguments, message in (
+    (['--text=€'], "never seen: '€'"),
+    (['--text='], 'has 0 characters'),
+    (['--layer=0', '--tile=4'], 'tile 4 is not there; this model has tiles 0 to 3'),
+    (['--layer=0'], 'give either --text'),
+    ([], 'give either --text'),
+  ):
     bad(run('-m', 'trix_jax.lookup', f'--workdir={trained[0]}', *arguments), message)
 
 
@@ -245,8 +273,9 @@ def test_experiments_on_a_trained_model(trained, tmp_path):
   assert len(json.loads(out.read_text())) == 1
 
 
-@pytest.mark.parametrize('program', ['without_tiles.py --workdirs=.', 'adaptive_tiles.py --workdir=.',
-                                     'residual_toy.py'])
+@pytest.mark.parametrize(
+  'program', ['without_tiles.py --workdirs=.', 'adaptive_tiles.py --workdir=.', 'residual_toy.py']
+)
 def test_results_that_cannot_be_written_are_found_before_the_work(program, tmp_path):
   name, *arguments = program.split()
   for out in (tmp_path, tmp_path / 'no' / 'out.json'):
@@ -255,8 +284,14 @@ def test_results_that_cannot_be_written_are_found_before_the_work(program, tmp_p
 
 
 def test_interrupting_text_ends_it_cleanly(exported):
-  with subprocess.Popen(command('generate.py', f'--model={exported[0]}', '--length=100000000'), cwd=ROOT,
-                        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+  with subprocess.Popen(
+    command('generate.py', f'--model={exported[0]}', '--length=100000000'),
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
     assert len(process.stdout.read(500)) == 500
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -275,8 +310,14 @@ def restarted_and_listening(pid):
 @pytest.mark.parametrize('seconds', [0.4, 0.8, 1.2, 1.6, 2.0])
 def test_interrupting_imports_loading_or_compilation_ends_it_cleanly(exported, seconds, tmp_path):
   surroundings = {**environment(), 'JAX_COMPILATION_CACHE_DIR': str(tmp_path)}  # So that something is compiled.
-  with subprocess.Popen(command('generate.py', f'--model={exported[0]}', '--length=100000000'), cwd=ROOT,
-                        env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+  with subprocess.Popen(
+    command('generate.py', f'--model={exported[0]}', '--length=100000000'),
+    cwd=ROOT,
+    env=surroundings,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
     if sys.platform == 'linux':  # Until Python is up, which it is twice, nothing of ours can answer a signal.
       wait_for(lambda: restarted_and_listening(process.pid), process)
     time.sleep(seconds)
@@ -385,10 +426,20 @@ def test_a_workdir_that_cannot_be_written_is_named(text, tmp_path):
 def test_a_disk_that_takes_no_more_loses_nothing(text, trained, tmp_path):
   workdir = tmp_path / 'run'
   result = subprocess.run(
-      ['sh', '-c', 'ulimit -f 8; exec "$@"', 'sh',  # Files of at most 4 KiB.
-       *command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}')], cwd=ROOT,
-      env={**environment(), 'JAX_ENABLE_COMPILATION_CACHE': 'false'}, capture_output=True, text=True, timeout=600,
-      check=False)
+    [
+      'sh',
+      '-c',
+      'ulimit -f 8; exec "$@"',
+      'sh',  # Files of at most 4 KiB.
+      *command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}'),
+    ],
+    cwd=ROOT,
+    env={**environment(), 'JAX_ENABLE_COMPILATION_CACHE': 'false'},
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
   assert result.returncode == 1
   # Threads of Orbax may say more, even in the middle of the line, but this says what to do.
   assert re.search('error: cannot write .*there is room', result.stderr), result.stderr
@@ -403,9 +454,18 @@ def test_a_workdir_that_may_only_be_read_is_left_alone(text, trained, tmp_path):
     path.chmod(0o555 if path.is_dir() else 0o444)
   # Root may write everywhere, unless it gives up that power (with setpriv, of util-linux or busybox).
   ordinary = [] if os.geteuid() else ['setpriv', '--bounding-set=-dac_override', '--inh-caps=-dac_override']
+
   def run_ordinary(program, *arguments):
-    return subprocess.run([*ordinary, *command(program, *arguments)], cwd=ROOT, env=environment(), capture_output=True,
-                          text=True, timeout=600, check=False)
+    return subprocess.run(
+      [*ordinary, *command(program, *arguments)],
+      cwd=ROOT,
+      env=environment(),
+      capture_output=True,
+      text=True,
+      timeout=600,
+      check=False,
+    )
+
   before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
   bad(run_ordinary('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}'), 'cannot write to workdir')
   result = run_ordinary('eval_sparse.py', f'--workdir={workdir}')
@@ -415,22 +475,40 @@ def test_a_workdir_that_may_only_be_read_is_left_alone(text, trained, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_naming_step_and_tensor(text, tmp_path):
-  result = train(text, tmp_path / 'run', '--config.optimizer.learning_rate=1e15', '--config.optimizer.clip_norm=1e30',
-                 '--config.optimizer.name=adamw', '--config.optimizer.warmup_fraction=0')
+  result = train(
+    text,
+    tmp_path / 'run',
+    '--config.optimizer.learning_rate=1e15',
+    '--config.optimizer.clip_norm=1e30',
+    '--config.optimizer.name=adamw',
+    '--config.optimizer.warmup_fraction=0',
+  )
   bad(result, 'not finite at step ', 'is intact', 'learning_rate', code=1)
   assert re.search(r'at step \d+: (activation|gradient of) \w', result.stderr)
   assert 'NaN' not in (tmp_path / 'run' / 'metrics.jsonl').read_text()
   # An update that overflows is caught in its own step, before it is saved.
-  result = train(text, tmp_path / 'sudden', '--config.optimizer.learning_rate=1e38', '--config.optimizer.name=adamw',
-                 '--config.optimizer.warmup_fraction=0', '--config.training.steps=1')
+  result = train(
+    text,
+    tmp_path / 'sudden',
+    '--config.optimizer.learning_rate=1e38',
+    '--config.optimizer.name=adamw',
+    '--config.optimizer.warmup_fraction=0',
+    '--config.training.steps=1',
+  )
   bad(result, 'not finite at step 1: the norm of the parameters after the update', 'nothing was saved', code=1)
 
 
 def test_a_run_that_starts_from_another_and_learns_from_it(text, trained, tmp_path):
   first = checkpoints.load_trained(trained[0], 'best')
-  settings = [f'--config.training.start_from={trained[0]}', f'--config.loss.teacher={trained[0]}',
-              '--config.training.keep_checkpoints=3', '--config.training.steps=4', '--config.training.eval_every=1',
-              '--config.optimizer.learning_rate=0', '--config.optimizer.adam_learning_rate=0']
+  settings = [
+    f'--config.training.start_from={trained[0]}',
+    f'--config.loss.teacher={trained[0]}',
+    '--config.training.keep_checkpoints=3',
+    '--config.training.steps=4',
+    '--config.training.eval_every=1',
+    '--config.optimizer.learning_rate=0',
+    '--config.optimizer.adam_learning_rate=0',
+  ]
   result = train(text, tmp_path / 'run', *settings)
   assert result.returncode == 0, result.stderr
   # Nothing was learned, so all that it has is what it started from.

@@ -31,8 +31,13 @@ def test_a_config_trains_a_step_of_one(path):
   windows = np.random.default_rng(0).integers(0, 5, (config.training.batch_size, 17), np.int32)
   state, metrics = training.make_train_step(config, model, mesh)(state, devices.split_batch(windows, mesh), 0)
   assert metrics['finite'] and metrics['learning_rate'] == config.optimizer.learning_rate
-  unmoved = [jax.tree_util.keystr(path) for path, same in jax.tree_util.tree_leaves_with_path(
-      jax.tree.map(np.array_equal, before, jax.device_get(state.params))) if same]
+  unmoved = [
+    jax.tree_util.keystr(path)
+    for path, same in jax.tree_util.tree_leaves_with_path(
+      jax.tree.map(np.array_equal, before, jax.device_get(state.params))
+    )
+    if same
+  ]
   assert not unmoved, unmoved
 
 

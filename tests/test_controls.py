@@ -7,16 +7,16 @@ import optax
 import pytest
 
 from trix_jax import (
-    configuration,
-    controls,
-    devices,
-    evaluation,
-    ffn,
-    hierarchical_ffn,
-    routing,
-    training,
-    transformer,
-    weights,
+  configuration,
+  controls,
+  devices,
+  evaluation,
+  ffn,
+  hierarchical_ffn,
+  routing,
+  training,
+  transformer,
+  weights,
 )
 from trix_jax.errors import InputError
 
@@ -65,7 +65,9 @@ def test_without_a_router_gradient_probabilities_teach_nothing():
   def grads(control):
     module, variables, x = layer_of(control)
     return jax.grad(lambda params, x: module.apply({'params': params}, x)[1].probability_NJ[:, 0].sum(), (0, 1))(
-        variables['params'], x)
+      variables['params'], x
+    )
+
   assert all(np.any(leaf) for leaf in (grads('gumbel')[0]['up'], grads('gumbel')[1]))
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads('no_router_gradient')))
   of_params, of_x = grads('no_signature_gradient')
@@ -96,8 +98,10 @@ def test_dropped_tiles_leave_the_mean_as_it_was():
 
 def test_gradual_sparsity_goes_from_all_tiles_to_the_best_one():
   module, variables, x = layer_of('gradual', gate='one_hot')
+
   def at(progress):
     return trained_with(module, {**variables, 'routing': {'progress': jnp.float32(progress)}}, x)
+
   dense, _ = plain(x, variables, routing='dense', gate='one_hot')
   sparse, best = plain(x, variables, gate='one_hot')
   np.testing.assert_allclose(at(0.0)[0], dense, rtol=1e-4, atol=1e-5)
@@ -175,8 +179,10 @@ def config_of(control, **settings):
 
 @pytest.mark.parametrize('control', routing.CONTROLS[1:])
 def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
-  settings = {'tile_dropout': {'routing': 'dense', 'gate': 'one_hot'},
-              **{name: {'clusters': 2, 'top_k': 2} for name in routing.ABLATIONS}}
+  settings = {
+    'tile_dropout': {'routing': 'dense', 'gate': 'one_hot'},
+    **{name: {'clusters': 2, 'top_k': 2} for name in routing.ABLATIONS},
+  }
   config = config_of(control, **settings.get(control, {}))
   configuration.validate(config)
   model, mesh = training.make_model(config, VOCABULARY), devices.data_mesh(4)
@@ -203,8 +209,10 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
     weights.InferenceConfig(model.config, len(VOCABULARY))
 
 
-@pytest.mark.parametrize('control, settings', [
-    ('gumbel', {'routing': 'learned'}), ('gumbel', {'top_k': 2}), ('hash', {'clusters': 2}), ('tile_dropout', {})])
+@pytest.mark.parametrize(
+  'control, settings',
+  [('gumbel', {'routing': 'learned'}), ('gumbel', {'top_k': 2}), ('hash', {'clusters': 2}), ('tile_dropout', {})],
+)
 def test_controls_of_other_models_are_refused(control, settings):
   with pytest.raises(InputError, match=f'control = {control} is for model.routing'):
     configuration.validate(config_of(control, **settings))
@@ -225,10 +233,17 @@ def test_a_student_moves_towards_its_teacher():
   config.seed = 3
   params = training.init_state(config, model).params
   windows = jnp.pad(token, ((0, 0), (0, 1)))
-  loss_fn = jax.jit(jax.shard_map(
+  loss_fn = jax.jit(
+    jax.shard_map(
       lambda params: jax.value_and_grad(training.make_loss(config, model, teacher), has_aux=True)(
-          params, {}, windows, jax.random.key(0)),
-      mesh=devices.data_mesh(1), in_specs=jax.P(), out_specs=jax.P(), check_vma=False))
+        params, {}, windows, jax.random.key(0)
+      ),
+      mesh=devices.data_mesh(1),
+      in_specs=jax.P(),
+      out_specs=jax.P(),
+      check_vma=False,
+    )
+  )
   losses = []
   for _ in range(30):
     (objective, _), grads = loss_fn(params)

@@ -40,8 +40,9 @@ def test_an_epoch_predicts_no_character_twice(length):
 
 def test_every_character_is_predicted_sooner_or_later():
   tokens, context = np.arange(1023, dtype=np.int32), 256
-  seen = {int(token) for step in range(200) for token in
-          data.training_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)}
+  seen = {
+    int(token) for step in range(200) for token in data.training_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)
+  }
   assert seen == set(range(1, 1023))
 
 
@@ -49,7 +50,7 @@ def test_every_character_is_predicted_sooner_or_later():
 def test_evaluation_predicts_every_character_once(length):
   tokens = np.arange(1, length + 1, dtype=np.int32)
   windows, targets = data.evaluation_windows(tokens, 10)
-  predicted = np.concatenate([window[1:count + 1] for window, count in zip(windows, targets, strict=True)])
+  predicted = np.concatenate([window[1 : count + 1] for window, count in zip(windows, targets, strict=True)])
   np.testing.assert_array_equal(predicted, tokens[1:])
 
 
@@ -82,9 +83,15 @@ def test_unseen_characters_are_named():
     data.encode('caf\u00e9\u2014', 'acf')
 
 
-@pytest.mark.parametrize(('name', 'content', 'message'), [
-    ('gone', None, 'cannot read'), ('empty', b'', 'is empty'), ('latin', b'caf\xe9 ', r'not UTF-8 text \(byte 3\)'),
-    ('short', b'a', 'too few')])
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('gone', None, 'cannot read'),
+    ('empty', b'', 'is empty'),
+    ('latin', b'caf\xe9 ', r'not UTF-8 text \(byte 3\)'),
+    ('short', b'a', 'too few'),
+  ],
+)
 def test_bad_files_get_one_line(tmp_path, name, content, message):
   if content is not None:
     (tmp_path / name).write_bytes(content)
@@ -132,6 +139,7 @@ def test_tinyshakespeare_is_downloaded_once_into_the_cache(tmp_path, monkeypatch
 def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
   def fail(*_, **__):
     raise urllib.error.URLError('Name or service not known')
+
   monkeypatch.delenv('TRIX_DATA_DIR', raising=False)
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   monkeypatch.setattr(urllib.request, 'urlopen', fail)

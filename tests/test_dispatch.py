@@ -60,8 +60,9 @@ def plain(x, w, tile_NK, upstream):
 def test_there_and_back_with_gradients_like_a_plain_loop(case):
   tiles, block, tile_NK = case
   rng = np.random.default_rng(0)
-  x, w, upstream = (rng.standard_normal(shape).astype(np.float32)
-                    for shape in ((len(tile_NK), 3), (tiles, 3, 2), (tile_NK.size, 2)))
+  x, w, upstream = (
+    rng.standard_normal(shape).astype(np.float32) for shape in ((len(tile_NK), 3), (tiles, 3, 2), (tile_NK.size, 2))
+  )
   got, expected = grouped(x, w, tile_NK, upstream, tiles, block), plain(x, w, tile_NK, upstream)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), got, expected)
 

@@ -30,13 +30,20 @@ def state_of(config, seed=0):
 @pytest.fixture
 def earlier(monkeypatch):
   """Makes a run that was trained with these settings of the model the one that is there."""
+
   def trained_with(vocabulary=VOCABULARY, **model):
     config = tiny(**model)
     state = state_of(config, seed=1)
-    trained = types.SimpleNamespace(config=config, model=training.make_model(config, VOCABULARY),
-                                    vocabulary=vocabulary, params=state.params, routing=state.routing)
+    trained = types.SimpleNamespace(
+      config=config,
+      model=training.make_model(config, VOCABULARY),
+      vocabulary=vocabulary,
+      params=state.params,
+      routing=state.routing,
+    )
     monkeypatch.setattr(checkpoints, 'load_trained', lambda workdir, kind: trained)
     return trained
+
   return trained_with
 
 
@@ -63,8 +70,9 @@ def test_an_index_is_that_of_its_tiles(earlier):
     earlier_runs.start_from(other, CORPUS, state_of(other))
 
 
-@pytest.mark.parametrize('model', [{'heads': 4}, {'activation': 'relu'}, {'signature': 'sign'}, {'context': 4},
-                                   {'d_ff': 64}, {'tiles': 2}])
+@pytest.mark.parametrize(
+  'model', [{'heads': 4}, {'activation': 'relu'}, {'signature': 'sign'}, {'context': 4}, {'d_ff': 64}, {'tiles': 2}]
+)
 def test_another_model_is_refused_by_what_differs(earlier, model):
   earlier()
   config = tiny(**model)
@@ -82,8 +90,11 @@ def test_a_gate_that_was_not_trained_is_refused(earlier):
 def test_who_makes_no_teacher_is_told_why(earlier):
   config, trained = tiny(), earlier()
   assert same(earlier_runs.teacher_of(config, CORPUS).params, trained.params)
-  for settings, words in (({'routing': 'random'}, 'routes at random'), ({'context': 4}, 'has a context of 4'),
-                          ({'vocabulary': 'abce'}, 'another vocabulary')):
+  for settings, words in (
+    ({'routing': 'random'}, 'routes at random'),
+    ({'context': 4}, 'has a context of 4'),
+    ({'vocabulary': 'abce'}, 'another vocabulary'),
+  ):
     earlier(**settings)
     with pytest.raises(InputError, match=rf'config\.loss\.teacher: .*{words}'):
       earlier_runs.teacher_of(config, CORPUS)

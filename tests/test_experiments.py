@@ -38,13 +38,16 @@ def test_the_budget_of_the_recipe_is_the_recipe(tmp_path):
 
 def test_what_is_given_in_parts_is_a_part_of_what_the_budget_has(tmp_path):
   runs = {of.variant: of.settings for of in small_runs('recipe', tmp_path)}
-  assert [(runs[name]['training.batch_size'], runs[name]['training.steps']) for name in (
-      'recipe', 'double_batch', 'twice_as_long')] == [(16, 1200), (32, 600), (16, 2400)]
+  assert [
+    (runs[name]['training.batch_size'], runs[name]['training.steps'])
+    for name in ('recipe', 'double_batch', 'twice_as_long')
+  ] == [(16, 1200), (32, 600), (16, 2400)]
 
 
 def test_a_budget_does_not_train_what_it_has_already_under_another_name():
   def dropouts(budget):
     return [name for name in suites.variants_of(suites.SUITES['recipe'], suites.BUDGETS[budget]) if 'dropout' in name]
+
   assert dropouts('small') == ['no_dropout', 'dropout_0.05', 'dropout_0.2']
   assert dropouts('recipe') == ['dropout_0.05', 'dropout_0.1', 'dropout_0.2']
 
@@ -53,8 +56,10 @@ def test_a_budget_does_not_train_what_it_has_already_under_another_name():
 def test_variants_that_are_compared_have_seen_as_much_text(budget, tmp_path):
   def text(of):
     own = of.settings['training.steps'] * of.settings['training.batch_size']
-    return own + sum(text(needed) for needed in of.needs if str(needed.workdir) == of.settings.get(
-        'training.start_from'))
+    return own + sum(
+      text(needed) for needed in of.needs if str(needed.workdir) == of.settings.get('training.start_from')
+    )
+
   for name, suite in suites.SUITES.items():
     runs = {of.variant: of for of in planning.runs_of(name, list(suite.variants), budget, tmp_path, 1)}
     for variant, of in runs.items():
@@ -75,12 +80,18 @@ def test_equal_runs_are_one_run_wherever_they_are_made(tmp_path):
     assert settings == {str(needed.workdir) for needed in of.needs} and len(of.needs) <= 1
     assert all((needed.variant, needed.seed) == ('dense', of.seed) for needed in of.needs)
     # Otherwise what goes on would see the same windows again.
-    assert all(needed.settings['seed'] != of.settings['seed'] for needed in of.needs) == bool(
-        of.settings.get('training.start_from')) or not of.needs
+    assert (
+      all(needed.settings['seed'] != of.settings['seed'] for needed in of.needs)
+      == bool(of.settings.get('training.start_from'))
+      or not of.needs
+    )
   elsewhere = small_runs('remedies', tmp_path / 'there', 2)
   assert [of.portable for of in elsewhere] == [of.portable for of in runs]
-  by_name = {(of.suite, of.variant): of.digest for name in ('remedies', 'option_a', 'four_routings')
-             for of in small_runs(name, tmp_path)}
+  by_name = {
+    (of.suite, of.variant): of.digest
+    for name in ('remedies', 'option_a', 'four_routings')
+    for of in small_runs(name, tmp_path)
+  }
   assert by_name['option_a', 'dense'] == by_name['remedies', 'dense'] == by_name['four_routings', 'dense']
   assert by_name['option_a', 'sparse'] == by_name['four_routings', 'emergent'] != by_name['option_a', 'dense']
 
@@ -100,13 +111,16 @@ def runner(tmp_path, monkeypatch):
   def start(budget, results, **options):
     plan = run.Plan(budget, out, tmp_path / 'runs', **{'seeds': 2, **options})
     calls = []
+
     def result_of(of, plan, progress, jobs):
       calls.append((of.variant, of.seed))
       if isinstance(results[of.variant], Exception):
         raise results[of.variant]
       [row] = rows_of('stability', {of.variant: [results[of.variant]]})
-      return {name: value for name, value in row.items()
-              if name not in ('variant', 'seed', 'settings', 'digest', 'measures')}
+      return {
+        name: value for name, value in row.items() if name not in ('variant', 'seed', 'settings', 'digest', 'measures')
+      }
+
     monkeypatch.setattr(run, 'result_of', result_of)
     with Jobs(plan.jobs) as jobs:
       failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), jobs)
@@ -120,8 +134,9 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
   failed, calls, results = runner('small', {'emergent': 1.5, 'learned': run.RunFailed('exit code 1: no memory')})
   assert failed == 2 and len(calls) == 4
   assert [(row['variant'], row['seed']) for row in results['rows']] == [('emergent', 0), ('emergent', 1)]
-  assert results['failures'] == [{'variant': 'learned', 'seed': seed, 'reason': 'exit code 1: no memory'}
-                                 for seed in (0, 1)]
+  assert results['failures'] == [
+    {'variant': 'learned', 'seed': seed, 'reason': 'exit code 1: no memory'} for seed in (0, 1)
+  ]
   assert 'FAILED, exit code 1: no memory' in capsys.readouterr().out
   failed, calls, results = runner('small', {'learned': 1.4})
   assert failed == 0 and calls == [('learned', 0), ('learned', 1)] and not results['failures']
@@ -133,7 +148,12 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
   assert failed == 1 and sorted(calls) == [('emergent', 2), ('learned', 2)]
   assert [failure['reason'] for failure in results['failures']] == ["OSError(28, 'no space')"]
   assert [(row['variant'], row['seed']) for row in results['rows']] == [
-      ('emergent', 0), ('learned', 0), ('emergent', 1), ('learned', 1), ('emergent', 2)]
+    ('emergent', 0),
+    ('learned', 0),
+    ('emergent', 1),
+    ('learned', 1),
+    ('emergent', 2),
+  ]
   # Figures of other settings are not mixed with these.
   monkeypatch.setitem(suites.BUDGETS['small'].settings, 'model.dropout', 0.2)
   assert len(runner('small', {'emergent': 1.6, 'learned': 1.7})[1]) == 4
@@ -147,8 +167,10 @@ def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch
   [of, other] = plan.runs('four_routings')  # Its routings and specialisation are measured by option_a, with a gate.
   row |= {'digest': of.digest, 'settings': of.portable, 'commit': 'earlier'}
   stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+
   def train(of, progress, jobs):
     raise run.RunFailed(f'{of} is trained')
+
   monkeypatch.setattr(run, 'train', train)
   assert run.missing('four_routings', plan) == [other]
   assert run.run_suite('four_routings', plan, run.Progress([other]), jobs) == 1
@@ -219,12 +241,17 @@ def test_all_suites_are_those_that_have_any_of_the_variants(tmp_path, monkeypatc
     run.main(['all'], dataclasses.replace(plan, variants=('hsah',)))
 
 
-@pytest.mark.parametrize('where, key, value, said', [
+@pytest.mark.parametrize(
+  'where, key, value, said',
+  [
     ('rows', 'machine', None, r"'machine' of rows\[1\] is a NoneType"),
-    ('rows', 'curves', ..., r"rows\[1\] has no 'curves'"), ('rows', 'loss', 'low', r"'loss' of rows\[1\] is a str"),
+    ('rows', 'curves', ..., r"rows\[1\] has no 'curves'"),
+    ('rows', 'loss', 'low', r"'loss' of rows\[1\] is a str"),
     ('rows', 'stability', ..., r"rows\[1\] has no 'stability'"),
     ('rows', 'seed', 0, 'emergent with seed 0 is there twice'),
-    ('failures', 'reason', ..., r"failures\[0\] has no 'reason'")])
+    ('failures', 'reason', ..., r"failures\[0\] has no 'reason'"),
+  ],
+)
 def test_damaged_results_are_refused_by_what_they_lack(tmp_path, where, key, value, said):
   path = tmp_path / 'stability.json'
   failure = {'variant': 'learned', 'seed': 0, 'reason': 'exit code 1'}
@@ -244,8 +271,10 @@ def test_a_run_that_went_on_elsewhere_has_both_machines():
   assert run.of_sessions([first, first]) == first
   second = {'commit': 'b', 'machine': {'processor': 'B', 'cores': 2, 'device': 'GPU'}, 'versions': {'jax': '0.11'}}
   assert run.of_sessions([first, second]) == {
-      'commit': 'a, b', 'machine': {'processor': 'A, then B', 'cores': 2, 'device': 'GPU'},
-      'versions': {'jax': '0.10, then 0.11'}}
+    'commit': 'a, b',
+    'machine': {'processor': 'A, then B', 'cores': 2, 'device': 'GPU'},
+    'versions': {'jax': '0.10, then 0.11'},
+  }
 
 
 def test_the_time_left_is_that_of_trainings_that_are_left(tmp_path, monkeypatch):
@@ -274,10 +303,12 @@ def test_the_time_left_is_that_of_trainings_that_are_left(tmp_path, monkeypatch)
 @pytest.mark.parametrize('signal_of', run.SIGNALS)
 def test_a_stop_is_said_in_a_line_however_often_it_is_asked_for(tmp_path, monkeypatch, signal_of):
   monkeypatch.setattr(run, 'run_suite', lambda *_: run.signal.raise_signal(signal_of))
+
   def stop(of):
     run.signal.raise_signal(signal_of)  # While what runs is being saved.
     stopped.append(of)
     stop_all(of)
+
   stopped, stop_all = [], Jobs.stop
   monkeypatch.setattr(Jobs, 'stop', stop)
   before = {number: run.signal.getsignal(number) for number in run.SIGNALS}
@@ -303,8 +334,10 @@ def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, 
   of.workdir.mkdir(parents=True)
   monkeypatch.setattr(run, 'EVERY', 0.01)
   # In use the first time that it is tried.
-  program = ('import pathlib, sys; from trix_jax import errors; tried = pathlib.Path(sys.argv[1]); '
-             'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)')
+  program = (
+    'import pathlib, sys; from trix_jax import errors; tried = pathlib.Path(sys.argv[1]); '
+    'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)'
+  )
   run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]), jobs)
   assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
 
@@ -312,10 +345,12 @@ def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, 
 def test_chance_is_what_unrelated_classes_and_tiles_give():
   rng = np.random.default_rng(0)
   classes, tiles = rng.choice(5, 20_000, p=[0.5, 0.2, 0.2, 0.1, 0]), rng.choice(4, 20_000)
+
   def table(classes):
     counts = np.zeros((5, 4), int)
     np.add.at(counts, (classes, tiles), 1)
     return counts
+
   null = measure.null_information(table(classes))
   shuffled = [measure.analysis.normalised_mutual_information(table(rng.permutation(classes))) for _ in range(200)]
   assert null['mean'] == pytest.approx(np.mean(shuffled), rel=0.15)
@@ -325,11 +360,13 @@ def test_chance_is_what_unrelated_classes_and_tiles_give():
 def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_again(tmp_path, monkeypatch, jobs):
   runs = {of.variant: of for of in small_runs('remedies', tmp_path)}
   calls = []
+
   def call(command, of, progress, jobs, done=None):
     calls.append(of.variant)
     if of.variant == 'dense' and len(calls) == 1:
       raise run.RunFailed('exit code 1: no memory')
     (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
+
   monkeypatch.setattr(run, 'call', call)
   with pytest.raises(run.RunFailed, match='remedies/dense, seed 0 failed, which it needs: exit code 1: no memory'):
     run.train(runs['continued'], run.Progress([]), jobs)
@@ -357,7 +394,7 @@ def test_kinds_of_lines_are_those_that_were_written():
   lines = text.splitlines(keepends=True)
   ends = np.cumsum([len(line) for line in lines])
   for line, end in list(zip(lines, ends, strict=True))[:200]:
-    [kind] = set(kinds[end - len(line):end])
+    [kind] = set(kinds[end - len(line) : end])
     assert ('(' in line) == (patterns.KINDS[kind] == 'brackets')
     assert (line.split()[0] in patterns.WORDS) == (patterns.KINDS[kind] == 'words')
 
@@ -373,29 +410,32 @@ def test_every_measure_of_a_small_run(tmp_path):
   patterns.write(tmp_path / 'patterns.txt')
   config = configuration.default_config()
   config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 64})
-  config.training.update({'steps': 4, 'batch_size': 2, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2,
-                          'keep_checkpoints': 9})
+  config.training.update(
+    {'steps': 4, 'batch_size': 2, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2, 'keep_checkpoints': 9}
+  )
   config.update({'corpus': 'file', 'file': str(tmp_path / 'patterns.txt'), 'sample_length': 0})
   trainer.train(config, tmp_path / 'run')
   result = json.loads(json.dumps(measure.of_run(tmp_path / 'run', list(measure.MEASURES))))
   trained = checkpoints.load_trained(tmp_path / 'run', 'best')
   validation = trained.corpus().validation
   assert result['loss'] == pytest.approx(trained.validation_loss) and result['routings']['emergent'] == pytest.approx(
-      result['loss'], rel=1e-6)
+    result['loss'], rel=1e-6
+  )
   assert result['tokens'] == result['tokens_of_run'] == 4 * 2 * 64
   # The passage is the validation text, and each layer's tiles are those that its characters go to.
   text = ''.join(trained.vocabulary[token] for token in validation)
   assert text.startswith(result['passage']['text']) and len(result['passage']['text']) == measure.PASSAGE
   tile_LNK = measure.tiles_of(trained, validation)
-  np.testing.assert_array_equal(result['passage']['tiles'], tile_LNK[:, :measure.PASSAGE, 0])
+  np.testing.assert_array_equal(result['passage']['tiles'], tile_LNK[:, : measure.PASSAGE, 0])
   # Every character of the whole windows counts once, under the kind of its own line.
-  kinds = patterns.kinds()[-len(validation):]
+  kinds = patterns.kinds()[-len(validation) :]
   assert patterns.text().endswith(text)
   for layer in (0, 1):
     counts = np.array(result['patterns']['counts'][layer])
-    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(kinds[:tile_LNK.shape[1]], minlength=6))
-    np.testing.assert_array_equal(counts[2], np.bincount(
-        tile_LNK[layer, kinds[:tile_LNK.shape[1]] == 2, 0], minlength=4))
+    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(kinds[: tile_LNK.shape[1]], minlength=6))
+    np.testing.assert_array_equal(
+      counts[2], np.bincount(tile_LNK[layer, kinds[: tile_LNK.shape[1]] == 2, 0], minlength=4)
+    )
   [pair] = result['stability']
   assert (pair['from'], pair['to']) == (2, 4) and all(0 <= changed < 1 for changed in pair['changed'])
   assert np.shape(result['signatures']) == (2, 4, 16) and result['fitted_gate'] > 0

@@ -8,8 +8,10 @@ import pytest
 from trix_jax import configuration, ffn, routing, signatures, ternary
 
 _MODEL = configuration.reference_config('emergent').model
-REFERENCE = {name: _MODEL[name] for name in ('signature', 'gate', 'quantiser', 'int8_activations', 'activation',
-                                             'shared_down_scale')}
+REFERENCE = {
+  name: _MODEL[name]
+  for name in ('signature', 'gate', 'quantiser', 'int8_activations', 'activation', 'shared_down_scale')
+}
 
 
 def layer(sparse=True, N=40, d_model=24, d_ff=48, tiles=4, seed=0, **settings):
@@ -33,10 +35,12 @@ def relative_error(y, expected):
 
 def integer_ffn(x, params, config, tile_N, gate_N):
   """The layer in NumPy with int64 accumulators and float32 in the documented order, one tile a token."""
+
   def quantise(v):
     a = np.abs(v).max(axis=-1, keepdims=True)
     scaled = v * np.where(a > 0, np.float32(127) / np.where(a > 0, a, np.float32(1)), np.float32(0))
     return np.rint(scaled).astype(np.int64), a * (np.float32(1) / np.float32(127))
+
   codes = {}
   scales = {}
   for name in ('up', 'down'):
@@ -86,12 +90,19 @@ def test_computing_only_the_chosen_tiles_is_masking_the_others(name, settings):
 def test_a_differentiated_and_sharded_layer_is_the_evaluated_one(settings):
   """Bit-identical tiles, outputs to 1e-6: compilation for training must not change what a layer computes."""
   _, module, params, x = layer(N=64, **settings)
+
   def loss(params, x):
     y, info = module.apply({'params': params}, x)
     return jax.lax.psum(jnp.sum(jnp.sin(y)), 'data'), (y, info.tile_NK)
+
   mesh, spec = jax.sharding.Mesh(np.array(jax.local_devices()), ('data',)), jax.sharding.PartitionSpec
-  step = jax.shard_map(jax.value_and_grad(loss, has_aux=True), mesh=mesh, in_specs=(spec(), spec('data')),
-                       out_specs=((spec(), (spec('data'), spec('data'))), spec()), check_vma=False)
+  step = jax.shard_map(
+    jax.value_and_grad(loss, has_aux=True),
+    mesh=mesh,
+    in_specs=(spec(), spec('data')),
+    out_specs=((spec(), (spec('data'), spec('data'))), spec()),
+    check_vma=False,
+  )
   (_, (y, tile_NK)), _ = jax.jit(step)(params, x)
   expected, info = call(module, params, x)
   np.testing.assert_array_equal(tile_NK, info.tile_NK)
@@ -101,8 +112,10 @@ def test_a_differentiated_and_sharded_layer_is_the_evaluated_one(settings):
 @pytest.mark.parametrize('settings', [{}, REFERENCE, {'top_k': 2}, {'routing': 'learned'}])
 def test_gradients_of_sparse_and_masked_layers_agree(settings):
   config, sparse, params, x = layer(**settings)
+
   def loss(module):
     return lambda params, x: jnp.sum(jnp.sin(module.apply({'params': params}, x)[0]))
+
   got = jax.jit(jax.grad(loss(sparse), (0, 1)))(params, x)
   expected = jax.jit(jax.grad(loss(ffn.TriXFFN(config)), (0, 1)))(params, x)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected)
@@ -116,11 +129,13 @@ def test_a_dense_layer_is_the_sum_of_its_tiles():
 
 def test_a_token_pays_for_its_own_tile_only():
   """Multiply-adds of all matrix products, counted in the traced program, against the formula."""
+
   def macs(module, params, x):
     total = 0
     for equation in jax.make_jaxpr(lambda x: module.apply({'params': params}, x)[0])(x).jaxpr.eqns:
       total += _macs(equation)
     return total
+
   N, D, F = 4096, 32, 256
   _, dense, params, x = layer(sparse=False, routing='dense', gate='one_hot', N=N, d_model=D, d_ff=F, tiles=8)
   route = N * 8 * D
@@ -136,7 +151,8 @@ def _macs(equation):
   if equation.primitive.name == 'dot_general':
     (contract, _), _ = equation.params['dimension_numbers']
     total += int(np.prod(equation.outvars[0].aval.shape)) * int(
-        np.prod([equation.invars[0].aval.shape[axis] for axis in contract]))
+      np.prod([equation.invars[0].aval.shape[axis] for axis in contract])
+    )
   return total
 
 
@@ -176,8 +192,10 @@ def test_probabilities_are_the_softmax_of_scores_that_do_not_saturate():
 
 def test_routing_gradient_reaches_the_up_projection_through_the_signature():
   _, module, params, x = layer(gate='one_hot')
+
   def probability_of_tile_0(params):
     return module.apply({'params': params}, x)[1].probability_NJ[:, 0].mean()
+
   grad = jax.grad(probability_of_tile_0)(params)
   assert np.all(np.abs(np.asarray(grad['up'])).max(axis=(1, 2)) > 0)
   assert not np.any(grad['down'])
@@ -226,11 +244,19 @@ def test_any_leading_shape_no_token_at_all_and_a_wrong_width(sparse):
     module.apply({'params': params}, x[:, :-1])
 
 
-@pytest.mark.parametrize(('settings', 'message'), [
-    ({'d_model': 0}, 'd_model = 0'), ({'tiles': 5}, r'tiles = 5 does not divide model.d_ff = 48'),
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'d_model': 0}, 'd_model = 0'),
+    ({'tiles': 5}, r'tiles = 5 does not divide model.d_ff = 48'),
     ({'top_k': 5}, 'from 1 to model.tiles = 4'),
-    ({'routing': 'best'}, "'best'; choose one of emergent"), ({'gate': 'soft'}, "'soft'"),
-    ({'signature': 'mean'}, "'mean'"), ({'quantiser': 'x'}, "'x'"), ({'activation': 'gelu'}, "'gelu'")])
+    ({'routing': 'best'}, "'best'; choose one of emergent"),
+    ({'gate': 'soft'}, "'soft'"),
+    ({'signature': 'mean'}, "'mean'"),
+    ({'quantiser': 'x'}, "'x'"),
+    ({'activation': 'gelu'}, "'gelu'"),
+  ],
+)
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     layer(**settings)

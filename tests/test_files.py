@@ -13,8 +13,9 @@ from trix_jax.errors import InputError
 def test_many_writers_and_a_reader_see_whole_files(tmp_path):
   path, contents = tmp_path / 'file', [bytes([i]) * 100_000 for i in range(3)]
   files.write_whole(path, contents[0])
-  writers = [threading.Thread(target=lambda i=i: [files.write_whole(path, contents[i]) for _ in range(50)])
-             for i in range(3)]
+  writers = [
+    threading.Thread(target=lambda i=i: [files.write_whole(path, contents[i]) for _ in range(50)]) for i in range(3)
+  ]
   for writer in writers:
     writer.start()
   while any(writer.is_alive() for writer in writers):
@@ -41,6 +42,7 @@ def test_a_link_stays_one(tmp_path):
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
   def full(*_):
     raise OSError(28, 'No space left on device')
+
   monkeypatch.setattr('pathlib.Path.replace', full)
   with pytest.raises(OSError, match='No space'):
     files.write_whole(tmp_path / 'file', b'x')
@@ -52,8 +54,11 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_lock_is_held_by_one_and_free_again(tmp_path):
   in_use = InputError('in use')
   for _ in range(2):
-    with files.locked(tmp_path / 'lock', in_use), pytest.raises(InputError, match='in use'), \
-         files.locked(tmp_path / 'lock', in_use):
+    with (
+      files.locked(tmp_path / 'lock', in_use),
+      pytest.raises(InputError, match='in use'),
+      files.locked(tmp_path / 'lock', in_use),
+    ):
       raise AssertionError('held twice')
   with pytest.raises(InputError, match=f'cannot write {tmp_path}'), files.locked(tmp_path, in_use):
     raise AssertionError('a folder was locked')

@@ -12,7 +12,7 @@ FOLDER = pathlib.Path(__file__).parent / 'data'
 
 def tiles_of(model: inference.LanguageModel, text: str) -> np.ndarray:
   """Tiles of every layer for the latest characters of a text, as many as a context holds, [layers, characters]."""
-  token_BL = model.encode(text[-model.config.model.context:])[None]
+  token_BL = model.encode(text[-model.config.model.context :])[None]
   _, infos = forward.whole_text(model.computation, model.config, model.arrays, token_BL)
   return np.stack([np.asarray(info.tile_NK)[:, 0] for info in infos])
 

@@ -41,10 +41,12 @@ def test_a_token_scores_clusters_and_candidates_only():
   """Counted in the lowered program: no product with all keys, as there is under other routings."""
   config = config_of(256, 16)
   _module, variables, x = layer_of(config, tokens=8)
+
   def largest(config):
     module = hierarchical_ffn.HierarchicalTriXFFN(config)
     text = jax.jit(lambda v, x: module.apply(v, x)[1].score_NJ).lower(variables, x).as_text()
     return '8x256' in text
+
   assert largest(dataclasses.replace(config, routing='first')) and not largest(config)
 
 
@@ -68,13 +70,15 @@ def test_all_clusters_probed_is_flat_routing():
 def test_the_layer_is_the_sum_of_its_tiles():
   config = config_of(16, 4, top_k=2, probes=2)
   module, variables, x = layer_of(config)
-  params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape),
-                        variables['params'])
+  params = jax.tree.map(
+    lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), variables['params']
+  )
   y, info = module.apply({**variables, 'params': params}, x)
   tile = hierarchical_ffn.TriXTile(hierarchical_ffn.one_tile(config))
   normed = hierarchical_ffn.normed(x, params['norm']['scale'])
-  every_TND = jnp.stack([tile.apply({'params': hierarchical_ffn.tile_parameters(params, t, config)}, normed)[0]
-                         for t in range(16)])
+  every_TND = jnp.stack(
+    [tile.apply({'params': hierarchical_ffn.tile_parameters(params, t, config)}, normed)[0] for t in range(16)]
+  )
   want = sum(every_TND[info.tile_NK[:, k], jnp.arange(80)] * info.gate_NK[:, k, None] for k in range(2))
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
   fresh = jax.eval_shape(tile.init, jax.random.key(0), normed)['params']
@@ -94,9 +98,11 @@ def test_every_tile_gets_a_gradient(tiles, clusters):
   """Once it has a token; some of this many need a busy text."""
   config = config_of(tiles, clusters, top_k=4, probes=2)
   module, variables, x = layer_of(config, tokens=30 * tiles)
+
   def loss(params):
     y, info = module.apply({**variables, 'params': params}, x)
     return jnp.mean(jnp.square(y - jnp.roll(x, 1, axis=1))), info
+
   grads, info = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
   assert len(np.unique(info.tile_NK)) == tiles
   for name in hierarchical_ffn.TILE_PARAMETERS:
@@ -151,11 +157,20 @@ def moved(config, state, params, step, load, **hierarchy_settings):
   """State and parameters of one layer after a step with these loads."""
   model = transformer.ModelConfig('modern', 1, D, 2, 8, 0.0, config)
   C = config.clusters
-  metrics = {'tile_load': load[None], 'cluster_load': jnp.full((1, C), 1 / C).at[0, 0].add(0.1),
-             'score_std': jnp.ones(1), 'cluster_score_std': jnp.ones(1)}
+  metrics = {
+    'tile_load': load[None],
+    'cluster_load': jnp.full((1, C), 1 / C).at[0, 0].add(0.1),
+    'score_std': jnp.ones(1),
+    'cluster_score_std': jnp.ones(1),
+  }
   new_state, new_params = routing_state.updated(
-      {'layer_0': {'ffn': state}}, {'layer_0': {'ffn': params}}, metrics, model,
-      training_settings(**hierarchy_settings), jnp.array(step))
+    {'layer_0': {'ffn': state}},
+    {'layer_0': {'ffn': params}},
+    metrics,
+    model,
+    training_settings(**hierarchy_settings),
+    jnp.array(step),
+  )
   return new_state['layer_0']['ffn'], new_params['layer_0']['ffn']
 
 
@@ -181,18 +196,22 @@ def test_frozen_routing_stays_and_gets_no_gradient():
   config = config_of(balance_bias=True)
   module, variables, x = layer_of(config)
   state, params = variables['routing'], {**variables['params'], 'up': jax.random.normal(jax.random.key(9), (16, D, 8))}
+
   def unmoved(state, **settings):
     after, same = moved(config, state, params, 1, jnp.zeros(16).at[0].set(1.0), **settings)
     assert after.pop('frozen') == 1
     for name, value in after.items():
       np.testing.assert_array_equal(value, state[name])
     jax.tree.map(np.testing.assert_array_equal, same, params)
+
   unmoved(state, freeze_after=0.0)
   unmoved({**state, 'frozen': jnp.array(1.0)})  # As a switch.
   assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))  # Or a training step is compiled twice.
+
   def probability(params, frozen):
     variables_ = {'params': params, 'routing': {**state, 'frozen': jnp.array(frozen)}}
     return module.apply(variables_, x)[1].probability_NJ[:, 0].mean()
+
   learns, rests = (np.any(jax.grad(probability)(variables['params'], frozen)['up']) for frozen in (0.0, 1.0))
   assert learns and not rests
 
@@ -205,10 +224,12 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
   params['up'] = params['up'].at[dead].set(0.0)  # A signature of nothing.
   state['average'] = state['average'].at[dead].set(0.0)
   state['load'] = jnp.where(jnp.arange(16) == dead, 0.0, state['load']).at[7].set(0.3)
+
   def use(state, params):
     everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=4))
     _, info = everywhere.apply({'params': params, 'routing': state}, x)
     return np.bincount(np.asarray(info.tile_NK)[:, 0], minlength=16) / 2000
+
   before = use(state, params)
   state, params = routing_state.revived(state, params, config, 0.05, jax.random.key(0))
   after = use(state, params)
@@ -220,11 +241,18 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
   assert state['load'][dead] == pytest.approx(1 / 16)
 
 
-@pytest.mark.parametrize('settings, message', [
-    ({'clusters': 5}, 'model.clusters = 5 does not divide'), ({'probes': 5}, 'model.probes = 5 of model.clusters = 4'),
-    ({'clusters': 0, 'probes': 2}, 'model.probes = 2'), ({'top_k': 5}, 'model.top_k = 5 of 1 probed'),
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'clusters': 5}, 'model.clusters = 5 does not divide'),
+    ({'probes': 5}, 'model.probes = 5 of model.clusters = 4'),
+    ({'clusters': 0, 'probes': 2}, 'model.probes = 2'),
+    ({'top_k': 5}, 'model.top_k = 5 of 1 probed'),
     ({'routing': 'learned'}, 'model.routing = learned with model.clusters'),
-    ({'keep_ratio': 1.5}, 'model.keep_ratio = 1.5'), ({'keep_ratio': -0.1}, 'model.keep_ratio = -0.1')])
+    ({'keep_ratio': 1.5}, 'model.keep_ratio = 1.5'),
+    ({'keep_ratio': -0.1}, 'model.keep_ratio = -0.1'),
+  ],
+)
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(InputError, match=message):
     config_of(**settings)

@@ -71,16 +71,20 @@ def test_clusters_have_one_size_and_every_tile_is_in_one(T, C):
 def test_clusters_that_are_there_are_found():
   point, label = blobs(8, 8, 64, 0.3)
   # From several starts, since k-means may end in two centres that share one cluster.
-  found = max(sum(len(set(label[members])) == 1 for members in np.asarray(kmeans(point, 8, jax.random.key(key))))
-              for key in range(5))
+  found = max(
+    sum(len(set(label[members])) == 1 for members in np.asarray(kmeans(point, 8, jax.random.key(key))))
+    for key in range(5)
+  )
   assert found == 8
 
 
 def test_more_iterations_never_fit_worse():
   point = np.random.default_rng(3).normal(size=(96, 16)).astype(np.float32)
   unit = point / np.linalg.norm(point, axis=1, keepdims=True)
+
   def fit(member):
     return sum(np.linalg.norm(unit[members].sum(axis=0)) for members in np.asarray(member))
+
   first = point[np.asarray(jax.random.choice(jax.random.key(0), 96, (8,), replace=False))]
   fits = [fit(hierarchy.recluster(point, first, iterations)) for iterations in (1, 20)]
   assert fits[1] > fits[0]
@@ -113,8 +117,10 @@ def test_keys_are_of_the_kind_of_signatures(kind):
     np.testing.assert_allclose(scale, np.ones(len(key)) if kind == 'sign' else 1 / rms, rtol=1e-6)
   # Each is near the mean of its members.
   scaled = np.asarray(index.key_TD * index.scale_T[:, None])[np.asarray(index.member_CM)].sum(axis=1)
-  assert np.all(np.sum(scaled * index.cluster_key_CD, axis=1) > 0.8 * np.linalg.norm(scaled, axis=1) * np.linalg.norm(
-      index.cluster_key_CD, axis=1))
+  assert np.all(
+    np.sum(scaled * index.cluster_key_CD, axis=1)
+    > 0.8 * np.linalg.norm(scaled, axis=1) * np.linalg.norm(index.cluster_key_CD, axis=1)
+  )
 
 
 @pytest.mark.parametrize('kind', ['votes', 'sign'])
@@ -154,8 +160,9 @@ def test_wide_keys_are_exact(N):
 
 
 def test_recall_rises_with_probes_to_one_and_is_that_of_chance_for_random_keys():
-  index = hierarchy.make_index(jax.random.normal(jax.random.key(1), (256, 64)) * 4,
-                               jnp.arange(256, dtype=jnp.int32).reshape(16, 16), 'votes')
+  index = hierarchy.make_index(
+    jax.random.normal(jax.random.key(1), (256, 64)) * 4, jnp.arange(256, dtype=jnp.int32).reshape(16, 16), 'votes'
+  )
   q = activations(2000, 64)
   recalls = [float(hierarchy.recall(q, index, probes)) for probes in (1, 4, 16)]
   assert 1 / 16 < recalls[0] < recalls[1] < recalls[2] == 1
@@ -205,10 +212,13 @@ def test_the_balance_loss_sees_both_levels():
   N = 6
   one_hot = jnp.tile(jnp.array([[1.0, 0.0]]), (N, 1))
   tile, candidate = jnp.zeros((N, 1), jnp.int32), jnp.tile(jnp.arange(2), (N, 1))
+
   def info(probability_NJ, probability_NC):
     clusters = routing.Clusters(jnp.zeros((N, 1), jnp.int32), probability_NC, probability_NC)
-    return routing.RoutingInfo(tile, jnp.ones((N, 1)), probability_NJ, probability_NJ, jnp.zeros((4, 3)),
-                               probability_NJ, candidate, clusters)
+    return routing.RoutingInfo(
+      tile, jnp.ones((N, 1)), probability_NJ, probability_NJ, jnp.zeros((4, 3)), probability_NJ, candidate, clusters
+    )
+
   load, cluster_load = jnp.array([1.0, 0, 0, 0]), jnp.array([1.0, 0])
   # (T * 1 + C * 1) / 2, then with undecided probabilities (T / 2 + C / 2) / 2.
   assert routing.balance_loss(info(one_hot, one_hot), load, cluster_load) == pytest.approx((4 + 2) / 2)

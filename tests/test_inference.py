@@ -17,32 +17,59 @@ V, CONTEXT = len(VOCABULARY), 24
 
 def config_of(**settings):
   """A small model; `float_reference` has float activations, so that noise flips no rounding."""
-  model = {'form': 'modern', 'layers': 2, 'd_model': 32, 'heads': 2, 'context': CONTEXT, 'dropout': 0.1, 'd_ff': 64,
-           'tiles': 4, **settings}
+  model = {
+    'form': 'modern',
+    'layers': 2,
+    'd_model': 32,
+    'heads': 2,
+    'context': CONTEXT,
+    'dropout': 0.1,
+    'd_ff': 64,
+    'tiles': 4,
+    **settings,
+  }
   return transformer.model_config(model)
 
 
 FLOAT_MODERN = {'int8_activations': False}
-FLOAT_REFERENCE = {'form': 'reference', 'int8_activations': False, 'quantiser': 'threshold', 'signature': 'sign',
-                   'gate': 'one_hot', 'activation': 'relu', 'shared_down_scale': True}
-KINDS = [{}, {'form': 'reference'}, FLOAT_REFERENCE, {'top_k': 2, 'tiles': 8, 'balance_bias': True},
-         {'routing': 'learned', 'balance_bias': True}, {'routing': 'dense', 'gate': 'one_hot'}, {'routing': 'first'},
-         {'signature': 'sign', 'activation': 'relu'}, {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 3},
-         {'tiles': 8, 'clusters': 2, 'balance_bias': True, 'keep_ratio': 0.7, 'top_k': 2, 'form': 'reference'}]
+FLOAT_REFERENCE = {
+  'form': 'reference',
+  'int8_activations': False,
+  'quantiser': 'threshold',
+  'signature': 'sign',
+  'gate': 'one_hot',
+  'activation': 'relu',
+  'shared_down_scale': True,
+}
+KINDS = [
+  {},
+  {'form': 'reference'},
+  FLOAT_REFERENCE,
+  {'top_k': 2, 'tiles': 8, 'balance_bias': True},
+  {'routing': 'learned', 'balance_bias': True},
+  {'routing': 'dense', 'gate': 'one_hot'},
+  {'routing': 'first'},
+  {'signature': 'sign', 'activation': 'relu'},
+  {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 3},
+  {'tiles': 8, 'clusters': 2, 'balance_bias': True, 'keep_ratio': 0.7, 'top_k': 2, 'form': 'reference'},
+]
 
 
 def trained(config, seed=0):
   """Parameters as training might leave them: everything away from its initial value."""
   model = transformer.TransformerLM(config, V)
-  variables = jax.jit(model.init)({'params': jax.random.key(seed), 'routing': jax.random.key(1)},
-                                  jnp.zeros((1, 1), jnp.int32))
+  variables = jax.jit(model.init)(
+    {'params': jax.random.key(seed), 'routing': jax.random.key(1)}, jnp.zeros((1, 1), jnp.int32)
+  )
   leaves, structure = jax.tree.flatten(variables['params'])
   keys = jax.random.split(jax.random.key(2), len(leaves))
-  params = jax.tree.unflatten(structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape)
-                                          for leaf, key in zip(leaves, keys, strict=True)])
+  params = jax.tree.unflatten(
+    structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+  )
   state = jax.tree_util.tree_map_with_path(
-      lambda path, leaf: 20.0 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)) if 'bias' in str(path[-1]) else leaf,
-      variables.get('routing', {}))
+    lambda path, leaf: 20.0 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)) if 'bias' in str(path[-1]) else leaf,
+    variables.get('routing', {}),
+  )
   return model, params, state
 
 
@@ -75,10 +102,12 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
   assert_alike(as_trained, token_BL, want, want_infos, 1e-4, *((0, 1) if floats else (0.2, 0.99)))
   compact = packed(model, params, state)
   assert {name: (array.dtype, array.shape) for name, array in compact.arrays.items()} == {
-      name: (np.dtype(entry.dtype), entry.shape) for name, entry in weights.layout(compact.config).items()}
+    name: (np.dtype(entry.dtype), entry.shape) for name, entry in weights.layout(compact.config).items()
+  }
   # Packing quantises the activations of a float model, which all its logits feel.
-  assert_alike(compact, token_BL, want, want_infos, 0.2 * float(np.std(want)) if floats else 1e-4, 0.2,
-               0.9 if floats else 0.99)
+  assert_alike(
+    compact, token_BL, want, want_infos, 0.2 * float(np.std(want)) if floats else 1e-4, 0.2, 0.9 if floats else 0.99
+  )
 
 
 @pytest.mark.parametrize('clusters', [0, 4])
@@ -87,9 +116,19 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
 def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters):
   if clusters and routing == 'learned':
     return  # Refused, see test_hierarchical_ffn.py.
-  config = ffn.FFNConfig(48, 192, 12, top_k=2, routing=routing, signature=signature, balance_bias=routing == 'emergent',
-                         gate='one_hot' if routing == 'dense' else 'probability', keep_ratio=0.6, clusters=clusters,
-                         probes=2 if clusters else 1)
+  config = ffn.FFNConfig(
+    48,
+    192,
+    12,
+    top_k=2,
+    routing=routing,
+    signature=signature,
+    balance_bias=routing == 'emergent',
+    gate='one_hot' if routing == 'dense' else 'probability',
+    keep_ratio=0.6,
+    clusters=clusters,
+    probes=2 if clusters else 1,
+  )
   x_ND = jax.random.normal(jax.random.key(0), (60, 48))
   key = jax.random.key(3)
   layer = hierarchical_ffn.HierarchicalTriXFFN if clusters else ffn.SparseTriXFFN
@@ -111,8 +150,10 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
     assert 0.1 < np.mean(np.asarray(info.gate_NK)[:, 1] == 0) < 0.9  # Some tokens are sure of their first tile.
 
 
-@pytest.mark.parametrize('attention, head, most', [('float32', 'int8', 0.1), ('int8', 'float32', 0.1),
-                                                   ('int8', 'int8', 0.1), ('ternary', 'ternary', 1.5)])
+@pytest.mark.parametrize(
+  'attention, head, most',
+  [('float32', 'int8', 0.1), ('int8', 'float32', 0.1), ('int8', 'int8', 0.1), ('ternary', 'ternary', 1.5)],
+)
 @pytest.mark.parametrize('form', ['modern', 'reference'])
 def test_fewer_bits_cost_little(form, attention, head, most):
   model, params, state = trained(config_of(form=form))
@@ -130,8 +171,9 @@ def test_fewer_bits_cost_little(form, attention, head, most):
 def test_a_cache_changes_nothing(settings, make):
   """Prompts of different lengths in one batch, then token by token: the logits of whole texts."""
   model, params, state = trained(config_of(**settings))
-  language_model = packed(model, params, state) if make == 'packed' else inference.as_trained(
-      model, VOCABULARY, params, state)
+  language_model = (
+    packed(model, params, state) if make == 'packed' else inference.as_trained(model, VOCABULARY, params, state)
+  )
   computation, config, arrays = language_model.computation, language_model.config, language_model.arrays
   step = jax.jit(forward.forward, static_argnums=(0, 1))
   token_BL, length_B = tokens(3, CONTEXT), np.array([9, 1, 5], np.int32)
@@ -163,7 +205,7 @@ def by_hand(model, prompt, length):
     padded = np.pad(seen, (0, CONTEXT - len(seen)))[None]
     written.append(int(np.argmax(model.logits(padded)[0, len(seen) - 1])))
     if len(seen) == CONTEXT:
-      seen = [*seen[1:], written[-1]][-(CONTEXT // 2):]
+      seen = [*seen[1:], written[-1]][-(CONTEXT // 2) :]
     else:
       seen.append(written[-1])
   return model.decode(written)
@@ -228,33 +270,59 @@ def test_nothing_to_write(model):
   assert list(model.stream([], 10)) == []
 
 
-@pytest.mark.parametrize('arguments, message', [
-    ((['ab', ''], 5), 'prompt 1 is empty'), ((['ab?'], 5), r"'\?'"), ((['a'], -1), 'length = -1'),
-    (('ab', 5), 'prompts is one text'), ((['a'], 2.0), 'length = 2.0'), ((['a'], 2**40), f'length = {2**40}'),
-    (([[[1], [1, 2]]], 5), 'tokens are no array'), ((['a'], None), 'length = None'),
-    (([np.array([0, V])], 5), f'0 to {V}; the vocabulary has 0 to {V - 1}'), (([np.array([-1])], 5), 'go from -1'),
-    (([np.array([0.5])], 5), 'prompt 0 is')])
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ((['ab', ''], 5), 'prompt 1 is empty'),
+    ((['ab?'], 5), r"'\?'"),
+    ((['a'], -1), 'length = -1'),
+    (('ab', 5), 'prompts is one text'),
+    ((['a'], 2.0), 'length = 2.0'),
+    ((['a'], 2**40), f'length = {2**40}'),
+    (([[[1], [1, 2]]], 5), 'tokens are no array'),
+    ((['a'], None), 'length = None'),
+    (([np.array([0, V])], 5), f'0 to {V}; the vocabulary has 0 to {V - 1}'),
+    (([np.array([-1])], 5), 'go from -1'),
+    (([np.array([0.5])], 5), 'prompt 0 is'),
+  ],
+)
 def test_impossible_prompts_are_refused(model, arguments, message):
   with pytest.raises(InputError, match=message):
     model.stream(*arguments)
 
 
-@pytest.mark.parametrize('settings, message', [
-    ({'top_k': -1}, 'top_k = -1'), ({'temperature': float('nan')}, 'temperature = nan'),
-    ({'temperature': -0.1}, 'temperature = -0.1'), ({'temperature': float('inf')}, 'temperature = inf'),
-    ({'temperature': 1e38}, 'from 0 to 1e'), ({'temperature': '1'}, "temperature = '1'"),
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'top_k': -1}, 'top_k = -1'),
+    ({'temperature': float('nan')}, 'temperature = nan'),
+    ({'temperature': -0.1}, 'temperature = -0.1'),
+    ({'temperature': float('inf')}, 'temperature = inf'),
+    ({'temperature': 1e38}, 'from 0 to 1e'),
+    ({'temperature': '1'}, "temperature = '1'"),
     ({'top_k': 1.5}, 'top_k = 1.5'),
-    ({'seed': -1}, 'seed = -1'), ({'seed': 2**32}, 'from 0 to'), ({'seed': 0.5}, 'seed = 0.5')])
+    ({'seed': -1}, 'seed = -1'),
+    ({'seed': 2**32}, 'from 0 to'),
+    ({'seed': 0.5}, 'seed = 0.5'),
+  ],
+)
 def test_impossible_settings_are_refused(model, settings, message):
   with pytest.raises(InputError, match=message):
     model.generate(['a'], 5, **settings)
 
 
-@pytest.mark.parametrize('given, message', [
-    (np.zeros((1, CONTEXT + 1), int), 'context'), (np.zeros(3, int), r'\[B, L\]'),
-    (np.zeros((1, 0), int), 'at least one'), (np.zeros((1, 2)), 'integers'),
-    ([[1], [1, 2]], 'no array'), (np.full((1, 2), V), 'the vocabulary has'),
-    (np.full((1, 2), -1), 'the vocabulary has')])
+@pytest.mark.parametrize(
+  'given, message',
+  [
+    (np.zeros((1, CONTEXT + 1), int), 'context'),
+    (np.zeros(3, int), r'\[B, L\]'),
+    (np.zeros((1, 0), int), 'at least one'),
+    (np.zeros((1, 2)), 'integers'),
+    ([[1], [1, 2]], 'no array'),
+    (np.full((1, 2), V), 'the vocabulary has'),
+    (np.full((1, 2), -1), 'the vocabulary has'),
+  ],
+)
 def test_impossible_tokens_are_refused(model, given, message):
   with pytest.raises(InputError, match=message):
     model.logits(given)

@@ -40,8 +40,10 @@ def test_jobs_share_the_cores(four_cores):
 
 def test_a_program_has_its_cores_and_leaves_memory_to_others(tmp_path, monkeypatch):
   monkeypatch.delenv('XLA_PYTHON_CLIENT_PREALLOCATE', raising=False)
-  program = ('import os; print(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)), '
-             'os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))')
+  program = (
+    'import os; print(len(getattr(os, "sched_getaffinity", lambda _: [0])(0)), '
+    'os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))'
+  )
   for count in (1, 2):
     log = tmp_path / str(count)
     with Jobs(count) as of:
@@ -61,14 +63,18 @@ def test_the_exit_code_comes_back_and_somebody_is_told_meanwhile(tmp_path):
 def test_all_are_stopped_and_what_waits_is_not_started(tmp_path):
   of = Jobs(2)
   files = [tmp_path / str(number) for number in range(3)]
-  futures = [of.submit(of.call, [sys.executable, '-c', SAVING, str(file)], tmp_path, tmp_path / 'log', 60,
-                       lambda: None) for file in files]
+  futures = [
+    of.submit(of.call, [sys.executable, '-c', SAVING, str(file)], tmp_path, tmp_path / 'log', 60, lambda: None)
+    for file in files
+  ]
   woken = []
+
   def sleep():
     try:
       of.sleep(60)
     except jobs.Stopped:
       woken.append(True)
+
   asleep = threading.Thread(target=sleep)
   asleep.start()
   while not (files[0].exists() and files[1].exists()):
@@ -88,6 +94,7 @@ def test_a_program_ends_with_its_thread(tmp_path):
   def tell():
     if file.exists():
       raise BrokenPipeError
+
   file = tmp_path / 'saved'
   with Jobs(1) as of, pytest.raises(BrokenPipeError):
     of.call([sys.executable, '-c', SAVING, str(file)], tmp_path, tmp_path / 'log', 0.1, tell)

@@ -14,10 +14,15 @@ SOURCE = ROOT / 'xla_kernels' / 'csrc'
 # The intrinsics of GCC 12 warn about themselves.
 QUIET = ('-Wno-uninitialized', '-Wno-maybe-uninitialized')
 ISA_FLAGS = {
-    'x86_64': {'avx2.cc': ['-mavx2'], 'avx512_vnni.cc': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512vnni',
-                                                         *QUIET]},
-    'aarch64': {'neon.cc': [], 'neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
-                'neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm']},
+  'x86_64': {
+    'avx2.cc': ['-mavx2'],
+    'avx512_vnni.cc': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512vnni', *QUIET],
+  },
+  'aarch64': {
+    'neon.cc': [],
+    'neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
+    'neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm'],
+  },
 }.get(platform.machine(), {})
 PLAIN = ('portable.cc', 'cpu.cc', 'paths.cc', 'matmul.cc', 'routing.cc', 'tile_ffn.cc', 'attention.cc')
 
@@ -26,8 +31,23 @@ pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')
 
 def compile_object(name, folder, *flags):
   output = folder / f'{name}.o'
-  subprocess.run(['g++', '-std=c++20', '-ffp-contract=off', '-Wall', '-Wextra', f'-I{SOURCE}', *flags, '-c',
-                  str(SOURCE / name), '-o', str(output)], check=True, timeout=300)
+  subprocess.run(
+    [
+      'g++',
+      '-std=c++20',
+      '-ffp-contract=off',
+      '-Wall',
+      '-Wextra',
+      f'-I{SOURCE}',
+      *flags,
+      '-c',
+      str(SOURCE / name),
+      '-o',
+      str(output),
+    ],
+    check=True,
+    timeout=300,
+  )
   return output
 
 
@@ -42,8 +62,21 @@ def test_every_path_under_sanitizers(sanitizers, tmp_path):
   flags = ['-O1', '-g', f'-fsanitize={sanitizers}', '-fno-sanitize-recover=all']
   objects = [compile_object(name, tmp_path, *flags, *ISA_FLAGS.get(name, [])) for name in (*PLAIN, *ISA_FLAGS)]
   program = tmp_path / 'paths_test'
-  subprocess.run(['g++', '-std=c++20', *flags, f'-I{SOURCE}', str(ROOT / 'tests/native/paths_test.cc'),
-                  *map(str, objects), '-o', str(program), '-pthread'], check=True, timeout=300)
+  subprocess.run(
+    [
+      'g++',
+      '-std=c++20',
+      *flags,
+      f'-I{SOURCE}',
+      str(ROOT / 'tests/native/paths_test.cc'),
+      *map(str, objects),
+      '-o',
+      str(program),
+      '-pthread',
+    ],
+    check=True,
+    timeout=300,
+  )
   result = subprocess.run([str(program)], capture_output=True, text=True, timeout=300)
   assert result.returncode == 0, result.stdout + result.stderr[-3000:]
   assert 'portable: the same integers' in result.stdout and 'threads: the same bits' in result.stdout
@@ -54,8 +87,9 @@ def test_accumulators_stay_in_registers(tmp_path):
   """GCC spills them around the intrinsic of vpdpbusd, which costs half the speed."""
   name = 'avx512_vnni.cc'
   compiled = compile_object(name, tmp_path, '-O3', *ISA_FLAGS[name])
-  listing = subprocess.run(['objdump', '-d', '--no-show-raw-insn', str(compiled)], capture_output=True, text=True,
-                           check=True).stdout
+  listing = subprocess.run(
+    ['objdump', '-d', '--no-show-raw-insn', str(compiled)], capture_output=True, text=True, check=True
+  ).stdout
   # Address and text of every instruction; a loop is what a jump backwards spans.
   code = [(int(at, 16), text) for at, text in re.findall(r'^\s*([0-9a-f]+):\s+(.*)$', listing, re.MULTILINE)]
   jumps = [(int(match[1], 16), at) for at, text in code if (match := re.match(r'j\w+\s+([0-9a-f]+) ', text))]

@@ -8,8 +8,15 @@ import xla_kernels
 from trix_jax import ffn
 
 
-@pytest.mark.parametrize('settings', [{}, {'top_k': 2, 'tiles': 8}, {'signature': 'sign', 'gate': 'one_hot'},
-                                      {'activation': 'relu', 'balance_bias': True}])
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'top_k': 2, 'tiles': 8},
+    {'signature': 'sign', 'gate': 'one_hot'},
+    {'activation': 'relu', 'balance_bias': True},
+  ],
+)
 def test_a_sparse_layer_is_what_the_kernels_compute(settings):
   config = ffn.FFNConfig(**{'d_model': 48, 'd_ff': 160, 'tiles': 4, **settings})
   layer = ffn.SparseTriXFFN(config)
@@ -23,13 +30,19 @@ def test_a_sparse_layer_is_what_the_kernels_compute(settings):
   tiles = ffn.quantise_tiles(variables['params'], config)
   codes = np.asarray(tiles.signatures_TD).astype(np.int8)
   tile_NK, score_NK = xla_kernels.route(
-      x_ND, xla_kernels.pack(codes) if config.signature == 'sign' else codes, bias_T,
-      scale_T=tiles.signature_scale_T, top_k=config.top_k)
+    x_ND,
+    xla_kernels.pack(codes) if config.signature == 'sign' else codes,
+    bias_T,
+    scale_T=tiles.signature_scale_T,
+    top_k=config.top_k,
+  )
   np.testing.assert_array_equal(tile_NK, info.tile_NK)
   np.testing.assert_array_equal(score_NK, np.take_along_axis(np.asarray(info.score_NJ), np.asarray(tile_NK), axis=1))
 
-  up, down = (xla_kernels.pack(np.asarray(codes).swapaxes(1, 2).astype(np.int8))
-              for codes in (tiles.up_TDH, tiles.down_THD))
-  packed_ND = xla_kernels.routed_tile_ffn(x_ND, up, tiles.up_scale_TH, down, tiles.down_scale_TD, tile_NK,
-                                          info.gate_NK, config.activation)
+  up, down = (
+    xla_kernels.pack(np.asarray(codes).swapaxes(1, 2).astype(np.int8)) for codes in (tiles.up_TDH, tiles.down_THD)
+  )
+  packed_ND = xla_kernels.routed_tile_ffn(
+    x_ND, up, tiles.up_scale_TH, down, tiles.down_scale_TD, tile_NK, info.gate_NK, config.activation
+  )
   np.testing.assert_allclose(packed_ND, y_ND, rtol=1e-6, atol=1e-6 * np.abs(y_ND).max())

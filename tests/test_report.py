@@ -28,26 +28,41 @@ def test_intervals_are_those_of_student():
 
 
 def test_differences_are_paired_by_seed():
-  rows = [{'variant': name, 'seed': seed, 'loss': loss} for name, of in (
-      ('a', {0: 1.0, 1: 2.0, 2: 9.0}), ('b', {0: 1.5, 1: 2.25})) for seed, loss in of.items()]
+  rows = [
+    {'variant': name, 'seed': seed, 'loss': loss}
+    for name, of in (('a', {0: 1.0, 1: 2.0, 2: 9.0}), ('b', {0: 1.5, 1: 2.25}))
+    for seed, loss in of.items()
+  ]
   gap = estimates.gap(estimates.losses(rows, 'b'), estimates.losses(rows, 'a'))
   assert gap.mean == pytest.approx(0.375) and gap.seeds == 2
   assert estimates.gap(estimates.losses(rows, 'b'), {}) is None
 
 
-@pytest.mark.parametrize('losses, baseline, want', [
-    ([1.00, 1.01, 1.02], [1.10, 1.11, 1.12], 'better'), ([1.10, 1.11, 1.12], [1.00, 1.01, 1.02], 'worse'),
-    ([1.0, 1.2, 1.1], [1.1, 1.0, 1.15], 'undecided'), ([1.0], [2.0], 'undecided')])
+@pytest.mark.parametrize(
+  'losses, baseline, want',
+  [
+    ([1.00, 1.01, 1.02], [1.10, 1.11, 1.12], 'better'),
+    ([1.10, 1.11, 1.12], [1.00, 1.01, 1.02], 'worse'),
+    ([1.0, 1.2, 1.1], [1.1, 1.0, 1.15], 'undecided'),
+    ([1.0], [2.0], 'undecided'),
+  ],
+)
 def test_a_difference_counts_when_its_interval_leaves_out_zero(losses, baseline, want):
-  rows = [{'variant': name, 'seed': seed, 'loss': loss} for name, of in (('learned', losses), ('emergent', baseline))
-          for seed, loss in enumerate(of)]
+  rows = [
+    {'variant': name, 'seed': seed, 'loss': loss}
+    for name, of in (('learned', losses), ('emergent', baseline))
+    for seed, loss in enumerate(of)
+  ]
   [verdict] = verdicts.differences('stability', rows)
   assert verdict['verdict'] == want and verdict['seeds'] == len(losses)
 
 
 def test_a_difference_between_machines_says_so():
-  rows = [{'variant': name, 'seed': seed, 'loss': 1.0 + seed, 'machine': {'processor': 'A'}}
-          for name in ('learned', 'emergent') for seed in range(3)]
+  rows = [
+    {'variant': name, 'seed': seed, 'loss': 1.0 + seed, 'machine': {'processor': 'A'}}
+    for name in ('learned', 'emergent')
+    for seed in range(3)
+  ]
   assert verdicts.differences('stability', rows)[0]['why'] == ''
   rows[1]['machine'] = {'processor': 'B'}  # One seed is enough.
   assert verdicts.differences('stability', rows)[0]['why'] == verdicts.OTHER_MACHINE
@@ -65,8 +80,15 @@ def verdict_of(suite, rows, words):
 
 
 def test_verdicts_follow_the_figures():
-  rows = rows_of('four_routings', {'emergent': [1.500, 1.502, 1.504], 'learned': [1.49, 1.491, 1.492],
-                                   'random': [1.7, 1.702, 1.704], 'dense': [1.3, 1.302, 1.304]})
+  rows = rows_of(
+    'four_routings',
+    {
+      'emergent': [1.500, 1.502, 1.504],
+      'learned': [1.49, 1.491, 1.492],
+      'random': [1.7, 1.702, 1.704],
+      'dense': [1.3, 1.302, 1.304],
+    },
+  )
   assert verdict_of('four_routings', rows, '5 % of a learned')['verdict'] == 'reproduced'
   assert verdict_of('four_routings', rows, 'better than random')['verdict'] == 'reproduced'
   assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'reproduced'
@@ -89,8 +111,11 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('option_b', rows, 'falls')['verdict'] == 'reproduced'
   assert verdict_of('option_b', rows, 'falls')['ours'] == '12.24 (50 %), 4.50 (100 %)'
   assert verdict_of('option_b', rows, 'diversity')['ours'].startswith('0.500 (50 %), 0.300 (100 %); at the end 0.3')
-  rows[0]['curves'] = {**rows[0]['curves'], 'validation_loss': [[5, 1.4], [10, 1.5]],
-                       'tile_load': [[5, [[1.0, 0.0]] * 2], [10, [[0.6, 0.4]] * 2]]}
+  rows[0]['curves'] = {
+    **rows[0]['curves'],
+    'validation_loss': [[5, 1.4], [10, 1.5]],
+    'tile_load': [[5, [[1.0, 0.0]] * 2], [10, [[0.6, 0.4]] * 2]],
+  }
   assert verdict_of('option_b', rows, 'falls')['verdict'] == 'undecided'  # It rises on one of two seeds.
   # What was early counts as well, and one seed is enough.
   busiest = verdict_of('option_b', rows, 'half of the load')
@@ -104,15 +129,23 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('hierarchy', rows, '16 of 16')['verdict'] == 'refuted'
   rows = rows_of('tile_count', {'4_top_1': [1.5, 1.51], '64_top_16': [1.4, 1.412], '64_top_1': [1.6, 1.611]})
   assert [verdict_of('tile_count', rows, words)['verdict'] for words in ('16 of 64 tiles', 'one of 64')] == [
-      'holds', 'does not hold']
-  rows = rows_of('width', {'sparse_64': [1.6, 1.601], 'dense_64': [1.5, 1.502], 'sparse_256': [1.41, 1.413],
-                           'dense_256': [1.4, 1.402]})
+    'holds',
+    'does not hold',
+  ]
+  rows = rows_of(
+    'width',
+    {'sparse_64': [1.6, 1.601], 'dense_64': [1.5, 1.502], 'sparse_256': [1.41, 1.413], 'dense_256': [1.4, 1.402]},
+  )
   assert [verdict_of('width', rows, f'with {width} of d_model')['verdict'] for width in (64, 256)] == [
-      'does not hold', 'holds']
+    'does not hold',
+    'holds',
+  ]
   change = verdict_of('width', rows, 'costs less with more width')
   assert change['verdict'] == 'holds' and change['ours'].startswith('-0.089')  # 0.0105 less 0.0995.
-  rows = rows_of('dropout', {'sparse_0.1': [1.6, 1.601], 'dense_0.1': [1.5, 1.502], 'sparse_0.0': [1.41, 1.413],
-                             'dense_0.0': [1.4, 1.402]})
+  rows = rows_of(
+    'dropout',
+    {'sparse_0.1': [1.6, 1.601], 'dense_0.1': [1.5, 1.502], 'sparse_0.0': [1.41, 1.413], 'dense_0.0': [1.4, 1.402]},
+  )
   assert verdict_of('dropout', rows, 'costs less with less dropout')['ours'].startswith('-0.089')
   rows = rows_of('data_efficiency', {'sparse_0.125': [2.0, 2.1], 'dense_0.125': [2.0, 2.1], 'sparse_1': [1.6, 1.7]})
   assert verdict_of('data_efficiency', rows, 'with 0.125 of the text')['verdict'] == 'holds'
@@ -129,17 +162,28 @@ def test_verdicts_follow_the_figures():
   rows = rows_of('controls', {'emergent': [1.50, 1.51], 'one_hot_gate': [1.5, 1.4], 'hash': [1.48, 1.49]})
   assert verdict_of('controls', rows, 'emergent better than hash')['verdict'] == 'does not hold'
   assert verdict_of('controls', rows, 'one_hot_gate better than hash')['verdict'] == 'undecided'
-  rows = rows_of('stability', {'emergent': [1.0, 1.1]}, stability=[{'from': 0, 'to': 5, 'changed': [0.3, 0.3]},
-                                                                  {'from': 5, 'to': 10, 'changed': [0.0, 0.0]}])
+  rows = rows_of(
+    'stability',
+    {'emergent': [1.0, 1.1]},
+    stability=[{'from': 0, 'to': 5, 'changed': [0.3, 0.3]}, {'from': 5, 'to': 10, 'changed': [0.0, 0.0]}],
+  )
   assert [verdict_of('stability', rows, words)['verdict'] for words in ('emergent: less', 'emergent: the same')] == [
-      'reproduced', 'refuted']
+    'reproduced',
+    'refuted',
+  ]
 
 
 @pytest.mark.parametrize('name', suites.SUITES)
 def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   rows = rows_of(name, {variant: [1.5, 1.51] for variant in suites.SUITES[name].variants})
-  results = {'suite': name, 'budget': 'small', 'command': 'python -m experiments.run', 'rows': rows,
-             'failures': [{'variant': 'x', 'seed': 0, 'reason': 'a < b'}], 'verdicts': verdicts.of_suite(name, rows)}
+  results = {
+    'suite': name,
+    'budget': 'small',
+    'command': 'python -m experiments.run',
+    'rows': rows,
+    'failures': [{'variant': 'x', 'seed': 0, 'reason': 'a < b'}],
+    'verdicts': verdicts.of_suite(name, rows),
+  }
   (tmp_path / f'{name}.json').write_text(json.dumps(results))
   report.write(tmp_path)
   page = (tmp_path / report.FILE).read_text()
@@ -161,12 +205,27 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
 def test_verdicts_of_other_programs_follow_their_files(tmp_path):
   def write(name, results):
     (tmp_path / f'{name}.json').write_text(json.dumps(results))
+
   assert elsewhere.rows(tmp_path) == []
-  write('residual_toy', [{'task': 'blobs', 'layer': layer, 'accuracy': accuracy} for layer, accuracy in (
-      ('residual', [1.0, 0.99]), ('no residual', [0.25, 0.26]))])
-  timed = [{'size': 'reference', 'variant': variant, 'measured': measured, 'microseconds': time, 'min': 0.9 * time,
-            'max': 1.1 * time} for variant, time in (('packed T=4', 10.0), ('packed all tiles T=4', 20.0))
-           for measured in ('ffn 1', 'ffn 64', 'decode 1')]
+  write(
+    'residual_toy',
+    [
+      {'task': 'blobs', 'layer': layer, 'accuracy': accuracy}
+      for layer, accuracy in (('residual', [1.0, 0.99]), ('no residual', [0.25, 0.26]))
+    ],
+  )
+  timed = [
+    {
+      'size': 'reference',
+      'variant': variant,
+      'measured': measured,
+      'microseconds': time,
+      'min': 0.9 * time,
+      'max': 1.1 * time,
+    }
+    for variant, time in (('packed T=4', 10.0), ('packed all tiles T=4', 20.0))
+    for measured in ('ffn 1', 'ffn 64', 'decode 1')
+  ]
   write('inference_speed', timed)
   toy, skipping = elsewhere.rows(tmp_path)
   assert (toy['suite'], toy['verdict']) == ('residual_toy', 'reproduced') and '25.5' in toy['ours']

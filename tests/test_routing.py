@@ -11,8 +11,9 @@ from trix_jax import ffn, routing
 def info_of(scores, tile=None):
   scores = jnp.asarray(scores, jnp.float32)
   tile = routing.select(scores, 1) if tile is None else jnp.asarray(tile)
-  return routing.RoutingInfo(tile, jnp.ones(tile.shape), scores, jax.nn.softmax(scores), jnp.eye(scores.shape[-1]),
-                             scores)
+  return routing.RoutingInfo(
+    tile, jnp.ones(tile.shape), scores, jax.nn.softmax(scores), jnp.eye(scores.shape[-1]), scores
+  )
 
 
 @pytest.mark.parametrize('D', [128, 4096])
@@ -32,14 +33,17 @@ def test_lowest_index_wins_ties():
 
 def test_zeros_of_both_signs_are_equal():
   for top_k in (1, 2):
-    np.testing.assert_array_equal(jax.jit(routing.select, static_argnums=1)(jnp.array([[-1.0, -0.0, 0.0, 0.0]]), top_k),
-                                  [[1, 2][:top_k]])
+    np.testing.assert_array_equal(
+      jax.jit(routing.select, static_argnums=1)(jnp.array([[-1.0, -0.0, 0.0, 0.0]]), top_k), [[1, 2][:top_k]]
+    )
 
 
 def test_gates_forward_and_backward():
   scores, tile = jnp.array([[0.0, 1.0, 2.0]]), jnp.array([[1]])
+
   def gate(kind):
     return lambda s: jnp.sum(routing.gates(jax.nn.softmax(s), tile, kind))
+
   p = np.asarray(jax.nn.softmax(scores))[0]
   slope = p[1] * (np.eye(3)[1] - p)  # d p_1 / d score
   assert gate('one_hot')(scores) == 1
@@ -85,9 +89,11 @@ def test_a_few_steps_on_the_balance_loss_alone_lower_a_made_imbalance():
   config, params, x = imbalanced_layer()
   before, _ = max_load(config, params, x)
   assert before > 0.6
+
   def loss(params):
     _, info = ffn.SparseTriXFFN(config).apply({'params': params}, x)
     return routing.balance_loss(info, routing.load(info.tile_NK, 4))
+
   step = jax.jit(lambda params: jax.tree.map(lambda p, g: p - 0.3 * g, params, jax.grad(loss)(params)))
   for _ in range(30):
     params = step(params)

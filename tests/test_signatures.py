@@ -50,8 +50,14 @@ def test_every_weight_of_a_row_gets_the_gradient_of_its_signature_entry(kind):
 
 
 @settings(max_examples=20, deadline=None)
-@given(T=st.sampled_from([1, 3]), D=st.sampled_from([1, 12]), H=st.sampled_from([2, 9, 16]),
-       quantiser=st.sampled_from(ternary.QUANTISERS), seed=st.integers(0, 99), data=st.data())
+@given(
+  T=st.sampled_from([1, 3]),
+  D=st.sampled_from([1, 12]),
+  H=st.sampled_from([2, 9, 16]),
+  quantiser=st.sampled_from(ternary.QUANTISERS),
+  seed=st.integers(0, 99),
+  data=st.data(),
+)
 def test_what_is_written_is_read(T, D, H, quantiser, seed, data):
   majority = data.draw(st.integers(1, H // 2))
   rng = np.random.default_rng(seed)
@@ -64,10 +70,14 @@ def test_what_is_written_is_read(T, D, H, quantiser, seed, data):
   np.testing.assert_array_equal(codes.sum(axis=-1), 2 * majority * target)
 
 
-@pytest.mark.parametrize('weights', [
+@pytest.mark.parametrize(
+  'weights',
+  [
     np.zeros((1, 4, 2)),
     np.eye(16)[None, :, :2] * 100 + 1e-3,  # One row holds nearly all of the magnitude.
-    np.random.default_rng(125).standard_normal((3, 16, 5)) * np.exp(2 * np.arange(16) / 4)[:, None]])
+    np.random.default_rng(125).standard_normal((3, 16, 5)) * np.exp(2 * np.arange(16) / 4)[:, None],
+  ],
+)
 @pytest.mark.parametrize('quantiser', ternary.QUANTISERS)
 def test_signatures_are_written_into_uneven_weights(weights, quantiser):
   target = np.random.default_rng(0).integers(-1, 2, weights.shape[:2])
@@ -92,8 +102,10 @@ def test_diversity_by_hand():
 def test_steps_on_the_similarity_loss_alone_drive_signatures_apart():
   base = latent(T=1, D=32, H=8)
   weights = jnp.concatenate([base, base, base]) + 0.3 * latent(T=3, D=32, H=8, seed=1)
+
   def loss(w):
     return signatures.similarity_loss(read(w, 'votes')[0])
+
   before, diversity_before = loss(weights), signatures.diversity(read(weights, 'votes')[0])
   step = jax.jit(lambda w: w - jax.grad(loss)(w))
   for _ in range(100):

@@ -40,9 +40,11 @@ def test_threshold_codes_and_its_boundaries():
 
 def test_gradient_of_the_scaled_codes_is_passed_straight_through():
   latent, upstream = jnp.asarray(normal(2, 6, 4)), jnp.asarray(normal(2, 6, 4, seed=1))
+
   def effective(latent):
     codes, scale = ternary.ternarise(latent, 'absmean')
     return jnp.sum(scale * codes * upstream)
+
   np.testing.assert_allclose(jax.grad(effective)(latent), upstream, rtol=1e-5)
 
 
@@ -83,9 +85,11 @@ def test_int8_of_rows_too_small_to_scale_is_zero_not_nan():
 
 def test_int8_gradient_is_straight_through():
   x, upstream = jnp.asarray(normal(4, 9)), jnp.asarray(normal(4, 9, seed=1))
+
   def dequantised(x):
     q, step = ternary.quantise_int8(x)
     return jnp.sum(q * step * upstream)
+
   np.testing.assert_allclose(jax.grad(dequantised)(x), upstream, rtol=1e-5)
 
 

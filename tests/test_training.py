@@ -79,12 +79,24 @@ def test_the_number_of_devices_does_not_change_loss_and_gradient():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), one[0], two[0])
 
 
-@pytest.mark.parametrize('overrides', [
-    {'model__balance_bias': True, 'loss__balance_bias_rate': 0.01}, {'training__accumulation': 2},
-    {'model__routing': 'random'}, {'model__routing': 'learned', 'optimizer__name': 'adamw'},
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    {'model__balance_bias': True, 'loss__balance_bias_rate': 0.01},
+    {'training__accumulation': 2},
+    {'model__routing': 'random'},
+    {'model__routing': 'learned', 'optimizer__name': 'adamw'},
     {'model__tiles': 8, 'model__top_k': 2, 'model__dropout': 0.3},
-    {'model__tiles': 8, 'model__clusters': 2, 'model__balance_bias': True, 'loss__balance_bias_rate': 0.01,
-     'hierarchy__rebuild_every': 2, 'hierarchy__revive_below': 1.0}])
+    {
+      'model__tiles': 8,
+      'model__clusters': 2,
+      'model__balance_bias': True,
+      'loss__balance_bias_rate': 0.01,
+      'hierarchy__rebuild_every': 2,
+      'hierarchy__revive_below': 1.0,
+    },
+  ],
+)
 def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_path):
   config = tiny(model__layers=1, **overrides)
   model, mesh, state = start(config)
@@ -93,8 +105,9 @@ def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_
     if index == 3:
       checkpoints.Checkpoints(tmp_path).save('last', state, 1.0)
     state, _ = step(state, batch(config, mesh, index), index)
-  resumed, _ = checkpoints.Checkpoints(tmp_path).restore('last', jax.eval_shape(
-      lambda: training.init_state(config, model)))
+  resumed, _ = checkpoints.Checkpoints(tmp_path).restore(
+    'last', jax.eval_shape(lambda: training.init_state(config, model))
+  )
   resumed = devices.replicate(resumed, mesh)
   for index in range(3, 6):
     resumed, _ = step(resumed, batch(config, mesh, index), index)
@@ -111,8 +124,12 @@ def test_seeds_share_one_program():
     config = tiny(model__dropout=0.1)
     config.seed = seed
     model, mesh, state = start(config)
-    return jax.jit(training.make_gradients(config, model, mesh)).lower(
-        state, batch(config, mesh), jax.random.key(seed)).as_text()
+    return (
+      jax.jit(training.make_gradients(config, model, mesh))
+      .lower(state, batch(config, mesh), jax.random.key(seed))
+      .as_text()
+    )
+
   assert program(0) == program(1)
 
 
@@ -132,7 +149,8 @@ def test_a_training_step_and_evaluation_route_alike(overrides):
   tokens = text(8 * 16 + 1)
   windows = tokens[np.arange(8)[:, None] * 16 + np.arange(17)]
   _, metrics = jax.jit(training.make_gradients(config, model, devices.data_mesh(2)))(
-      state, windows, jax.random.key(config.seed))
+    state, windows, jax.random.key(config.seed)
+  )
   row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
   np.testing.assert_allclose(metrics['tile_load'], row['tile_load'], atol=0.005)
   assert float(metrics['loss']) == pytest.approx(row['loss'], abs=1e-3)
@@ -146,7 +164,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_tensor_is_named():
   state = devices.replicate(state.replace(params=params), mesh)
   before = jax.device_get(state)
   assert training.first_non_finite(config, model, mesh, state, batch(config, mesh)) == (
-      'parameter layer_1/attention/key/kernel')
+    'parameter layer_1/attention/key/kernel'
+  )
   after, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   assert not metrics['finite']
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
@@ -187,8 +206,12 @@ def test_the_parameter_that_an_update_overflows_is_named():
 
 def test_weight_decay_reaches_every_parameter_until_it_ends():
   for name in ('muon', 'adamw'):
-    config = tiny(optimizer__name=name, optimizer__weight_decay=0.5, optimizer__weight_decay_fraction=0.5,
-                  optimizer__warmup_fraction=0.0)
+    config = tiny(
+      optimizer__name=name,
+      optimizer__weight_decay=0.5,
+      optimizer__weight_decay_fraction=0.5,
+      optimizer__warmup_fraction=0.0,
+    )
     params = start(config)[2].params
     params = jax.tree.map(jnp.ones_like, params)
     optimizer = optimizers.make_optimizer(config.optimizer, 4)
@@ -232,8 +255,12 @@ def test_muon_takes_the_matrices_and_every_tile_by_itself():
   assert layer['ffn']['up_scale'] is None and layer['ffn_norm']['scale'] is None
   optimizer = optimizers.make_optimizer(config.optimizer, 100)
   # Warm-up starts from 0, so the second update is the first that moves anything.
-  params, grads = state.params, jax.tree.map(lambda leaf: jnp.asarray(
-      np.random.default_rng(0).standard_normal(leaf.shape), jnp.float32), state.params)
+  params, grads = (
+    state.params,
+    jax.tree.map(
+      lambda leaf: jnp.asarray(np.random.default_rng(0).standard_normal(leaf.shape), jnp.float32), state.params
+    ),
+  )
   _, opt_state = optimizer.update(grads, optimizer.init(params), params)
   updates, _ = optimizer.update(grads, opt_state, params)
   values = np.linalg.svd(updates['layer_0']['ffn']['up'][0], compute_uv=False)
@@ -247,13 +274,15 @@ def test_evaluation_counts_every_character_once():
   model, _, state = start(config)
   tokens = text(333)  # Not a multiple of the context, nor of the batch.
   row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params)
+
   @jax.jit
   def losses_of(params, window_L):
     logits, _ = transformer.apply(model, params, {}, window_L[None, :-1])
     return transformer.next_token_loss(logits, window_L[None, 1:])[0]
+
   losses = []
   for first in range(0, 332, 16):
-    losses += list(np.asarray(losses_of(jax.device_get(state.params), tokens[first:first + 17])))
+    losses += list(np.asarray(losses_of(jax.device_get(state.params), tokens[first : first + 17])))
   assert len(losses) == 332
   assert row['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
   assert row['perplexity'] == pytest.approx(np.exp(row['loss']))
@@ -287,7 +316,9 @@ def test_parameter_counts_of_the_reference():
   # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
   idle = 3 * 4 * (2 * 128 * 128 + 128)
   assert workdirs.parameter_counts(config, state.params, state.routing) == {
-      'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle}, 'routing_state': 16}
+    'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle},
+    'routing_state': 16,
+  }
 
 
 def test_parameter_counts_of_tiles_with_output_scales():
@@ -326,9 +357,17 @@ def test_mutual_information_of_known_tables():
 def trained_on_nothing(config):
   _, _, state = start(config)
   run_corpus = data.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
-  trained = checkpoints.Trained(config, training.make_model(config, VOCABULARY), VOCABULARY,
-                                {'corpus': {'sha256': 'sha'}}, 'best', 0, float('nan'),
-                                jax.device_get(state.params), {})
+  trained = checkpoints.Trained(
+    config,
+    training.make_model(config, VOCABULARY),
+    VOCABULARY,
+    {'corpus': {'sha256': 'sha'}},
+    'best',
+    0,
+    float('nan'),
+    jax.device_get(state.params),
+    {},
+  )
   return trained, run_corpus
 
 
@@ -336,9 +375,11 @@ def test_a_fitted_gate_lowers_the_loss_and_touches_nothing_else(monkeypatch):
   config = tiny(model__layers=1, model__gate='one_hot')
   trained, corpus = trained_on_nothing(config)
   monkeypatch.setattr(checkpoints.Trained, 'corpus', lambda _: corpus)
+
   def loss_of(params):
     fitted = evaluation.with_routing(trained.model.config, 'learned')
     return evaluation.Evaluator(fitted, VOCABULARY, corpus.train)(params)['loss']
+
   first, last = (gate_fitting.fit_gate(trained, steps) for steps in (1, 40))
   assert loss_of(last) < loss_of(first)
   gate = last['layer_0']['ffn'].pop('gate')
@@ -351,8 +392,10 @@ def test_a_model_with_a_learned_gate_is_evaluated_by_it_too():
   trained, corpus = trained_on_nothing(config)
   # A bias so large that only tile 3 is chosen, which the other routings must not see.
   state = {'layer_0': {'ffn': {'balance_bias': np.float32([0, 0, 0, 1e6])}}}
-  rows = {row['routing']: row for row in evaluation.evaluate_routings(
-      trained.model.config, VOCABULARY, corpus.validation, trained.params, state)}
+  rows = {
+    row['routing']: row
+    for row in evaluation.evaluate_routings(trained.model.config, VOCABULARY, corpus.validation, trained.params, state)
+  }
   assert list(rows) == ['dense', 'emergent', 'random', 'first', 'learned']
   assert rows['learned']['tile_load'] == [[0, 0, 0, 1]] and rows['first']['tile_load'] == [[1, 0, 0, 0]]
   assert rows['emergent']['tile_load'][0][3] < 1

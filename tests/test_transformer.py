@@ -14,9 +14,16 @@ def shapes(config, **settings):
   return jax.eval_shape(lambda: model.init(rngs, jnp.zeros((1, 8), jnp.int32)))['params']
 
 
-@pytest.mark.parametrize(('routing', 'settings', 'expected'), [
-    ('emergent', {}, 842_817), ('random', {}, 842_817), ('dense', {}, 842_817), ('learned', {}, 844_881),
-    ('emergent', {'layers': 2}, 446_273)])
+@pytest.mark.parametrize(
+  ('routing', 'settings', 'expected'),
+  [
+    ('emergent', {}, 842_817),
+    ('random', {}, 842_817),
+    ('dense', {}, 842_817),
+    ('learned', {}, 844_881),
+    ('emergent', {'layers': 2}, 446_273),
+  ],
+)
 def test_the_reference_form_has_exactly_the_reference_parameters(routing, settings, expected):
   assert transformer.count_parameters(shapes(configuration.reference_config(routing), **settings)) == expected
 
@@ -38,8 +45,9 @@ def test_no_character_sees_its_future(form):
   model, params, token = small(form=form)
   # Random values everywhere: what starts at zero, as the convolutions do, would hide a leak.
   leaves, structure = jax.tree.flatten(params)
-  params = structure.unflatten([leaf + 0.3 * jax.random.normal(jax.random.key(index), leaf.shape)
-                                for index, leaf in enumerate(leaves)])
+  params = structure.unflatten(
+    [leaf + 0.3 * jax.random.normal(jax.random.key(index), leaf.shape) for index, leaf in enumerate(leaves)]
+  )
   apply = jax.jit(lambda token: transformer.apply(model, params, {}, token)[0])
   logits, changed = apply(token), apply(token.at[:, 13].set((token[:, 13] + 1) % 7))
   np.testing.assert_array_equal(logits[:, :13], changed[:, :13])
@@ -56,8 +64,10 @@ def test_more_tokens_than_the_context_are_refused():
 def test_blockwise_attention_is_attention(B, L, heads, width):
   rng = np.random.default_rng(0)
   q, k, v, upstream = (jnp.asarray(rng.standard_normal((B, L, heads, width)), jnp.float32) for _ in range(4))
+
   def with_gradients(attend):
     return jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sum(attend(q, k, v) * upstream), (0, 1, 2)))(q, k, v)
+
   got = with_gradients(attention.blockwise_causal_attention)
   expected = with_gradients(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
@@ -67,10 +77,15 @@ def test_a_projection_has_the_gradient_of_a_product():
   rng = np.random.default_rng(0)
   sizes = (3, 5, 8), (8, 6), (3, 5, 6)
   x, kernel, upstream = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in sizes)
+
   def with_gradients(multiply):
     return jax.value_and_grad(lambda x, kernel: jnp.sum(multiply(x, kernel) * upstream), (0, 1))(x, kernel)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-               with_gradients(transformer.project), with_gradients(jnp.matmul))
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    with_gradients(transformer.project),
+    with_gradients(jnp.matmul),
+  )
 
 
 def test_rotary_products_depend_on_the_distance_alone():
@@ -87,9 +102,16 @@ def test_next_token_loss_is_the_negative_log_probability():
   np.testing.assert_allclose(loss, [[-np.log(0.25), -np.log(0.8)]], rtol=1e-6)
 
 
-@pytest.mark.parametrize(('settings', 'message'), [
-    ({'heads': 3}, 'heads = 3 does not divide'), ({'d_model': 0}, 'd_model = 0'), ({'dropout': 1.0}, 'dropout = 1.0'),
-    ({'form': 'old'}, "'old'; choose one of reference, modern"), ({'d_model': 6, 'heads': 2}, 'even width')])
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'heads': 3}, 'heads = 3 does not divide'),
+    ({'d_model': 0}, 'd_model = 0'),
+    ({'dropout': 1.0}, 'dropout = 1.0'),
+    ({'form': 'old'}, "'old'; choose one of reference, modern"),
+    ({'d_model': 6, 'heads': 2}, 'even width'),
+  ],
+)
 def test_impossible_settings_are_refused(settings, message):
   with pytest.raises(InputError, match=message):
     small(**settings)

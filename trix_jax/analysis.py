@@ -28,9 +28,11 @@ def normalised_mutual_information(counts_CT: np.ndarray) -> float:
   counted.
   """
   joint_CT = np.asarray(counts_CT, np.float64) / max(1, np.sum(counts_CT))
+
   def entropy(p):
     p = p[p > 0]
     return -np.sum(p * np.log(p))
+
   class_entropy, tile_entropy = entropy(joint_CT.sum(axis=1)), entropy(joint_CT.sum(axis=0))
   information = class_entropy + tile_entropy - entropy(joint_CT.reshape(-1))
   total = class_entropy + tile_entropy

@@ -44,13 +44,22 @@ class Artifact:
 
 def write(path: pathlib.Path, artifact: Artifact) -> None:
   """Write a file, whole or not at all; InputError when it cannot be written."""
-  described = {'config': json.dumps(_config_to_dict(artifact.config), sort_keys=True),
-               'vocabulary': artifact.vocabulary, 'provenance': json.dumps(dict(artifact.provenance), sort_keys=True)}
+  described = {
+    'config': json.dumps(_config_to_dict(artifact.config), sort_keys=True),
+    'vocabulary': artifact.vocabulary,
+    'provenance': json.dumps(dict(artifact.provenance), sort_keys=True),
+  }
   arrays = {name: np.ascontiguousarray(artifact.arrays[name]) for name in weights.layout(artifact.config)}
-  digests = {**{name: _sha256(text.encode()) for name, text in described.items()},
-             **{name: _sha256(array.tobytes()) for name, array in arrays.items()}}
-  metadata = {'format': FORMAT, 'format_version': FORMAT_VERSION, **described,
-              'sha256': json.dumps(digests, sort_keys=True)}
+  digests = {
+    **{name: _sha256(text.encode()) for name, text in described.items()},
+    **{name: _sha256(array.tobytes()) for name, array in arrays.items()},
+  }
+  metadata = {
+    'format': FORMAT,
+    'format_version': FORMAT_VERSION,
+    **described,
+    'sha256': json.dumps(digests, sort_keys=True),
+  }
   try:
     files.write_whole(path, safetensors.numpy.save(arrays, metadata))
   except OSError as error:
@@ -77,8 +86,9 @@ def read(path: pathlib.Path) -> Artifact:
     raise InputError(f'{path}: {error}; export the model again') from error
   # Its own errors, and those of Python for headers that are no text.
   except (safetensors.SafetensorError, OSError, ValueError) as error:
-    raise InputError(f'{path}: header: {" ".join(str(error).split())[:200]}; give a file that trix_jax.export '
-                     'wrote') from error
+    raise InputError(
+      f'{path}: header: {" ".join(str(error).split())[:200]}; give a file that trix_jax.export wrote'
+    ) from error
 
 
 def _read(file) -> Artifact:
@@ -93,8 +103,9 @@ def _read(file) -> Artifact:
   _require(set(digests) == names | set(DESCRIBED), 'sha256', 'does not name exactly what the file holds')
   for name in DESCRIBED:
     _require(name in metadata, name, 'is missing')
-    _require(_sha256(metadata[name].encode('utf-8', 'surrogatepass')) == digests[name], name,
-             'is damaged: its sha256 differs')
+    _require(
+      _sha256(metadata[name].encode('utf-8', 'surrogatepass')) == digests[name], name, 'is damaged: its sha256 differs'
+    )
 
   vocabulary = metadata['vocabulary']
   _require(0 < len(vocabulary) == len(set(vocabulary)), 'vocabulary', 'must be distinct characters, at least one')
@@ -106,8 +117,7 @@ def _read(file) -> Artifact:
   for name, entry in entries.items():  # All of them before the first is read.
     part = file.get_slice(name)
     _require(part.get_dtype() == _DTYPES[entry.dtype], name, f'is {part.get_dtype()}, not {_DTYPES[entry.dtype]}')
-    _require(tuple(part.get_shape()) == entry.shape, name,
-             f'has shape {part.get_shape()}, not {list(entry.shape)}')
+    _require(tuple(part.get_shape()) == entry.shape, name, f'has shape {part.get_shape()}, not {list(entry.shape)}')
   arrays = {}
   for name, entry in entries.items():
     arrays[name] = file.get_tensor(name)
@@ -121,8 +131,11 @@ def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
     most = MAX_BIAS if 'bias' in name else MAX_FLOAT
     _require(bool((np.abs(array) <= most).all()), name, f'holds a value that is not finite or beyond {most:g}')
   elif entry.dtype == 'int32':
-    _require(np.array_equal(np.sort(array, axis=None), np.arange(array.size)), name,
-             f'does not hold each number from 0 to {array.size - 1} once')
+    _require(
+      np.array_equal(np.sort(array, axis=None), np.arange(array.size)),
+      name,
+      f'does not hold each number from 0 to {array.size - 1} once',
+    )
   elif entry.dtype == 'int8':
     _require(not array.size or int(array.min()) >= -weights.INT8_MAX, name, 'holds -128; values are -127 to 127')
   else:
@@ -147,8 +160,11 @@ def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int)
   for name, kind in types.items():
     fits = type(values[name]) is kind or (kind is float and type(values[name]) is int)
     _require(fits, f'config.{name}', f'is {_shown(values[name])}, not of type {kind.__name__}')
-    _require(kind is not str or len(values[name]) <= 40, f'config.{name}', f'is {_shown(values[name])}; no name of '
-             'this format is so long')
+    _require(
+      kind is not str or len(values[name]) <= 40,
+      f'config.{name}',
+      f'is {_shown(values[name])}; no name of this format is so long',
+    )
   _require(values['layers'] <= arrays, 'config.layers', f'is {values["layers"]}, more than the file has arrays')
   _require(values['context'] <= MAX_CONTEXT, 'config.context', f'is {values["context"]}, more than {MAX_CONTEXT}')
   _require(values['routing'] != 'random', 'config.routing', "is 'random', which a packed model cannot be")

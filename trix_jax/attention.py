@@ -87,7 +87,7 @@ def _attend_gradient(q_BLHD, k_BLHD, v_BLHD, out_BLHD, normaliser_BHL, grad_BLHD
     grads_k.append(jnp.einsum('bhkq,bhqd->bhkd', grad_score_BHKQ, seeing))
     grad_q = jnp.einsum('bhkq,bhkd->bhqd', grad_score_BHKQ, k[:, :, start:end])
     for later, (first, last) in enumerate(spans[block:]):
-      grads_q[block + later].append(grad_q[:, :, first - start:last - start])
+      grads_q[block + later].append(grad_q[:, :, first - start : last - start])
   grad_q = jnp.concatenate([sum(parts[1:], parts[0]) for parts in grads_q], axis=2) * width**-0.5
   return tuple(map(_heads_first, (grad_q, jnp.concatenate(grads_k, axis=2), jnp.concatenate(grads_v, axis=2))))
 

@@ -39,9 +39,13 @@ class Checkpoints:
     if step in manager.all_steps():
       return
     try:
-      manager.save(step, args=ocp.args.Composite(
+      manager.save(
+        step,
+        args=ocp.args.Composite(
           state=ocp.args.StandardSave(jax.device_get(_tree(state))),
-          progress=ocp.args.JsonSave({'best_loss': None if math.isnan(validation_loss) else validation_loss})))
+          progress=ocp.args.JsonSave({'best_loss': None if math.isnan(validation_loss) else validation_loss}),
+        ),
+      )
       manager.wait_until_finished()
     except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
       raise OSError(errno.EIO, _reason(error), str(self._folders[kind] / str(step))) from error
@@ -54,8 +58,7 @@ class Checkpoints:
     """Steps of which there are checkpoints, ascending."""
     return sorted(self._manager(kind).all_steps()) if self._folders[kind].is_dir() else []
 
-  def restore(self, kind: str, like: training.TrainState,
-              step: int | None = None) -> tuple[training.TrainState, float]:
+  def restore(self, kind: str, like: training.TrainState, step: int | None = None) -> tuple[training.TrainState, float]:
     """A checkpoint, by default the newest, and the best validation loss up to it.
 
     Args:
@@ -69,21 +72,29 @@ class Checkpoints:
     step = self.latest_step(kind) if step is None else step
     if step is None:
       other = next(other for other in KINDS if other != kind)
-      raise InputError(f'there is no checkpoint in {self._folders[kind]}; ' + (
-          f'there is one in {self._folders[other]}: --checkpoint={other}' if self.latest_step(other) is not None else
-          'train first, or point --workdir at a folder that train.py wrote'))
+      raise InputError(
+        f'there is no checkpoint in {self._folders[kind]}; '
+        + (
+          f'there is one in {self._folders[other]}: --checkpoint={other}'
+          if self.latest_step(other) is not None
+          else 'train first, or point --workdir at a folder that train.py wrote'
+        )
+      )
     folder = self._folders[kind] / str(step)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), _tree(like))
     try:
-      restored = self._manager(kind).restore(step, args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()))
+      restored = self._manager(kind).restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+      )
       best_loss = restored['progress']['best_loss']
     # Orbax, TensorStore and JSON raise a dozen types between them for damaged files.
     except Exception as error:
-      raise InputError(f'checkpoint {folder} cannot be read as the model of config.json and run.json; restore those if '
-                       'they were changed, or else move this folder away to use the checkpoint before it, if any '
-                       f'({_reason(error)})') from error
+      raise InputError(
+        f'checkpoint {folder} cannot be read as the model of config.json and run.json; restore those if '
+        'they were changed, or else move this folder away to use the checkpoint before it, if any '
+        f'({_reason(error)})'
+      ) from error
     tree = restored['state']
     state = training.TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
     return state, math.nan if best_loss is None else best_loss
@@ -106,9 +117,13 @@ class Checkpoints:
 
   def _manager(self, kind: str) -> ocp.CheckpointManager:
     if kind not in self._managers:
-      options = (ocp.CheckpointManagerOptions(read_only=True, create=False) if self._read_only else
-                 ocp.CheckpointManagerOptions(max_to_keep=self._keep[kind], enable_async_checkpointing=False,
-                                              cleanup_tmp_directories=True))
+      options = (
+        ocp.CheckpointManagerOptions(read_only=True, create=False)
+        if self._read_only
+        else ocp.CheckpointManagerOptions(
+          max_to_keep=self._keep[kind], enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+      )
       self._managers[kind] = ocp.CheckpointManager(self._folders[kind], options=options)
     return self._managers[kind]
 
@@ -152,15 +167,16 @@ class Trained:
     corpus = {name: self.run['corpus'][name] for name in ('name', 'sha256')}
     session = {name: self.run.get(name) for name in ('parameters', 'command', 'commit', 'versions', 'machine')}
     loss = None if math.isnan(self.validation_loss) else self.validation_loss
-    return {'corpus': corpus, 'checkpoint': self.checkpoint, 'step': self.step, 'best_validation_loss': loss,
-            **session}
+    return {'corpus': corpus, 'checkpoint': self.checkpoint, 'step': self.step, 'best_validation_loss': loss, **session}
 
   def corpus(self) -> data.Corpus:
     """The corpus it was trained on; InputError when the text has changed since."""
     corpus = data.load_corpus(self.config.corpus, self.config.file)
     if corpus.sha256 != self.run['corpus']['sha256']:
-      raise InputError(f'corpus {self.config.file or self.config.corpus} is not the text the model was trained on '
-                       '(its sha256 differs); bring back the text, or evaluate on another with --file')
+      raise InputError(
+        f'corpus {self.config.file or self.config.corpus} is not the text the model was trained on '
+        '(its sha256 differs); bring back the text, or evaluate on another with --file'
+      )
     return corpus
 
 

@@ -44,8 +44,10 @@ def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
     config = flag.value
     lock = getattr(config, 'lock', None)  # A file that failed to load comes back as an object that raises here.
     if lock is None:
-      raise InputError(f'get_config() of --config gives a {type(config).__name__}; start it from '
-                       'configuration.default_config(), like the files in configs/')
+      raise InputError(
+        f'get_config() of --config gives a {type(config).__name__}; start it from '
+        'configuration.default_config(), like the files in configs/'
+      )
     lock()
     return config
   except OSError as error:
@@ -73,8 +75,12 @@ def _main(main, argv):
     os._exit(128 + signal.SIGPIPE)
   except OSError as error:  # A full disk, a file system that went away; what is read has its own errors.
     sys.stdout.flush()
-    print(f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; see that '
-          'there is room and that it may be written, and run the same command to go on', file=sys.stderr, flush=True)
+    print(
+      f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; see that '
+      'there is room and that it may be written, and run the same command to go on',
+      file=sys.stderr,
+      flush=True,
+    )
     os._exit(1)  # Exit handlers of TensorBoard and Orbax would try to write again, and fill the screen.
 
 
@@ -88,8 +94,11 @@ def _parse(argv):
   except Exception as error:
     if isinstance(error, (AttributeError, KeyError, TypeError, ValueError)) and 'get_config' not in str(error):
       _fail(f'{_one_line(error)}; trix_jax/configuration.py names every setting', 2)
-    _fail(f'cannot load --config: {type(error).__name__}: {_one_line(error)}; give a file like those in configs/, '
-          'which defines get_config()', 2)
+    _fail(
+      f'cannot load --config: {type(error).__name__}: {_one_line(error)}; give a file like those in configs/, '
+      'which defines get_config()',
+      2,
+    )
 
 
 def _one_line(error: Exception | str) -> str:

@@ -103,8 +103,9 @@ def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
   return key_TD, signatures.scale_of(key_TD, 'votes')
 
 
-def moved(state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step: jax.Array,
-          steps: int) -> dict[str, jax.Array]:
+def moved(
+  state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step: jax.Array, steps: int
+) -> dict[str, jax.Array]:
   """The state of a layer after a step: k-means centroids at `KMEANS_RATE` nearer to their tokens, and progress."""
   after = dict(state)
   if 'progress' in state:

@@ -22,10 +22,49 @@ TINYSHAKESPEARE_SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca5
 
 # Half as much text again as TinyShakespeare, from modules that every Python from 3.11 on has.
 STDLIB_MODULES = (
-    'argparse', 'ast', 'base64', 'bdb', 'calendar', 'cmd', 'codecs', 'configparser', 'contextlib', 'copy', 'csv',
-    'dataclasses', 'difflib', 'doctest', 'enum', 'fileinput', 'fnmatch', 'fractions', 'functools', 'getopt', 'glob',
-    'gzip', 'heapq', 'inspect', 'ipaddress', 'locale', 'mimetypes', 'os', 'pdb', 'pickle', 'platform', 'posixpath',
-    'pprint', 'queue', 'random', 'shlex', 'shutil', 'statistics', 'string', 'subprocess', 'tempfile', 'textwrap')
+  'argparse',
+  'ast',
+  'base64',
+  'bdb',
+  'calendar',
+  'cmd',
+  'codecs',
+  'configparser',
+  'contextlib',
+  'copy',
+  'csv',
+  'dataclasses',
+  'difflib',
+  'doctest',
+  'enum',
+  'fileinput',
+  'fnmatch',
+  'fractions',
+  'functools',
+  'getopt',
+  'glob',
+  'gzip',
+  'heapq',
+  'inspect',
+  'ipaddress',
+  'locale',
+  'mimetypes',
+  'os',
+  'pdb',
+  'pickle',
+  'platform',
+  'posixpath',
+  'pprint',
+  'queue',
+  'random',
+  'shlex',
+  'shutil',
+  'statistics',
+  'string',
+  'subprocess',
+  'tempfile',
+  'textwrap',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +111,11 @@ def load_corpus(name: str, file: str = '') -> Corpus:
   tokens = encode(text, vocabulary)
   cut = int(len(tokens) * TRAIN_FRACTION)
   if cut < 2 or cut == len(tokens):
-    raise InputError(f'corpus {file or name} holds {len(tokens)} characters; too few to split into training and '
-                     'validation text; give a longer one')
-  return Corpus(name, vocabulary, tokens[:cut], tokens[cut - 1:], hashlib.sha256(text.encode()).hexdigest())
+    raise InputError(
+      f'corpus {file or name} holds {len(tokens)} characters; too few to split into training and '
+      'validation text; give a longer one'
+    )
+  return Corpus(name, vocabulary, tokens[:cut], tokens[cut - 1 :], hashlib.sha256(text.encode()).hexdigest())
 
 
 def read_text(file: str) -> str:
@@ -84,8 +125,9 @@ def read_text(file: str) -> str:
   except OSError as error:
     raise InputError(f'cannot read {file}: {error.strerror}; give the path of a UTF-8 text file') from error
   except UnicodeDecodeError as error:
-    raise InputError(f'{file} is not UTF-8 text (byte {error.start}); convert it first, '
-                     'for example with iconv -t UTF-8') from error
+    raise InputError(
+      f'{file} is not UTF-8 text (byte {error.start}); convert it first, for example with iconv -t UTF-8'
+    ) from error
   if not text:
     raise InputError(f'{file} is empty; give a file with text in it')
   return text
@@ -96,8 +138,10 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
   unknown = sorted(set(text) - set(vocabulary))
   if unknown:
     shown = ' '.join(repr(character) for character in unknown[:10])
-    raise InputError(f'the text has {len(unknown)} character(s) the model has never seen: {shown}'
-                     f'{" ..." if len(unknown) > 10 else ""}; leave them out')
+    raise InputError(
+      f'the text has {len(unknown)} character(s) the model has never seen: {shown}'
+      f'{" ..." if len(unknown) > 10 else ""}; leave them out'
+    )
   table = {character: token for token, character in enumerate(vocabulary)}
   return np.fromiter((table[character] for character in text), np.int32, len(text))
 
@@ -142,7 +186,7 @@ def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np
   targets = len(tokens) - 1
   count = -(-targets // context)
   padded = np.zeros(count * context + 1, tokens.dtype)
-  padded[:len(tokens)] = tokens
+  padded[: len(tokens)] = tokens
   windows = padded[np.arange(count)[:, None] * context + np.arange(context + 1)]
   return windows, np.minimum(context, targets - np.arange(count) * context)
 
@@ -150,15 +194,17 @@ def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np
 def batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
   """Arrays of one length in parts of `size`, the last padded with 0, each with the place where it starts."""
   for start in range(0, len(arrays[0]), size):
-    parts = [array[start:start + size] for array in arrays]
+    parts = [array[start : start + size] for array in arrays]
     yield start, tuple(np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1)) for part in parts)
 
 
 def check_context(tokens: np.ndarray, context: int, split: str) -> None:
   """InputError unless at least one window of `context` predictions fits into the split."""
   if len(tokens) < context + 1:
-    raise InputError(f'model.context = {context} needs at least {context + 1} characters of {split} text, and there '
-                     f'are {len(tokens)}; choose a shorter context or a longer text')
+    raise InputError(
+      f'model.context = {context} needs at least {context + 1} characters of {split} text, and there '
+      f'are {len(tokens)}; choose a shorter context or a longer text'
+    )
 
 
 def _tinyshakespeare() -> str:
@@ -189,9 +235,11 @@ def _download(url: str, path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, content)
   except (OSError, http.client.HTTPException) as error:
-    raise InputError(f'cannot download TinyShakespeare from {url} ({error}); put the text at {path}, or set '
-                     'TRIX_DATA_DIR to a folder that holds tinyshakespeare/input.txt, or train on '
-                     '--config.corpus=python_stdlib') from error
+    raise InputError(
+      f'cannot download TinyShakespeare from {url} ({error}); put the text at {path}, or set '
+      'TRIX_DATA_DIR to a folder that holds tinyshakespeare/input.txt, or train on '
+      '--config.corpus=python_stdlib'
+    ) from error
 
 
 def _python_stdlib() -> str:
@@ -206,6 +254,8 @@ def _python_stdlib() -> str:
   # A non-ASCII character or two in a docstring is not worth an entry in the vocabulary.
   text = ''.join(texts).encode('ascii', 'ignore').decode('ascii')
   if not text:
-    raise InputError(f'this Python ships without the source of its standard library (looked in {folder}); '
-                     'train on another corpus, for example --config.corpus=file --config.file=TEXT')
+    raise InputError(
+      f'this Python ships without the source of its standard library (looked in {folder}); '
+      'train on another corpus, for example --config.corpus=file --config.file=TEXT'
+    )
   return text

@@ -38,16 +38,20 @@ def start_from(config, corpus: data.Corpus, state: training.TrainState) -> train
   trained = _trained('training.start_from', workdir, corpus)
   name = f'config.training.start_from: the model in {workdir}'
   theirs, ours = trained.config.model, config.model
-  if other := [f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours
-               if key not in MAY_DIFFER and theirs[key] != ours[key]]:
-    raise InputError(f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but '
-                     f'{", ".join(MAY_DIFFER)}')
+  if other := [
+    f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours if key not in MAY_DIFFER and theirs[key] != ours[key]
+  ]:
+    raise InputError(
+      f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but {", ".join(MAY_DIFFER)}'
+    )
   if jax.tree.map(jnp.shape, trained.params) != jax.tree.map(jnp.shape, state.params):
     raise InputError(f'{name} has other parameters than this config: a learned gate is trained from the start')
   alike = jax.tree.map(jnp.shape, trained.routing) == jax.tree.map(jnp.shape, state.routing)
   if ours.clusters and not alike:
-    raise InputError(f'{name} keeps other routing state than this config, and its index would be lost; give one with '
-                     'the same model.control and model.balance_bias')
+    raise InputError(
+      f'{name} keeps other routing state than this config, and its index would be lost; give one with '
+      'the same model.control and model.balance_bias'
+    )
   return dataclasses.replace(state, params=trained.params, routing=trained.routing if alike else state.routing)
 
 
@@ -58,6 +62,7 @@ def _trained(setting: str, workdir: str, corpus: data.Corpus) -> checkpoints.Tra
   except InputError as error:
     raise InputError(f'config.{setting}: {error}') from error
   if trained.vocabulary != corpus.vocabulary:
-    raise InputError(f'config.{setting}: the model in {workdir} was trained on another vocabulary; give one of the '
-                     'same text')
+    raise InputError(
+      f'config.{setting}: the model in {workdir} was trained on another vocabulary; give one of the same text'
+    )
   return trained

@@ -22,8 +22,9 @@ def with_routing(config: transformer.ModelConfig, routing_name: str) -> transfor
   if routing_name == config.ffn.routing:
     return config
   control = config.ffn.control if config.ffn.control in routing.ABLATIONS else controls.NONE
-  return dataclasses.replace(config, ffn=dataclasses.replace(
-      config.ffn, routing=routing_name, balance_bias=False, control=control))
+  return dataclasses.replace(
+    config, ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=False, control=control)
+  )
 
 
 class Backend(NamedTuple):
@@ -43,17 +44,22 @@ class Backend(NamedTuple):
 def trained_backend(config: transformer.ModelConfig, vocabulary_size: int) -> Backend:
   """The model as it is trained, by XLA; its parameters are those of `transformer.TransformerLM`."""
   model = transformer.TransformerLM(config, vocabulary_size)
+
   def apply(params, routing_state, token_BL, key):
     return transformer.apply(model, params, routing_state, token_BL, rngs={'routing': key})
+
   return Backend('xla', apply, lambda params, layer: ffn.quantise_tiles(params[f'layer_{layer}']['ffn'], config.ffn))
 
 
 def packed_backend(config: weights.InferenceConfig) -> Backend:
   """The packed model, by the kernels; its parameters are the arrays of `weights.pack`, which hold all state."""
+
   def apply(arrays, _, token_BL, key):
     return forward.whole_text(forward.PACKED, config, arrays, token_BL, key)
-  return Backend('packed', apply,
-                 lambda arrays, layer: weights.unpack_tiles(arrays, f'layer_{layer}.ffn', config.model.ffn))
+
+  return Backend(
+    'packed', apply, lambda arrays, layer: weights.unpack_tiles(arrays, f'layer_{layer}.ffn', config.model.ffn)
+  )
 
 
 class Evaluator:
@@ -62,8 +68,9 @@ class Evaluator:
   Random routing draws the same tiles each time, others on another number of devices.
   """
 
-  def __init__(self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray,
-               backend: Backend | None = None):
+  def __init__(
+    self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, backend: Backend | None = None
+  ):
     """Args: the model, its vocabulary, a split whose first token is only ever an input, and who computes it."""
     self._ffn = config.ffn
     self._backend = backend or trained_backend(config, len(vocabulary))
@@ -71,9 +78,15 @@ class Evaluator:
     self._mesh = devices.data_mesh(WINDOWS_AT_A_TIME)
     self._class_V = analysis.class_of_tokens(vocabulary)
     split, replicated = PartitionSpec(devices.AXIS), PartitionSpec()
-    self._step = jax.jit(jax.shard_map(
-        self._sums, mesh=self._mesh, in_specs=(replicated, replicated, split, split, replicated),
-        out_specs=replicated, check_vma=False))
+    self._step = jax.jit(
+      jax.shard_map(
+        self._sums,
+        mesh=self._mesh,
+        in_specs=(replicated, replicated, split, split, replicated),
+        out_specs=replicated,
+        check_vma=False,
+      )
+    )
 
   def __call__(self, params: Any, routing_state: Any = None) -> dict[str, Any]:
     """Figures on the whole split.
@@ -95,10 +108,11 @@ class Evaluator:
     load = np.array(mean['tile_load'])
     silent = [ffn.silent_tiles(self._backend.tiles(params, layer), self._ffn) for layer in range(len(load))]
     return {
-        **metrics.of_loss(mean.pop('loss')), **mean,
-        'dead_tiles': [int(np.sum(np.asarray(quiet) | (used == 0))) for quiet, used in zip(silent, load, strict=True)],
-        'class_tiles': np.rint(class_tiles).astype(int).tolist(),
-        'class_tile_information': [analysis.normalised_mutual_information(counts) for counts in class_tiles],
+      **metrics.of_loss(mean.pop('loss')),
+      **mean,
+      'dead_tiles': [int(np.sum(np.asarray(quiet) | (used == 0))) for quiet, used in zip(silent, load, strict=True)],
+      'class_tiles': np.rint(class_tiles).astype(int).tolist(),
+      'class_tile_information': [analysis.normalised_mutual_information(counts) for counts in class_tiles],
     }
 
   def _sums(self, params, routing_state, windows, targets, batch):
@@ -109,15 +123,22 @@ class Evaluator:
     weight_N = (jnp.arange(loss_BL.shape[1]) < targets[:, None]).astype(jnp.float32).reshape(-1)
     count = weight_N.sum()
     class_N = jnp.asarray(self._class_V)[windows[:, :-1].reshape(-1)]
+
     def of_layer(info):
       # A batch of padding only has no mean; its weight is 0.
       means = routing.statistics(info, weight_N + (count == 0))
       class_tiles_CT = jnp.zeros((len(analysis.CLASSES), self._ffn.tiles))
-      return {**jax.tree.map(lambda leaf: leaf * count, means),
-              'class_tiles': class_tiles_CT.at[class_N[:, None], info.tile_NK].add(weight_N[:, None])}
+      return {
+        **jax.tree.map(lambda leaf: leaf * count, means),
+        'class_tiles': class_tiles_CT.at[class_N[:, None], info.tile_NK].add(weight_N[:, None]),
+      }
+
     layers = [of_layer(info) for info in infos]
-    sums = {'loss': loss_BL.reshape(-1) @ weight_N, 'targets': count,
-            **jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+    sums = {
+      'loss': loss_BL.reshape(-1) @ weight_N,
+      'targets': count,
+      **jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers),
+    }
     return jax.lax.psum(sums, devices.AXIS)
 
 
@@ -126,8 +147,9 @@ def routings_of(config: transformer.ModelConfig) -> tuple[str, ...]:
   return ('dense', 'emergent', 'random', 'first') + (('learned',) if config.ffn.routing == 'learned' else ())
 
 
-def evaluate_routings(config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, params: Any,
-                      routing_state: Any = None) -> list[dict[str, Any]]:
+def evaluate_routings(
+  config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, params: Any, routing_state: Any = None
+) -> list[dict[str, Any]]:
   """One row a routing: `routing`, `backend` and the figures of `Evaluator`."""
   rows = []
   for name in routings_of(config):
@@ -136,8 +158,14 @@ def evaluate_routings(config: transformer.ModelConfig, vocabulary: str, tokens: 
   return rows
 
 
-def evaluate_packed(xla_rows: list[dict[str, Any]], config: weights.InferenceConfig, vocabulary: str,
-                    tokens: np.ndarray, params: Any, routing_state: Any = None) -> list[dict[str, Any]]:
+def evaluate_packed(
+  xla_rows: list[dict[str, Any]],
+  config: weights.InferenceConfig,
+  vocabulary: str,
+  tokens: np.ndarray,
+  params: Any,
+  routing_state: Any = None,
+) -> list[dict[str, Any]]:
   """Rows like those of `evaluate_routings`, but for random routing, of the packed model, and how far it is from them.
 
   Each row has as well: `attention` and `head`, their precisions; `loss_difference`, packed less XLA, in nats; and
@@ -152,10 +180,19 @@ def evaluate_packed(xla_rows: list[dict[str, Any]], config: weights.InferenceCon
     packed = packed_backend(dataclasses.replace(config, model=model))
     row = Evaluator(model, vocabulary, tokens, packed)(arrays)
     trained = trained_backend(model, len(vocabulary))
-    rows.append({'routing': xla_row['routing'], 'backend': 'packed', 'attention': config.attention,
-                 'head': config.head, **row, 'loss_difference': row['loss'] - xla_row['loss'],
-                 'tile_disagreement': _tile_disagreement(model.context, tokens, (packed, arrays, {}),
-                                                         (trained, params, routing_state))})
+    rows.append(
+      {
+        'routing': xla_row['routing'],
+        'backend': 'packed',
+        'attention': config.attention,
+        'head': config.head,
+        **row,
+        'loss_difference': row['loss'] - xla_row['loss'],
+        'tile_disagreement': _tile_disagreement(
+          model.context, tokens, (packed, arrays, {}), (trained, params, routing_state)
+        ),
+      }
+    )
   return rows
 
 
@@ -166,30 +203,36 @@ def _tile_disagreement(context, tokens, *models):
   @jax.jit
   def differing(parameters, windows, targets):
     key = jax.random.key(0)
-    first, second = ([jnp.sort(info.tile_NK) for info in backend.apply(*of_model, windows[:, :-1], key)[1]]
-                     for backend, of_model in zip(backends, parameters, strict=True))
+    first, second = (
+      [jnp.sort(info.tile_NK) for info in backend.apply(*of_model, windows[:, :-1], key)[1]]
+      for backend, of_model in zip(backends, parameters, strict=True)
+    )
     counted_N = (jnp.arange(context) < targets[:, None]).reshape(-1)
     return jnp.stack([jnp.sum(jnp.any(a != b, axis=1) & counted_N) for a, b in zip(first, second, strict=True)])
 
   windows, targets = data.evaluation_windows(tokens, context)
   parameters = [of_model for _, *of_model in models]
-  counts = sum(np.asarray(differing(parameters, *part), np.int64)
-               for _, part in data.batches(WINDOWS_AT_A_TIME, windows, targets))
+  counts = sum(
+    np.asarray(differing(parameters, *part), np.int64) for _, part in data.batches(WINDOWS_AT_A_TIME, windows, targets)
+  )
   return (counts / targets.sum()).tolist()
 
 
-def tiles_of(model: transformer.TransformerLM, params: Any, routing_state: Any,
-             token_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tiles_of(
+  model: transformer.TransformerLM, params: Any, routing_state: Any, token_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Tiles and gates of every token in every layer, two arrays [layers, N, K]; in whole windows, without the rest."""
   context = model.config.context
-  windows = token_N[:len(token_N) // context * context].reshape(-1, context)
+  windows = token_N[: len(token_N) // context * context].reshape(-1, context)
 
   @jax.jit
   def chosen(params, routing_state, windows):
     infos = transformer.apply(model, params, routing_state, windows, rngs={'routing': jax.random.key(0)})[1]
     return jnp.stack([info.tile_NK for info in infos]), jnp.stack([info.gate_NK for info in infos])
 
-  parts = [[np.asarray(of) for of in chosen(params, routing_state, *part)]
-           for _, part in data.batches(WINDOWS_AT_A_TIME, windows)]
-  tile_LNK, gate_LNK = (np.concatenate(of, axis=1)[:, :windows.size] for of in zip(*parts, strict=True))
+  parts = [
+    [np.asarray(of) for of in chosen(params, routing_state, *part)]
+    for _, part in data.batches(WINDOWS_AT_A_TIME, windows)
+  ]
+  tile_LNK, gate_LNK = (np.concatenate(of, axis=1)[:, : windows.size] for of in zip(*parts, strict=True))
   return tile_LNK, gate_LNK

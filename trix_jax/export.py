@@ -24,11 +24,18 @@ from trix_jax.errors import InputError
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'File to write.', required=True)
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
-_ATTENTION = flags.DEFINE_enum('attention', 'int8', weights.PRECISIONS,
-                               'How the projections around attention are kept; ternary costs a model that was not '
-                               'trained for it a tenth of a nat.')
-_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'How the output head is kept; embedding and positions '
-                          'are float32 with a float32 head, else int8.')
+_ATTENTION = flags.DEFINE_enum(
+  'attention',
+  'int8',
+  weights.PRECISIONS,
+  'How the projections around attention are kept; ternary costs a model that was not trained for it a tenth of a nat.',
+)
+_HEAD = flags.DEFINE_enum(
+  'head',
+  'int8',
+  weights.PRECISIONS,
+  'How the output head is kept; embedding and positions are float32 with a float32 head, else int8.',
+)
 
 
 def main() -> None:
@@ -40,8 +47,9 @@ def main() -> None:
   inference.save(model, path)
   parameters = transformer.count_parameters(trained.params)
   size = path.stat().st_size
-  print(f'{path}: {size:,} bytes, {4 * parameters / size:.1f} times smaller than its {parameters:,} parameters in '
-        'float32')
+  print(
+    f'{path}: {size:,} bytes, {4 * parameters / size:.1f} times smaller than its {parameters:,} parameters in float32'
+  )
   for part, bytes_ in weights.sizes(model.config).items():
     print(f'  {part:<34}{bytes_:>12,} bytes')
 

@@ -55,29 +55,42 @@ class FFNConfig:
   control: str = 'none'
 
   def __post_init__(self):
-    for name, allowed in (('routing', routing.ROUTINGS), ('signature', signatures.KINDS), ('gate', routing.GATES),
-                          ('quantiser', ternary.QUANTISERS), ('activation', tuple(ACTIVATIONS)),
-                          ('control', routing.CONTROLS)):
+    for name, allowed in (
+      ('routing', routing.ROUTINGS),
+      ('signature', signatures.KINDS),
+      ('gate', routing.GATES),
+      ('quantiser', ternary.QUANTISERS),
+      ('activation', tuple(ACTIVATIONS)),
+      ('control', routing.CONTROLS),
+    ):
       if getattr(self, name) not in allowed:
         raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
     if self.d_model < 1:
       raise InputError(f'model.d_model = {self.d_model}; it must be at least 1')
     if self.tiles < 1 or self.d_ff < 1 or self.d_ff % self.tiles:
-      raise InputError(f'model.tiles = {self.tiles} does not divide model.d_ff = {self.d_ff}; '
-                       'choose a positive number of tiles that does')
+      raise InputError(
+        f'model.tiles = {self.tiles} does not divide model.d_ff = {self.d_ff}; '
+        'choose a positive number of tiles that does'
+      )
     if not 1 <= self.top_k <= self.tiles:
       raise InputError(f'model.top_k = {self.top_k}; choose a number from 1 to model.tiles = {self.tiles}')
     if not 0 <= self.keep_ratio <= 1:
       raise InputError(f'model.keep_ratio = {self.keep_ratio}; it must be from 0, keep all of top_k, to 1')
     if self.clusters < 0 or (self.clusters and self.tiles % self.clusters):
-      raise InputError(f'model.clusters = {self.clusters} does not divide model.tiles = {self.tiles}; choose a number '
-                       'that does, near its square root, or 0 for no index')
+      raise InputError(
+        f'model.clusters = {self.clusters} does not divide model.tiles = {self.tiles}; choose a number '
+        'that does, near its square root, or 0 for no index'
+      )
     if not 1 <= self.probes <= max(1, self.clusters):
-      raise InputError(f'model.probes = {self.probes} of model.clusters = {self.clusters}; choose a number from 1 to '
-                       'that of clusters, or 1 without an index')
+      raise InputError(
+        f'model.probes = {self.probes} of model.clusters = {self.clusters}; choose a number from 1 to '
+        'that of clusters, or 1 without an index'
+      )
     if self.clusters and self.top_k > self.probes * (self.tiles // self.clusters):
-      raise InputError(f'model.top_k = {self.top_k} of {self.probes} probed cluster(s) with {self.tiles} / '
-                       f'{self.clusters} tiles each; choose fewer, or more model.probes')
+      raise InputError(
+        f'model.top_k = {self.top_k} of {self.probes} probed cluster(s) with {self.tiles} / '
+        f'{self.clusters} tiles each; choose fewer, or more model.probes'
+      )
     if self.clusters and self.routing == 'learned':
       raise InputError('model.routing = learned with model.clusters; a gate scores all tiles, so set model.clusters=0')
 
@@ -121,13 +134,21 @@ def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTi
   down_scale_TD = down_T11[:, 0] * params['down_scale']
   if 'output_scale' in params:
     down_scale_TD = down_scale_TD * params['output_scale'][:, None]
-  return TernaryTiles(up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_scale_TD, signatures_TD,
-                      signature_scale_T)
+  return TernaryTiles(
+    up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_scale_TD, signatures_TD, signature_scale_T
+  )
 
 
-def route_tokens(q_ND: jax.Array, step_N1: jax.Array, signatures_TD: jax.Array, signature_scale_T: jax.Array,
-                 config: FFNConfig, logits_NT: jax.Array | None = None, bias_T: jax.Array | None = None,
-                 key: jax.Array | None = None) -> routing.RoutingInfo:
+def route_tokens(
+  q_ND: jax.Array,
+  step_N1: jax.Array,
+  signatures_TD: jax.Array,
+  signature_scale_T: jax.Array,
+  config: FFNConfig,
+  logits_NT: jax.Array | None = None,
+  bias_T: jax.Array | None = None,
+  key: jax.Array | None = None,
+) -> routing.RoutingInfo:
   """Scores, tiles and gates of every token under the configured routing.
 
   Args:
@@ -151,11 +172,17 @@ def route_tokens(q_ND: jax.Array, step_N1: jax.Array, signatures_TD: jax.Array, 
   kept_NK = None
   if config.keep_ratio and config.routing in ('emergent', 'learned'):
     score_NK = jnp.take_along_axis(score_NT, tile_NK, axis=-1)
-    kept_NK = ~(routing.unneeded(score_NK, step_N1, config.keep_margin) if logits_NT is None else
-                routing.unneeded(score_NK, jnp.ones_like(step_N1), -math.log(config.keep_ratio)))
+    kept_NK = ~(
+      routing.unneeded(score_NK, step_N1, config.keep_margin)
+      if logits_NT is None
+      else routing.unneeded(score_NK, jnp.ones_like(step_N1), -math.log(config.keep_ratio))
+    )
   follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'
-  gate_NK = (routing.gates(probability_NT, tile_NK, config.gate, kept_NK) if follows_scores
-             else jnp.ones(tile_NK.shape, q_ND.dtype))
+  gate_NK = (
+    routing.gates(probability_NT, tile_NK, config.gate, kept_NK)
+    if follows_scores
+    else jnp.ones(tile_NK.shape, q_ND.dtype)
+  )
   return routing.RoutingInfo(tile_NK, gate_NK, score_NT, probability_NT, signatures_TD, selection_NT)
 
 
@@ -181,8 +208,9 @@ def _rescaled(accumulator, step, scale):
   return (accumulator * step) * scale
 
 
-def compute_dense(q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles: TernaryTiles,
-                  config: FFNConfig) -> jax.Array:
+def compute_dense(
+  q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles: TernaryTiles, config: FFNConfig
+) -> jax.Array:
   """Every tile on every token, weighted by its gate: the sum over the tiles' outputs, [N, D].
 
   The hidden activations are quantised tile by tile, then rescaled before one product over all tiles, which equals the
@@ -198,8 +226,9 @@ def compute_dense(q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles
   return jnp.matmul(hidden_NTH.reshape(N, T * H), down_THD.reshape(T * H, config.d_model), precision='highest')
 
 
-def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles,
-                   config: FFNConfig) -> jax.Array:
+def compute_sparse(
+  q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
+) -> jax.Array:
   """Each token's own tiles only, weighted by their gates: [N, D].
 
   Bit-exact int8 accumulators; cost 4 * N * K * D * H floating-point operations plus padding, whatever T.
@@ -207,8 +236,10 @@ def compute_sparse(q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate
   if tile_NK.shape[0] == 0:
     return jnp.zeros_like(q_ND)
   plan = dispatch.plan_dispatch(tile_NK.reshape(-1), config.tiles)
+
   def of_block(scale_TX):
     return dispatch.tiles_of_blocks(scale_TX, plan.tile_G)[:, None]
+
   q_GRD, step_GR1 = dispatch.to_slots(q_ND, plan), dispatch.to_slots(step_N1, plan)
   hidden_GRH = _rescaled(dispatch.multiply(q_GRD, tiles.up_TDH, plan), step_GR1, of_block(tiles.up_scale_TH))
   q_GRH, step_GR1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_GRH), config.int8_activations)
@@ -223,8 +254,7 @@ def tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax
   N, T = x_ND.shape[0], config.tiles
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tile_A1 = jnp.repeat(jnp.arange(T, dtype=jnp.int32), N)[:, None]
-  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, jnp.ones((T * N, 1)), tiles,
-                        config)
+  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, jnp.ones((T * N, 1)), tiles, config)
   return y_AD.reshape(T, N, -1)
 
 
@@ -250,8 +280,9 @@ class TriXFFN(nn.Module):
     config = self.config
     D = config.d_model
     if x.shape[-1] != D:
-      raise InputError(f'{type(self).__name__} of width {D} was given an array of shape {x.shape}; '
-                       f'its last axis must be {D}')
+      raise InputError(
+        f'{type(self).__name__} of width {D} was given an array of shape {x.shape}; its last axis must be {D}'
+      )
     x_ND = self._prepared(x.reshape(-1, D))
     tiles = quantise_tiles(self._parameters(), config)
     q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
@@ -267,8 +298,16 @@ class TriXFFN(nn.Module):
     logits_NT = None
     if self._scored_by_gate():
       logits_NT = nn.Dense(config.tiles, kernel_init=nn.initializers.normal(config.d_model**-0.5), name='gate')(x_ND)
-    return route_tokens(q_ND, step_N1, tiles.signatures_TD, tiles.signature_scale_T, config, logits_NT,
-                        self._balance_bias(), self._routing_key())
+    return route_tokens(
+      q_ND,
+      step_N1,
+      tiles.signatures_TD,
+      tiles.signature_scale_T,
+      config,
+      logits_NT,
+      self._balance_bias(),
+      self._routing_key(),
+    )
 
   def _balance_bias(self) -> jax.Array | None:
     if not self.config.balance_bias:
@@ -291,16 +330,17 @@ class TriXFFN(nn.Module):
       up_scale = down_scale = 1.0
     down_scale_shape = (D,) if config.shared_down_scale else (T, D)
     return {
-        'up': self.param('up', up_init, (T, D, H)),
-        'down': self.param('down', down_init, (T, H, D)),
-        'up_scale': self.param('up_scale', nn.initializers.constant(up_scale), (T, H)),
-        'down_scale': self.param('down_scale', nn.initializers.constant(down_scale), down_scale_shape),
+      'up': self.param('up', up_init, (T, D, H)),
+      'down': self.param('down', down_init, (T, H, D)),
+      'up_scale': self.param('up_scale', nn.initializers.constant(up_scale), (T, H)),
+      'down_scale': self.param('down_scale', nn.initializers.constant(down_scale), down_scale_shape),
     }
 
   def _scored_by_gate(self) -> bool:
     """Parameters that were trained with a gate keep their probabilities from it, whoever chooses the tiles."""
     return self.config.routing == 'learned' or (
-        self.config.routing != 'emergent' and self.has_variable('params', 'gate'))
+      self.config.routing != 'emergent' and self.has_variable('params', 'gate')
+    )
 
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
     N = len(tile_NK)

@@ -66,16 +66,25 @@ class Computation(NamedTuple):
 def empty_cache(computation: Computation, config: InferenceConfig, batch: int, slots: int) -> Cache:
   """A cache with room for `slots` tokens a row, or a few more."""
   model = config.model
+
   def layer():
-    inputs = (jnp.zeros((batch, transformer.CONVOLUTION_WIDTH - 1, model.d_model)) if model.form == 'modern' else None)
-    return LayerCache(computation.empty_key_values(batch, model.heads, model.d_model // model.heads, slots), inputs,
-                      inputs)
+    inputs = jnp.zeros((batch, transformer.CONVOLUTION_WIDTH - 1, model.d_model)) if model.form == 'modern' else None
+    return LayerCache(
+      computation.empty_key_values(batch, model.heads, model.d_model // model.heads, slots), inputs, inputs
+    )
+
   return Cache([layer() for _ in range(model.layers)], jnp.zeros(batch, jnp.int32))
 
 
-def forward(computation: Computation, config: InferenceConfig, weights: Weights, token_BL: jax.Array, cache: Cache,
-            length_B: jax.Array | None = None,
-            key: jax.Array | None = None) -> tuple[jax.Array, list[routing.RoutingInfo], Cache]:
+def forward(
+  computation: Computation,
+  config: InferenceConfig,
+  weights: Weights,
+  token_BL: jax.Array,
+  cache: Cache,
+  length_B: jax.Array | None = None,
+  key: jax.Array | None = None,
+) -> tuple[jax.Array, list[routing.RoutingInfo], Cache]:
   """New tokens after those of the cache.
 
   Args:
@@ -99,20 +108,24 @@ def forward(computation: Computation, config: InferenceConfig, weights: Weights,
   infos, layers = [], []
   for layer, before in enumerate(cache.layers):
     name = f'layer_{layer}'
+
     def prepared(x_BLD, part, inputs_BWD, name=name):
       x_BLD = _norm(weights, f'{name}.{part}_norm', model, x_BLD)
       if inputs_BWD is None:
         return x_BLD, None
       padded_BPD = jnp.concatenate([inputs_BWD, x_BLD], axis=1)
-      return (transformer.short_convolution(padded_BPD, weights[f'{name}.{part}_convolution']),
-              _last_inputs(padded_BPD, length_B, L))
+      return (
+        transformer.short_convolution(padded_BPD, weights[f'{name}.{part}_convolution']),
+        _last_inputs(padded_BPD, length_B, L),
+      )
 
     h_BLD, attention_inputs = prepared(x_BLD, 'attention', before.attention_inputs_BWD)
     qkv_BLD = project(weights, f'{name}.attention.qkv', h_BLD)
     q_BLHW, k_BLHW, v_BLHW = (part.reshape(B, L, model.heads, -1) for part in jnp.split(qkv_BLD, 3, axis=-1))
     if model.form == 'modern':
-      q_BLHW, k_BLHW = (attention.rotary(transformer.head_norm(x), position_BL, model.context)
-                        for x in (q_BLHW, k_BLHW))
+      q_BLHW, k_BLHW = (
+        attention.rotary(transformer.head_norm(x), position_BL, model.context) for x in (q_BLHW, k_BLHW)
+      )
     out_BLHW, key_values = computation.attend(q_BLHW, k_BLHW, v_BLHW, cache.position_B, before.key_values)
     x_BLD += project(weights, f'{name}.attention.out', out_BLHW.reshape(B, L, -1))
 
@@ -168,8 +181,9 @@ def _last_inputs(padded_BPD, length_B, L):
   return jnp.take_along_axis(padded_BPD, index_BW[..., None], axis=1)
 
 
-def packed_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array,
-               key: jax.Array | None) -> tuple[jax.Array, routing.RoutingInfo]:
+def packed_ffn(
+  weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, routing.RoutingInfo]:
   """A layer of packed tiles, under any routing.
 
   Emergent routing is one call of a kernel; what `RoutingInfo` holds beyond its tiles and gates is computed by XLA, and
@@ -185,13 +199,22 @@ def packed_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Arr
   q_ND, step_N1 = ternary.quantise_int8(x_ND)
   if config.routing == 'emergent':
     y_ND, tile_NK, gate_NK = xla_kernels.routed_ffn(
-        x_ND, signatures_of(weights, name, config), *tiles, scale_T=weights[f'{name}.signature_scale'], bias_T=bias,
-        top_k=config.top_k, index=tile_index_of(weights, name, config), gate=config.gate,
-        keep_margin=config.keep_margin, activation=config.activation)
+      x_ND,
+      signatures_of(weights, name, config),
+      *tiles,
+      scale_T=weights[f'{name}.signature_scale'],
+      bias_T=bias,
+      top_k=config.top_k,
+      index=tile_index_of(weights, name, config),
+      gate=config.gate,
+      keep_margin=config.keep_margin,
+      activation=config.activation,
+    )
     if config.clusters:
       cluster_bias_C = weights[f'{name}.cluster_bias'] if config.balance_bias else None
-      info = hierarchical_ffn.route_through_index(q_ND, step_N1, index_of(weights, name, config), config, bias_T,
-                                                  cluster_bias_C)
+      info = hierarchical_ffn.route_through_index(
+        q_ND, step_N1, index_of(weights, name, config), config, bias_T, cluster_bias_C
+      )
     else:
       info = ffn.route_tokens(q_ND, step_N1, *keys_of(weights, name, config), config, None, bias_T)
     return y_ND, dataclasses.replace(info, tile_NK=tile_NK, gate_NK=gate_NK)
@@ -201,16 +224,18 @@ def packed_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Arr
   return y_ND, info
 
 
-def xla_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array,
-            key: jax.Array | None) -> tuple[jax.Array, routing.RoutingInfo]:
+def xla_ffn(
+  weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, routing.RoutingInfo]:
   """A layer of tiles as trained: what `ffn.TriXFFN` and `ffn.SparseTriXFFN` compute."""
   layer, index = weights[name], weights[name].get('index')
   if index:
     x_ND = hierarchical_ffn.normed(x_ND, layer['norm']['scale'])
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tiles = layer['tiles']
-  bias_T, cluster_bias_C = (layer[kind] if config.balance_bias and kind in layer else None
-                            for kind in ('balance_bias', 'cluster_bias'))
+  bias_T, cluster_bias_C = (
+    layer[kind] if config.balance_bias and kind in layer else None for kind in ('balance_bias', 'cluster_bias')
+  )
   logits_NT = None
   if 'gate' in layer and config.routing != 'emergent':
     logits_NT = x_ND @ layer['gate']['kernel'] + layer['gate']['bias']
@@ -224,11 +249,17 @@ def xla_ffn(weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array,
   return ffn.compute_sparse(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info
 
 
-def xla_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array,
-                  key_values: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def xla_attention(
+  q_BLHW: jax.Array,
+  k_BLHW: jax.Array,
+  v_BLHW: jax.Array,
+  position_B: jax.Array,
+  key_values: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """`xla_kernels.cached_attention` by XLA; keys and values are [B, H, S, W]."""
   out_BLHW, keys_BHSW, values_BHSW = reference.plain_cached_attention(
-      q_BLHW, k_BLHW, v_BLHW, position_B, *key_values, scale=q_BLHW.shape[3] ** -0.5)
+    q_BLHW, k_BLHW, v_BLHW, position_B, *key_values, scale=q_BLHW.shape[3] ** -0.5
+  )
   return out_BLHW, (keys_BHSW, values_BHSW)
 
 
@@ -242,9 +273,11 @@ XLA = Computation(xla_ffn, xla_attention, xla_key_values)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def whole_text(computation: Computation, config: InferenceConfig, weights: Weights,
-               token_BL: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, list[routing.RoutingInfo]]:
+def whole_text(
+  computation: Computation, config: InferenceConfig, weights: Weights, token_BL: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, list[routing.RoutingInfo]]:
   """Logits [B, L, V] and each layer's RoutingInfo of texts from their beginning; `key` is for random routing."""
-  x_BLD, infos, _ = forward(computation, config, weights, token_BL,
-                            empty_cache(computation, config, *token_BL.shape), key=key)
+  x_BLD, infos, _ = forward(
+    computation, config, weights, token_BL, empty_cache(computation, config, *token_BL.shape), key=key
+  )
   return logits(weights, x_BLD), infos

@@ -35,8 +35,12 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
   optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
   def with_gates(gates):
-    return {**trained.params, **{name: {**trained.params[name], 'ffn': {**trained.params[name]['ffn'],
-                                                                        'gate': gates[name]}} for name in layers}}
+    return {
+      **trained.params,
+      **{
+        name: {**trained.params[name], 'ffn': {**trained.params[name]['ffn'], 'gate': gates[name]}} for name in layers
+      },
+    }
 
   def loss_fn(gates, windows):
     logits, _ = transformer.apply(model, with_gates(gates), {}, windows[:, :-1])

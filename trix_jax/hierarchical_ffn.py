@@ -32,17 +32,23 @@ def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
   return index.key_TD * index.scale_T[:, None]
 
 
-def index_of(state: Mapping[str, jax.Array], config: FFNConfig,
-             signatures_TD: jax.Array | None = None) -> hierarchy.Index:
+def index_of(
+  state: Mapping[str, jax.Array], config: FFNConfig, signatures_TD: jax.Array | None = None
+) -> hierarchy.Index:
   """The index out of a layer's state; gradients pass to `signatures_TD`, those of now, unless routing is frozen."""
   if signatures_TD is not None:
     signatures_TD = signatures_TD * (1 - state['frozen'])
   return hierarchy.make_index(state['average'], state['member'], config.signature, signatures_TD)
 
 
-def route_through_index(q_ND: jax.Array, step_N1: jax.Array, index: hierarchy.Index, config: FFNConfig,
-                        bias_T: jax.Array | None = None,
-                        cluster_bias_C: jax.Array | None = None) -> routing.RoutingInfo:
+def route_through_index(
+  q_ND: jax.Array,
+  step_N1: jax.Array,
+  index: hierarchy.Index,
+  config: FFNConfig,
+  bias_T: jax.Array | None = None,
+  cluster_bias_C: jax.Array | None = None,
+) -> routing.RoutingInfo:
   """Clusters, tiles and gates of every token; of all tiles only the candidates are looked at.
 
   Args:
@@ -60,24 +66,41 @@ def route_through_index(q_ND: jax.Array, step_N1: jax.Array, index: hierarchy.In
   kept_NK = None
   if config.keep_ratio:
     kept_NK = ~routing.unneeded(jnp.take_along_axis(score_NJ, chosen_NK, axis=-1), step_N1, config.keep_margin)
-  clusters = routing.Clusters(found.cluster_NP, found.cluster_score_NC,
-                              ffn.softmax_of_scores(found.cluster_score_NC, step_N1, config))
+  clusters = routing.Clusters(
+    found.cluster_NP, found.cluster_score_NC, ffn.softmax_of_scores(found.cluster_score_NC, step_N1, config)
+  )
   return routing.RoutingInfo(
-      jnp.take_along_axis(found.tile_NJ, chosen_NK, axis=-1),
-      routing.gates(probability_NJ, chosen_NK, config.gate, kept_NK), score_NJ, probability_NJ, index.key_TD,
-      selection_NJ, found.tile_NJ, clusters)
+    jnp.take_along_axis(found.tile_NJ, chosen_NK, axis=-1),
+    routing.gates(probability_NJ, chosen_NK, config.gate, kept_NK),
+    score_NJ,
+    probability_NJ,
+    index.key_TD,
+    selection_NJ,
+    found.tile_NJ,
+    clusters,
+  )
 
 
 def one_tile(config: FFNConfig) -> FFNConfig:
   """A layer's config for one of its tiles alone."""
-  return dataclasses.replace(config, d_ff=config.hidden, tiles=1, top_k=1, routing='first', gate='one_hot', clusters=0,
-                             probes=1, keep_ratio=0.0, balance_bias=False)
+  return dataclasses.replace(
+    config,
+    d_ff=config.hidden,
+    tiles=1,
+    top_k=1,
+    routing='first',
+    gate='one_hot',
+    clusters=0,
+    probes=1,
+    keep_ratio=0.0,
+    balance_bias=False,
+  )
 
 
 def tile_parameters(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
   """The parameters of one tile of a `HierarchicalTriXFFN`, for `TriXTile`."""
   own = names_of_tiles(config)
-  return {name: params[name][tile:tile + 1] if name in own else params[name] for name in TILE_PARAMETERS}
+  return {name: params[name][tile : tile + 1] if name in own else params[name] for name in TILE_PARAMETERS}
 
 
 def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
@@ -110,27 +133,35 @@ class HierarchicalTriXFFN(TriXTile):
   def _route(self, x_ND, q_ND, step_N1, tiles: TernaryTiles) -> routing.RoutingInfo:
     config = self.config
     if not config.clusters:
-      raise InputError('a HierarchicalTriXFFN finds its tiles through an index: set model.clusters to a number that '
-                       f'divides model.tiles = {config.tiles}, or use SparseTriXFFN')
+      raise InputError(
+        'a HierarchicalTriXFFN finds its tiles through an index: set model.clusters to a number that '
+        f'divides model.tiles = {config.tiles}, or use SparseTriXFFN'
+      )
     index = index_of(self._index_state(tiles), config, tiles.signatures_TD)
     bias_T = self._balance_bias()
     if config.routing == 'emergent':
-      cluster_bias_C = (self.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
-                        if config.balance_bias else None)
+      cluster_bias_C = (
+        self.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value if config.balance_bias else None
+      )
       return route_through_index(q_ND, step_N1, index, config, bias_T, cluster_bias_C)
     return ffn.route_tokens(q_ND, step_N1, index.key_TD, index.scale_T, config, None, bias_T, self._routing_key())
 
   def _index_state(self, tiles: TernaryTiles) -> dict[str, jax.Array]:
     signatures_TD = jax.lax.stop_gradient(tiles.signatures_TD)
+
     def first_clusters():
       points_TD = signatures_TD * tiles.signature_scale_T[:, None]
       return hierarchy.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
+
     def first_load():  # Of a stated type: a weak one would compile the training step twice.
       return jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)
-    return {'average': self.variable('routing', 'average', lambda: signatures_TD).value,
-            'member': self.variable('routing', 'member', first_clusters).value,
-            'load': self.variable('routing', 'load', first_load).value,
-            'frozen': self.variable('routing', 'frozen', jnp.zeros, ()).value}
+
+    return {
+      'average': self.variable('routing', 'average', lambda: signatures_TD).value,
+      'member': self.variable('routing', 'member', first_clusters).value,
+      'load': self.variable('routing', 'load', first_load).value,
+      'frozen': self.variable('routing', 'frozen', jnp.zeros, ()).value,
+    }
 
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
     if self.config.routing == 'dense':

@@ -120,8 +120,13 @@ def recluster(point_TD: jax.Array, centre_CD: jax.Array, iterations: int = 20) -
     step, member_CM, best_CM, best_fit, _ = state
     new_CM, fit = assign(unit_TD[member_CM].sum(axis=1))
     better = fit > best_fit
-    return (step + 1, new_CM, jnp.where(better, new_CM, best_CM), jnp.where(better, fit, best_fit),
-            jnp.any(new_CM != member_CM))
+    return (
+      step + 1,
+      new_CM,
+      jnp.where(better, new_CM, best_CM),
+      jnp.where(better, fit, best_fit),
+      jnp.any(new_CM != member_CM),
+    )
 
   member_CM, fit = assign(centre_CD)
   state = (1, member_CM, member_CM, fit, jnp.array(True))
@@ -185,21 +190,33 @@ def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Arra
   cluster_NP = jnp.sort(routing.select(selection_NC, probes), axis=-1)
   key_CMD = index.key_TD[index.member_CM]
   if N * probes < C:
-    dot_AM = routing.exact_products(q_ND, key_CMD[cluster_NP], lambda q_ND, key_NPMD: jnp.einsum(
-        'nd,npmd->npm', q_ND, key_NPMD))
+    dot_AM = routing.exact_products(
+      q_ND, key_CMD[cluster_NP], lambda q_ND, key_NPMD: jnp.einsum('nd,npmd->npm', q_ND, key_NPMD)
+    )
   else:
     plan = dispatch.plan_dispatch(cluster_NP.reshape(-1), C)
-    dot_GRM = routing.exact_products(dispatch.to_slots(q_ND, plan), key_CMD.swapaxes(1, 2),
-                                     lambda q_GRD, key_CDM: dispatch.multiply(q_GRD, key_CDM, plan))
+    dot_GRM = routing.exact_products(
+      dispatch.to_slots(q_ND, plan),
+      key_CMD.swapaxes(1, 2),
+      lambda q_GRD, key_CDM: dispatch.multiply(q_GRD, key_CDM, plan),
+    )
     dot_AM = dispatch.from_slots(dot_GRM, plan)
+
   def of_candidates(x_T):
     return x_T[index.member_CM][cluster_NP].reshape(N, probes * M)
-  return Candidates(cluster_NP, cluster_dot_NC * index.cluster_scale_C, of_candidates(jnp.arange(C * M)),
-                    dot_AM.reshape(N, probes * M), of_candidates(index.scale_T))
+
+  return Candidates(
+    cluster_NP,
+    cluster_dot_NC * index.cluster_scale_C,
+    of_candidates(jnp.arange(C * M)),
+    dot_AM.reshape(N, probes * M),
+    of_candidates(index.scale_T),
+  )
 
 
-def recall(q_ND: jax.Array, index: Index, probes: int, bias_T: jax.Array | None = None,
-           cluster_bias_C: jax.Array | None = None) -> jax.Array:
+def recall(
+  q_ND: jax.Array, index: Index, probes: int, bias_T: jax.Array | None = None, cluster_bias_C: jax.Array | None = None
+) -> jax.Array:
   """Share of tokens whose best candidate scores as high as the best tile of all (recall@1).
 
   Args:

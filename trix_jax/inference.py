@@ -76,19 +76,22 @@ class LanguageModel:
     if token_BL.shape[1] > self.config.model.context:
       raise InputError(f'{token_BL.shape[1]} tokens given to a model of context {self.config.model.context}')
     self._check_tokens(token_BL)
-    return forward.whole_text(self.computation, self.config, self.arrays, jnp.asarray(token_BL, jnp.int32),
-                              jax.random.key(0))[0]  # The key is for random routing.
+    return forward.whole_text(
+      self.computation, self.config, self.arrays, jnp.asarray(token_BL, jnp.int32), jax.random.key(0)
+    )[0]  # The key is for random routing.
 
-  def generate(self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0,
-               seed: int = 0) -> list[str]:
+  def generate(
+    self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0, seed: int = 0
+  ) -> list[str]:
     """The texts that `stream` writes after each prompt, at once."""
     if not isinstance(prompts, str):
       prompts = list(prompts)
     pieces = list(self.stream(prompts, length, temperature=temperature, top_k=top_k, seed=seed))
     return [''.join(row) for row in zip(*pieces, strict=True)] if pieces else [''] * len(prompts)
 
-  def stream(self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0,
-             seed: int = 0) -> Iterator[list[str]]:
+  def stream(
+    self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0, seed: int = 0
+  ) -> Iterator[list[str]]:
     """Write on after each prompt, a few characters at a time.
 
     A model sees at most `context` tokens. A row that has come to so many forgets all but the latest half of them and
@@ -114,8 +117,11 @@ class LanguageModel:
       if row.ndim != 1 or not row.size or not np.issubdtype(row.dtype, np.integer):
         raise InputError(f'prompt {number} is empty, or no text and no list of tokens; give at least one character')
       self._check_tokens(row)
-    for name, value, most in (('length', length, MAX_LENGTH), ('top_k', top_k, 2**31 - 1),
-                              ('seed', seed, 2**32 - len(rows))):
+    for name, value, most in (
+      ('length', length, MAX_LENGTH),
+      ('top_k', top_k, 2**31 - 1),
+      ('seed', seed, 2**32 - len(rows)),
+    ):
       if not isinstance(value, int | np.integer) or not 0 <= value <= most:
         raise InputError(f'{name} = {value!r}; it must be an integer from 0 to {most}')
     if not isinstance(temperature, int | float | np.number) or not 0 <= temperature <= MAX_TEMPERATURE:
@@ -127,8 +133,9 @@ class LanguageModel:
 
   def _check_tokens(self, tokens):
     if tokens.min() < 0 or tokens.max() >= len(self.vocabulary):
-      raise InputError(f'tokens go from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to '
-                       f'{len(self.vocabulary) - 1}')
+      raise InputError(
+        f'tokens go from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {len(self.vocabulary) - 1}'
+      )
 
 
 def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', head: str = 'int8') -> LanguageModel:
@@ -165,8 +172,9 @@ def as_trained(model: Any, vocabulary: str, params: Any, routing_state: Any) -> 
   return LanguageModel(config, vocabulary, weights.as_trained(params, routing_state, model.config), forward.XLA, {})
 
 
-def _draw(model: LanguageModel, rows: list[np.ndarray], length: int, temperature: float, top_k: int,
-          seed: int) -> Iterator[np.ndarray]:
+def _draw(
+  model: LanguageModel, rows: list[np.ndarray], length: int, temperature: float, top_k: int, seed: int
+) -> Iterator[np.ndarray]:
   """Arrays of tokens [B, S], until every row has `length`."""
   context = model.config.model.context
   texts = [row[-context:].tolist() for row in rows]
@@ -182,7 +190,7 @@ def _draw(model: LanguageModel, rows: list[np.ndarray], length: int, temperature
       for text, tokens in zip(texts, token_BS, strict=True):
         text.extend(tokens.tolist())
       yield token_BS
-    texts = [text[-_half(context):] if len(text) > context else text for text in texts]
+    texts = [text[-_half(context) :] if len(text) > context else text for text in texts]
 
 
 def _array(tokens: Any) -> np.ndarray:
@@ -201,8 +209,17 @@ def _chunks(model, state, keys_B, step, until, temperature, top_k):
   pending: list[tuple[jax.Array, int]] = []
   while step < until or pending:
     if step < until:
-      tokens, state = decode_chunk(model.computation, model.config, model.arrays, state, keys_B, np.int32(step),
-                              np.float32(temperature), np.int32(top_k or len(model.vocabulary)), top_k > 0)
+      tokens, state = decode_chunk(
+        model.computation,
+        model.config,
+        model.arrays,
+        state,
+        keys_B,
+        np.int32(step),
+        np.float32(temperature),
+        np.int32(top_k or len(model.vocabulary)),
+        top_k > 0,
+      )
       pending.append((tokens, min(CHUNK, until - step)))
       step += pending[-1][1]
       if len(pending) < 2 and step < until:
@@ -217,14 +234,19 @@ def _read(model, texts):
   context, longest = model.config.model.context, max(len(text) for text in texts)
   token_BL = np.zeros((len(texts), context if longest > _half(context) else _half(context)), np.int32)
   for row, text in enumerate(texts):
-    token_BL[row, :len(text)] = text
+    token_BL[row, : len(text)] = text
   length_B = np.array([len(text) for text in texts], np.int32)
   return prefill(model.computation, model.config, model.arrays, token_BL, length_B)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def prefill(computation: forward.Computation, config: InferenceConfig, arrays: Mapping[str, Any], token_BL: jax.Array,
-            length_B: jax.Array) -> tuple[jax.Array, forward.Cache]:
+def prefill(
+  computation: forward.Computation,
+  config: InferenceConfig,
+  arrays: Mapping[str, Any],
+  token_BL: jax.Array,
+  length_B: jax.Array,
+) -> tuple[jax.Array, forward.Cache]:
   """Read prompts of lengths [B]: logits [B, V] of what follows them, and the cache to go on from."""
   # A chunk may run past the end of the context; what it draws there is thrown away.
   cache = forward.empty_cache(computation, config, token_BL.shape[0], config.model.context + CHUNK)
@@ -234,14 +256,25 @@ def prefill(computation: forward.Computation, config: InferenceConfig, arrays: M
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 8), donate_argnums=3)
-def decode_chunk(computation: forward.Computation, config: InferenceConfig, arrays: Mapping[str, Any],
-                 state: tuple[jax.Array, forward.Cache], keys_B: jax.Array, step: jax.Array, temperature: jax.Array,
-                 top_k: jax.Array, limited: bool) -> tuple[jax.Array, tuple[jax.Array, forward.Cache]]:
+def decode_chunk(
+  computation: forward.Computation,
+  config: InferenceConfig,
+  arrays: Mapping[str, Any],
+  state: tuple[jax.Array, forward.Cache],
+  keys_B: jax.Array,
+  step: jax.Array,
+  temperature: jax.Array,
+  top_k: jax.Array,
+  limited: bool,
+) -> tuple[jax.Array, tuple[jax.Array, forward.Cache]]:
   """CHUNK tokens of every row, int32 [B, CHUNK], and the state after them; `state` is that of `prefill`, used up."""
   step_S = step + jnp.arange(CHUNK)
   # All at once before the loop, and a function of the row's seed and the step alone.
-  noise_SBV = jax.vmap(lambda step: jax.vmap(
-      lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,)))(keys_B))(step_S)
+  noise_SBV = jax.vmap(
+    lambda step: jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,)))(
+      keys_B
+    )
+  )(step_S)
 
   def draw(state, inputs):
     (logits_BV, cache), (noise_BV, step) = state, inputs

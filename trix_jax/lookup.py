@@ -117,17 +117,22 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
   signatures_TD, members = signatures_of(trained, layer)
   tile_LNK, gate_LNK = evaluation.tiles_of(trained.model, trained.params, trained.routing, token_N)
   used_N = np.any((tile_LNK[layer] == tile) & (gate_LNK[layer] != 0), axis=1)
-  used_V = np.bincount(token_N[:len(used_N)][used_N], minlength=len(trained.vocabulary))
+  used_V = np.bincount(token_N[: len(used_N)][used_N], minlength=len(trained.vocabulary))
   length_T = np.linalg.norm(signatures_TD, axis=1)
   cosine_T = signatures_TD @ signatures_TD[tile] / np.maximum(length_T * length_T[tile], 1e-30)
   near = [int(other) for other in np.argsort(-cosine_T, kind='stable') if other != tile][:NEIGHBOURS]
   most = [int(token) for token in np.argsort(-used_V, kind='stable')[:CHARACTERS] if used_V[token]]
   return TileCard(
-      layer, tile, None if members is None else int(np.argwhere(members == tile)[0, 0]),
-      signatures_TD[tile].astype(int), model.ffn.routing == 'emergent',
-      np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
-      float(used_N.mean()), [(trained.vocabulary[token], int(used_V[token])) for token in most],
-      [(other, float(cosine_T[other])) for other in near])
+    layer,
+    tile,
+    None if members is None else int(np.argwhere(members == tile)[0, 0]),
+    signatures_TD[tile].astype(int),
+    model.ffn.routing == 'emergent',
+    np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
+    float(used_N.mean()),
+    [(trained.vocabulary[token], int(used_V[token])) for token in most],
+    [(other, float(cosine_T[other])) for other in near],
+  )
 
 
 def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -155,13 +160,16 @@ def card_text(card: TileCard) -> str:
   """A card as people read it."""
   where = '' if card.cluster is None else f', in cluster {card.cluster}'
   signature = ' '.join(f'{vote:+d}' if vote else '0' for vote in card.signature_D)
-  return '\n'.join([
+  return '\n'.join(
+    [
       f'layer {card.layer}, tile {card.tile}{where}: {100 * card.share:.2f} % of characters',
       '  used for     ' + '  '.join(f'{character!r} {count:,}' for character, count in card.characters),
       '  looks at     ' + '  '.join(f'dimension {index} ({card.signature_D[index]:+d})' for index in card.dimensions),
       '  most like    ' + '  '.join(f'tile {tile} ({cosine:+.2f})' for tile, cosine in card.neighbours),
       f'  signature    {signature}',
-      *([] if card.routes else ['  A learned gate chose this tile; its signature did not.'])])
+      *([] if card.routes else ['  A learned gate chose this tile; its signature did not.']),
+    ]
+  )
 
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)

@@ -31,8 +31,11 @@ class MetricWriter:
     """Rows after `resume_step` are cut, and so is a last line that was never finished."""
     self._path = workdir / 'metrics.jsonl'
     if self._path.exists():
-      kept = ''.join(line + '\n' for line in self._path.read_text(errors='replace').splitlines()
-                     if (row := _row(line)) and row['step'] <= resume_step)
+      kept = ''.join(
+        line + '\n'
+        for line in self._path.read_text(errors='replace').splitlines()
+        if (row := _row(line)) and row['step'] <= resume_step
+      )
       workdirs.write_text(self._path, kept)
     self._file = self._path.open('a')
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)

@@ -9,8 +9,12 @@ def learning_rate_schedule(peak: float, settings, steps: int) -> optax.Schedule:
   """Linear warm-up from 0, then cosine decay to `final_fraction` of the peak; for any number of steps >= 1."""
   warmup = min(round(settings.warmup_fraction * steps), steps - 1)
   return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if warmup else peak, peak_value=peak, warmup_steps=warmup, decay_steps=max(steps, 1),
-      end_value=settings.final_fraction * peak)
+    init_value=0.0 if warmup else peak,
+    peak_value=peak,
+    warmup_steps=warmup,
+    decay_steps=max(steps, 1),
+    end_value=settings.final_fraction * peak,
+  )
 
 
 def weight_decay_schedule(settings, steps: int) -> optax.Schedule:
@@ -24,6 +28,7 @@ def matrix_dimensions(params):
 
   Attention kernels are matrices and tiles are batches of matrices; embeddings, head and gates go to AdamW.
   """
+
   def of(path, leaf):
     names = [entry.key for entry in path]
     if names[-1] in ('up', 'down') and leaf.ndim == 3:
@@ -31,6 +36,7 @@ def matrix_dimensions(params):
     if 'attention' in names and names[-1] == 'kernel':
       return contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1)
     return None
+
   return jax.tree_util.tree_map_with_path(of, params)
 
 
@@ -45,7 +51,11 @@ def make_optimizer(settings, steps: int) -> optax.GradientTransformation:
     update = optax.adamw(rate, b2=settings.adam_b2, weight_decay=decay)
   else:
     update = contrib.muon(
-        rate, weight_decay=decay, muon_weight_dimension_numbers=matrix_dimensions,
-        adam_learning_rate=learning_rate_schedule(settings.adam_learning_rate, settings, steps),
-        adam_b2=settings.adam_b2, adam_weight_decay=decay)
+      rate,
+      weight_decay=decay,
+      muon_weight_dimension_numbers=matrix_dimensions,
+      adam_learning_rate=learning_rate_schedule(settings.adam_learning_rate, settings, steps),
+      adam_b2=settings.adam_b2,
+      adam_weight_decay=decay,
+    )
   return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)

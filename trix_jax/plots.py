@@ -38,11 +38,17 @@ def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathli
   axes = figure.subplots(2, layers + 1)
   _plot_loss(axes[0, 0], trained, validated)
   axes[1, 0].axis('off')
-  axes[1, 0].text(0, 0.5, f'{workdir.name}\nrouting: {evaluation_row["routing"]}\n'
-                  f'loss {evaluation_row["loss"]:.4f}, perplexity {evaluation_row["perplexity"]:.3f}', va='center')
+  axes[1, 0].text(
+    0,
+    0.5,
+    f'{workdir.name}\nrouting: {evaluation_row["routing"]}\n'
+    f'loss {evaluation_row["loss"]:.4f}, perplexity {evaluation_row["perplexity"]:.3f}',
+    va='center',
+  )
   for layer in range(layers):
-    draw_load(axes[0, layer + 1], [row['step'] for row in validated],
-              np.array([row['tile_load'][layer] for row in validated]))
+    draw_load(
+      axes[0, layer + 1], [row['step'] for row in validated], np.array([row['tile_load'][layer] for row in validated])
+    )
     axes[0, layer + 1].set(ylabel='share of tokens', title=f'layer {layer}: tile load')
     draw_classes(axes[1, layer + 1], np.asarray(evaluation_row['class_tiles'][layer]), analysis.CLASSES)
     axes[1, layer + 1].set(title='share of each class')

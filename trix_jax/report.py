@@ -18,16 +18,20 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
     scored = row['routing'] in ('emergent', 'learned', 'fitted_gate')
     margin, ties = np.mean(row['routing_margin']), 100 * np.mean(row['routing_ties'])
     sure = f'{margin:8.3f}{ties:8.3f}' if scored else f'{"-":>8}{"-":>8}'
-    lines.append(f'{row["routing"]:<12}{row["loss"]:8.4f}{row["perplexity"]:12.3f}{sure}'
-                 f'{np.mean(row["class_tile_information"]):7.3f}{sum(row["dead_tiles"]):12d}{mark}')
+    lines.append(
+      f'{row["routing"]:<12}{row["loss"]:8.4f}{row["perplexity"]:12.3f}{sure}'
+      f'{np.mean(row["class_tile_information"]):7.3f}{sum(row["dead_tiles"]):12d}{mark}'
+    )
   return '\n'.join(lines)
 
 
 def packed_table(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
   """What packing changes, a line for each routing; `size` in bytes, of a model of so many parameters."""
-  lines = [f'packed, attention {rows[0]["attention"]}, head {rows[0]["head"]}: {size:,} bytes, '
-           f'{4 * parameters / size:.1f} times smaller than float32',
-           f'{"routing":<12}{"loss":>8}{"to XLA":>10}   tokens that go to another tile, % by layer']
+  lines = [
+    f'packed, attention {rows[0]["attention"]}, head {rows[0]["head"]}: {size:,} bytes, '
+    f'{4 * parameters / size:.1f} times smaller than float32',
+    f'{"routing":<12}{"loss":>8}{"to XLA":>10}   tokens that go to another tile, % by layer',
+  ]
   for row in rows:
     changed = ' '.join(f'{100 * share:6.3f}' for share in row['tile_disagreement'])
     lines.append(f'{row["routing"]:<12}{row["loss"]:8.4f}{row["loss_difference"]:+10.5f}   {changed}')
@@ -40,8 +44,10 @@ def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   lines = [f'tile load under {row["routing"]} routing, % of tokens:']
   for layer, load in enumerate(row['tile_load']):
     if len(load) > MOST_TILES:
-      lines.append(f'  layer {layer}, {len(load)} tiles: least {100 * min(load):.3f}, median '
-                   f'{100 * np.median(load):.3f}, most {100 * max(load):.3f}, {len(load) * max(load):.2f} x mean')
+      lines.append(
+        f'  layer {layer}, {len(load)} tiles: least {100 * min(load):.3f}, median '
+        f'{100 * np.median(load):.3f}, most {100 * max(load):.3f}, {len(load) * max(load):.2f} x mean'
+      )
     else:
       lines.append(f'  layer {layer}: ' + ' '.join(f'{100 * share:5.1f}' for share in load))
   return '\n'.join(lines)

@@ -16,8 +16,18 @@ GATES = ('one_hot', 'probability')
 # Layers behind an index without one of their parts; see `controls.AblatedFFN`.
 ABLATIONS = ('no_norm', 'no_output_scale', 'no_residual')
 # See `controls.ControlFFN`.
-CONTROLS = ('none', 'hash', 'random_keys', 'kmeans_keys', 'no_router_gradient', 'no_signature_gradient', 'gumbel',
-            'tile_dropout', 'gradual', *ABLATIONS)
+CONTROLS = (
+  'none',
+  'hash',
+  'random_keys',
+  'kmeans_keys',
+  'no_router_gradient',
+  'no_signature_gradient',
+  'gumbel',
+  'tile_dropout',
+  'gradual',
+  *ABLATIONS,
+)
 
 
 @struct.dataclass
@@ -129,8 +139,9 @@ def unneeded(score_NK: jax.Array, step_N1: jax.Array, margin: float) -> jax.Arra
   return (score_NK[:, :1] - score_NK) * step_N1 > margin
 
 
-def load(tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None,
-         kept_NK: jax.Array | None = None) -> jax.Array:
+def load(
+  tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None, kept_NK: jax.Array | None = None
+) -> jax.Array:
   """Share of the assignments that each tile, or cluster, gets: [T], sums to 1.
 
   `weight_N` counts tokens differently; `kept_NK` says which assignments count at all.
@@ -209,20 +220,26 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
   entropy_N = -jnp.sum(p_NJ * jnp.log(jnp.maximum(p_NJ, 1e-30)), axis=-1)
   kept_NK = info.gate_NK != 0
   used_N = jnp.sum(kept_NK, axis=-1)
-  means_4 = _mean(jnp.stack([entropy_N, margins(p_NJ), tie_N.astype(jnp.float32), used_N.astype(jnp.float32)], axis=1),
-                  weight_N)
-  of_clusters = {} if info.clusters is None else {
+  means_4 = _mean(
+    jnp.stack([entropy_N, margins(p_NJ), tie_N.astype(jnp.float32), used_N.astype(jnp.float32)], axis=1), weight_N
+  )
+  of_clusters = (
+    {}
+    if info.clusters is None
+    else {
       'cluster_load': load(info.clusters.cluster_NP, info.clusters.score_NC.shape[-1], weight_N),
-      'cluster_score_std': jnp.std(info.clusters.score_NC)}
+      'cluster_score_std': jnp.std(info.clusters.score_NC),
+    }
+  )
   return {
-      **of_clusters,
-      **({} if info.activation_TD is None else {'activation_TD': info.activation_TD}),
-      'tile_load': load(info.tile_NK, info.signatures_TD.shape[0], weight_N, kept_NK),
-      'tiles_used': means_4[3],
-      'score_std': jnp.std(info.score_NJ),
-      'routing_entropy': means_4[0],
-      'routing_margin': means_4[1],
-      'routing_ties': means_4[2],
-      'signature_zeros': jnp.mean(info.signatures_TD == 0),
-      'signature_diversity': signatures.diversity(info.signatures_TD),
+    **of_clusters,
+    **({} if info.activation_TD is None else {'activation_TD': info.activation_TD}),
+    'tile_load': load(info.tile_NK, info.signatures_TD.shape[0], weight_N, kept_NK),
+    'tiles_used': means_4[3],
+    'score_std': jnp.std(info.score_NJ),
+    'routing_entropy': means_4[0],
+    'routing_margin': means_4[1],
+    'routing_ties': means_4[2],
+    'signature_zeros': jnp.mean(info.signatures_TD == 0),
+    'signature_diversity': signatures.diversity(info.signatures_TD),
   }

@@ -15,8 +15,14 @@ from trix_jax import controls, ffn, hierarchical_ffn, hierarchy, routing, signat
 SPLIT_NOISE = 0.5
 
 
-def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mapping[str, jax.Array],
-            model: transformer.ModelConfig, settings: Any, step: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+def updated(
+  state: Mapping[str, Any],
+  params: Mapping[str, Any],
+  metrics: Mapping[str, jax.Array],
+  model: transformer.ModelConfig,
+  settings: Any,
+  step: jax.Array,
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """The collection and the parameters after a step; parameters change only where a dead tile is revived.
 
   Args:
@@ -48,8 +54,10 @@ def updated(state: Mapping[str, Any], params: Mapping[str, Any], metrics: Mappin
 def _moved_biases(state, metrics, rate):
   """The state of a layer with its balance biases moved by the loads."""
   after = dict(state)
-  for name, load, std in (('balance_bias', 'tile_load', 'score_std'),
-                          ('cluster_bias', 'cluster_load', 'cluster_score_std')):
+  for name, load, std in (
+    ('balance_bias', 'tile_load', 'score_std'),
+    ('cluster_bias', 'cluster_load', 'cluster_score_std'),
+  ):
     if name in state and load in metrics:
       after[name] = routing.updated_balance_bias(state[name], metrics[load], metrics[std], rate)
   return after
@@ -59,22 +67,27 @@ def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
   """The state of a layer with its averages moved and, now and then, its clusters; and its parameters."""
   decay = settings.hierarchy.average_decay
   signatures_TD = ffn.quantise_tiles(params, config).signatures_TD
-  state = {**state, 'average': decay * state['average'] + (1 - decay) * signatures_TD,
-           'load': decay * state['load'] + (1 - decay) * metrics['tile_load']}
+  state = {
+    **state,
+    'average': decay * state['average'] + (1 - decay) * signatures_TD,
+    'load': decay * state['load'] + (1 - decay) * metrics['tile_load'],
+  }
   rebuild = (step + 1) % settings.hierarchy.rebuild_every == 0
 
   def rebuilt(state, params):
     if settings.hierarchy.revive_below:
-      state, params = revived(state, params, config, settings.hierarchy.revive_below,
-                              jax.random.fold_in(jax.random.key(settings.seed), step))
+      state, params = revived(
+        state, params, config, settings.hierarchy.revive_below, jax.random.fold_in(jax.random.key(settings.seed), step)
+      )
     point_TD = hierarchical_ffn.scaled_keys(state, config)
     return {**state, 'member': hierarchy.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
 
   return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
 
 
-def revived(state: Mapping[str, jax.Array], params: Mapping[str, Any], config: ffn.FFNConfig, below: float,
-            key: jax.Array) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+def revived(
+  state: Mapping[str, jax.Array], params: Mapping[str, Any], config: ffn.FFNConfig, below: float, key: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
   """A layer in which every dead tile has become a copy of a busy one, a little off, so that the two share its tokens.
 
   So are empty cells split in vector quantisation (Linde, Buzo and Gray, 1980).
@@ -97,8 +110,11 @@ def revived(state: Mapping[str, jax.Array], params: Mapping[str, Any], config: f
   noise_TDH = jax.random.normal(key, up_TDH.shape) * SPLIT_NOISE * signatures.rms(up_TDH.reshape(T, -1))[..., None]
   params['up'] = jnp.where(dead_T[:, None, None], up_TDH + noise_TDH, up_TDH)
   signatures_TD = ffn.quantise_tiles(params, config).signatures_TD
-  state = {**state, 'average': jnp.where(dead_T[:, None], signatures_TD, state['average']),
-           'load': jnp.where(dead_T, 1 / T, load_T)}
+  state = {
+    **state,
+    'average': jnp.where(dead_T[:, None], signatures_TD, state['average']),
+    'load': jnp.where(dead_T, 1 / T, load_T),
+  }
   if 'balance_bias' in state:
     state['balance_bias'] = jnp.where(dead_T, state['balance_bias'][source_T], state['balance_bias'])
   return state, params

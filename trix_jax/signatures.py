@@ -40,7 +40,8 @@ def with_gradient_of(value_TD: jax.Array, latent_TD: jax.Array) -> jax.Array:
   """Constant values whose gradient is that of latent ones, brought to the same root mean square."""
   latent_rms_T1 = jax.lax.stop_gradient(rms(latent_TD))
   return ternary.straight_through(
-      value_TD, latent_TD * (rms(value_TD) / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0)))
+    value_TD, latent_TD * (rms(value_TD) / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0))
+  )
 
 
 def scale_of(value_TD: jax.Array, kind: str) -> jax.Array:
@@ -66,8 +67,10 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
   """
   H = latent_TDH.shape[-1]
   if majority < 1 or H < 2 * majority:
-    raise ValueError(f'writing signatures with majority {majority} takes tiles of at least {max(2, 2 * majority)} '
-                     f'hidden units, not {H}')
+    raise ValueError(
+      f'writing signatures with majority {majority} takes tiles of at least {max(2, 2 * majority)} '
+      f'hidden units, not {H}'
+    )
   first_TDP = latent_TDH[..., : H // 2]
   if quantiser == 'threshold':
     floor_T11 = jnp.full((latent_TDH.shape[0], 1, 1), 1.5 * ternary.THRESHOLD)
@@ -84,7 +87,8 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
   vote_TDP = target_TD1 * jnp.maximum(jnp.abs(first_TDP), floor_T11)
   middle_TDM = jnp.zeros(latent_TDH.shape[:-1] + (H % 2,), latent_TDH.dtype)
   return jnp.concatenate(
-      [jnp.where(turned_TDP, vote_TDP, first_TDP), middle_TDM, jnp.where(turned_TDP, vote_TDP, -first_TDP)], axis=-1)
+    [jnp.where(turned_TDP, vote_TDP, first_TDP), middle_TDM, jnp.where(turned_TDP, vote_TDP, -first_TDP)], axis=-1
+  )
 
 
 def diversity(signatures_TD: jax.Array) -> jax.Array:

@@ -90,17 +90,22 @@ class _Run:
     rows = metrics.read_metrics(self.workdir) if (self.workdir / 'metrics.jsonl').exists() else []
     reached = max([row['step'] for row in rows] + [self.checkpoints.latest_step('best') or 0])
     if reached > self.config.training.checkpoint_every:
-      raise InputError(f'workdir {self.workdir} holds a run that reached step {reached}, but no checkpoint to go on '
-                       'from; bring back its checkpoints/last, or choose another --workdir to start over')
+      raise InputError(
+        f'workdir {self.workdir} holds a run that reached step {reached}, but no checkpoint to go on '
+        'from; bring back its checkpoints/last, or choose another --workdir to start over'
+      )
 
   def to_the_end(self) -> None:
     """Train the steps that are left, then evaluate every routing and write a sample."""
     settings = self.config.training
     train_step = training.make_train_step(self.config, self.model, self.mesh, self.teacher)
     counts = workdirs.parameter_counts(self.config, self.state.params, self.state.routing)
-    print(f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
-          f'character; {len(self.corpus.train):,} training characters, {self.mesh.size} '
-          f'{jax.default_backend()} device(s)', flush=True)
+    print(
+      f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
+      f'character; {len(self.corpus.train):,} training characters, {self.mesh.size} '
+      f'{jax.default_backend()} device(s)',
+      flush=True,
+    )
     trace_from = max(self.step, min(self.step + PROFILE_AFTER, settings.steps - PROFILE_STEPS))
     pending: tuple[int, Any] | None = None
     with _Signals() as signals:
@@ -124,8 +129,10 @@ class _Run:
       self._profile(stop=True)
       if signals.received:
         self._save()
-        raise TrainingStopped(f'stopped by {signals.received.name} at step {self.step}, saved; run the same command '
-                              'to go on', 128 + signals.received)
+        raise TrainingStopped(
+          f'stopped by {signals.received.name} at step {self.step}, saved; run the same command to go on',
+          128 + signals.received,
+        )
     self._conclude()
 
   def close(self) -> None:
@@ -136,8 +143,9 @@ class _Run:
 
   def _batch(self, step):
     settings = self.config.training
-    windows = data.training_batch(self.corpus.train, self.config.model.context, settings.batch_size,
-                                  self.config.seed, step)
+    windows = data.training_batch(
+      self.corpus.train, self.config.model.context, settings.batch_size, self.config.seed, step
+    )
     return devices.split_batch(windows, self.mesh)
 
   def _finish(self, pending) -> None:
@@ -147,18 +155,26 @@ class _Run:
     step, values = pending[0], jax.device_get(pending[1])
     if not values['finite']:
       # The state did not change from the bad step on, so it is still the one before it.
-      name = training.first_non_finite(self.config, self.model, self.mesh, self.state, self._batch(step - 1),
-                                        self.teacher)
+      name = training.first_non_finite(
+        self.config, self.model, self.mesh, self.state, self._batch(step - 1), self.teacher
+      )
       raise self._diverged(f'not finite at step {step}: {name}')
     self.clock.tick(step)
     if step % self.config.training.log_every == 0 or step == self.config.training.steps:
       loss = float(values['loss'])
-      self.writer.write({
-          'step': step, 'split': 'train', **metrics.of_loss(loss), 'learning_rate': float(values['learning_rate']),
-          'grad_norm': float(values['grad_norm']), 'tokens_per_second': round(self.clock.rate(), 1) or None,
+      self.writer.write(
+        {
+          'step': step,
+          'split': 'train',
+          **metrics.of_loss(loss),
+          'learning_rate': float(values['learning_rate']),
+          'grad_norm': float(values['grad_norm']),
+          'tokens_per_second': round(self.clock.rate(), 1) or None,
           **{name: np.asarray(values[name], np.float64).round(6).tolist() for name in _PER_LAYER},
           # Tiles that no token of this batch reached.
-          'dead_tiles': np.sum(values['tile_load'] == 0, axis=-1).tolist()})
+          'dead_tiles': np.sum(values['tile_load'] == 0, axis=-1).tolist(),
+        }
+      )
       self._progress(step, loss)
 
   def _progress(self, step, loss):
@@ -166,8 +182,10 @@ class _Run:
     left = self.clock.left(steps - step)
     validation = '-' if math.isnan(self.validation_loss) else f'{self.validation_loss:.4f}'
     rate = f'{self.clock.rate():,.0f}' if self.clock.rate() else '-'
-    print(f'step {step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  validation {validation}  {rate} tokens/s  '
-          f'{left} left', flush=True)
+    print(
+      f'step {step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  validation {validation}  {rate} tokens/s  {left} left',
+      flush=True,
+    )
 
   def _validate(self) -> None:
     with self.clock.paused():
@@ -176,10 +194,19 @@ class _Run:
     self.validation_loss = row['loss']
     if not math.isfinite(row['loss']):
       raise self._diverged(f'the validation loss at step {self.step} is not finite')
-    self.writer.write({'step': self.step, 'split': 'validation', **metrics.of_loss(row['loss']),
-                       **{name: row[name] for name in (*_PER_LAYER, 'dead_tiles')}})
-    print(f'step {self.step}: validation loss {row["loss"]:.4f}, perplexity {row["perplexity"]:.3f}, '
-          f'dead tiles {sum(row["dead_tiles"])}', flush=True)
+    self.writer.write(
+      {
+        'step': self.step,
+        'split': 'validation',
+        **metrics.of_loss(row['loss']),
+        **{name: row[name] for name in (*_PER_LAYER, 'dead_tiles')},
+      }
+    )
+    print(
+      f'step {self.step}: validation loss {row["loss"]:.4f}, perplexity {row["perplexity"]:.3f}, '
+      f'dead tiles {sum(row["dead_tiles"])}',
+      flush=True,
+    )
     if math.isnan(self.best_loss) or row['loss'] < self.best_loss:
       self.best_loss = row['loss']
       with self.clock.paused():
@@ -203,8 +230,10 @@ class _Run:
       jax.block_until_ready(self.state)
       jax.profiler.stop_trace()
       self.tracing = False
-      print(f'trace of up to {PROFILE_STEPS} steps written to {self.workdir / "profile"}; open it with xprof or '
-            'Perfetto', flush=True)
+      print(
+        f'trace of up to {PROFILE_STEPS} steps written to {self.workdir / "profile"}; open it with xprof or Perfetto',
+        flush=True,
+      )
 
   def _conclude(self) -> None:
     """The table and the sample, from the best checkpoint, or the last where somebody removed that."""
@@ -216,7 +245,7 @@ class _Run:
     print(report.routing_table(rows, config.ffn.routing))
     print(report.tile_load(rows, config.ffn.routing), flush=True)
     if self.config.sample_length:
-      prompt = self.corpus.validation[1:1 + min(32, config.context)]
+      prompt = self.corpus.validation[1 : 1 + min(32, config.context)]
       print('\nsample, after the prompt ' + repr(data.decode(prompt, vocabulary)) + ':')
       model = inference.as_trained(self.model, vocabulary, state.params, state.routing)
       for (piece,) in model.stream([prompt], self.config.sample_length):
@@ -224,8 +253,15 @@ class _Run:
       print()
 
 
-_PER_LAYER = ('tile_load', 'tiles_used', 'routing_entropy', 'routing_margin', 'routing_ties', 'signature_zeros',
-              'signature_diversity')
+_PER_LAYER = (
+  'tile_load',
+  'tiles_used',
+  'routing_entropy',
+  'routing_margin',
+  'routing_ties',
+  'signature_zeros',
+  'signature_diversity',
+)
 
 
 class _Clock:
@@ -261,7 +297,6 @@ class _Clock:
 
 
 class _Paused:
-
   def __init__(self, clock: _Clock):
     self._clock = clock
 
@@ -292,5 +327,8 @@ class _Signals:
   def _handle(self, number, _):
     self.received = signal.Signals(number)
     self._restore()
-    print(f'{self.received.name}: finishing the step and saving; once more to stop without saving', file=sys.stderr,
-          flush=True)
+    print(
+      f'{self.received.name}: finishing the step and saving; once more to stop without saving',
+      file=sys.stderr,
+      flush=True,
+    )

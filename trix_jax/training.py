@@ -55,10 +55,12 @@ def init_state(config, model: transformer.TransformerLM) -> TrainState:
   @jax.jit  # As one program: operation by operation it takes seconds to compile.
   def init(key):
     params_key, routing_key = jax.random.split(key)
-    variables = model.init({'params': params_key, 'routing': routing_key},
-                           jnp.zeros((1, min(8, config.model.context)), jnp.int32))
-    return TrainState(jnp.zeros((), jnp.int32), variables['params'], optimizer.init(variables['params']),
-                      variables.get('routing', {}))
+    variables = model.init(
+      {'params': params_key, 'routing': routing_key}, jnp.zeros((1, min(8, config.model.context)), jnp.int32)
+    )
+    return TrainState(
+      jnp.zeros((), jnp.int32), variables['params'], optimizer.init(variables['params']), variables.get('routing', {})
+    )
 
   return init(jax.random.key(config.seed))  # An argument, so that all seeds are one program.
 
@@ -69,11 +71,17 @@ def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None 
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers.
   Must be traced under the mesh axis `devices.AXIS`: the balance loss uses the load of all devices.
   """
+
   def loss_fn(params, state, windows, key):
     dropout_key, routing_key = jax.random.split(key)
     logits, infos = transformer.apply(
-        model, params, state, windows[:, :-1], train=True,
-        rngs={'dropout': dropout_key, 'routing': routing_key, 'tiles': jax.random.fold_in(key, 1)})
+      model,
+      params,
+      state,
+      windows[:, :-1],
+      train=True,
+      rngs={'dropout': dropout_key, 'routing': routing_key, 'tiles': jax.random.fold_in(key, 1)},
+    )
     loss = transformer.next_token_loss(logits, windows[:, 1:]).mean()
     per_layer = [routing.statistics(info) for info in infos]
     metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
@@ -84,16 +92,18 @@ def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None 
     if config.loss.balance_weight:
       loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in ('tile_load', 'cluster_load') if name in metrics]
       objective += config.loss.balance_weight * jnp.mean(
-          jnp.stack([routing.balance_loss(info, *of_layer) for info, *of_layer in zip(infos, *loads, strict=True)]))
+        jnp.stack([routing.balance_loss(info, *of_layer) for info, *of_layer in zip(infos, *loads, strict=True)])
+      )
     if config.loss.diversity_weight:
       objective += config.loss.diversity_weight * jnp.mean(
-          jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos]))
+        jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos])
+      )
     return objective, {'loss': loss, **metrics}
+
   return loss_fn
 
 
-def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh,
-                    teacher: Teacher | None = None):
+def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
   """step(state, windows [B, L + 1], index) -> (state, metrics), jitted, the batch split over the mesh.
 
   Donates the state. Where the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False and the
@@ -102,7 +112,8 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   """
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
   learning_rate = optimizers.learning_rate_schedule(
-      config.optimizer.learning_rate, config.optimizer, config.training.steps)
+    config.optimizer.learning_rate, config.optimizer, config.training.steps
+  )
   replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
   compute = make_gradients(config, model, mesh, teacher)
 
@@ -117,14 +128,14 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
     grad_norm = optax.global_norm(grads)
     grads = jax.tree.map(shared_out, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    moved, params = routing_state.updated(state.routing, optax.apply_updates(state.params, updates), metrics,
-                                          model.config, config, state.step)
+    moved, params = routing_state.updated(
+      state.routing, optax.apply_updates(state.params, updates), metrics, model.config, config, state.step
+    )
     new_state = TrainState(state.step + 1, params, opt_state, moved)
     finite = jnp.isfinite(jnp.stack([metrics['loss'], grad_norm, optax.global_norm(new_state.params)])).all()
     valid = finite & (state.step == index)
     new_state = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new_state, state)
-    return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm,
-                       'learning_rate': learning_rate(state.step)}
+    return new_state, {**metrics, 'finite': finite, 'grad_norm': grad_norm, 'learning_rate': learning_rate(state.step)}
 
   step = jax.jit(step_fn, donate_argnums=0, out_shardings=jax.sharding.NamedSharding(mesh, replicated))
   key = devices.replicate(jax.random.key(config.seed), mesh)
@@ -139,25 +150,41 @@ def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.
   def compute(state: TrainState, windows, key):
     key = jax.random.fold_in(key, state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))
+
     def of_part(part_windows, part):
       (_, metrics), grads = value_and_grad(state.params, state.routing, part_windows, jax.random.fold_in(key, part))
       return grads, metrics
+
     if parts == 1:
       result = of_part(windows, 0)
     else:
       stacked = windows.reshape(parts, -1, windows.shape[-1])
+
       def add(total, part):
         return jax.tree.map(jnp.add, total, of_part(stacked[part], part)), None
+
       zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, stacked[0], 0))
       total, _ = jax.lax.scan(add, zeros, jnp.arange(parts))
       result = jax.tree.map(lambda leaf: leaf / parts, total)
     return jax.lax.pmean(result, devices.AXIS)
-  return jax.shard_map(compute, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS), PartitionSpec()),
-                       out_specs=PartitionSpec(), check_vma=False)
+
+  return jax.shard_map(
+    compute,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS), PartitionSpec()),
+    out_specs=PartitionSpec(),
+    check_vma=False,
+  )
 
 
-def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, state: TrainState,
-                     windows, teacher: Teacher | None = None) -> str:
+def first_non_finite(
+  config,
+  model: transformer.TransformerLM,
+  mesh: jax.sharding.Mesh,
+  state: TrainState,
+  windows,
+  teacher: Teacher | None = None,
+) -> str:
   """Name of the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
   for kind, tree in (('parameter', state.params), ('routing state', state.routing)):
     if name := _first_in(tree):
@@ -166,9 +193,13 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
 
   @jax.jit
   def finite_activations(params, state, windows):
-    _, captured = model.apply({'params': params, 'routing': state}, windows[:, :-1],
-                              capture_intermediates=True, mutable=['intermediates'],
-                              rngs={'routing': jax.random.key(0)})
+    _, captured = model.apply(
+      {'params': params, 'routing': state},
+      windows[:, :-1],
+      capture_intermediates=True,
+      mutable=['intermediates'],
+      rngs={'routing': jax.random.key(0)},
+    )
     activations = _in_order_of_time(captured['intermediates'])
     names.extend(name for name, _ in activations)
     return [_finite(activation) for _, activation in activations]
@@ -191,8 +222,14 @@ def first_non_finite(config, model: transformer.TransformerLM, mesh: jax.shardin
 
 def _first_in(tree: Any) -> str | None:
   """Path of the first array that is not finite."""
-  return next((jax.tree_util.keystr(path, simple=True, separator='/')
-               for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if not _finite(leaf)), None)
+  return next(
+    (
+      jax.tree_util.keystr(path, simple=True, separator='/')
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+      if not _finite(leaf)
+    ),
+    None,
+  )
 
 
 def _finite(tree: Any) -> jax.Array:

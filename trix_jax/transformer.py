@@ -43,8 +43,10 @@ class ModelConfig:
     if self.d_model % self.heads:
       raise InputError(f'model.heads = {self.heads} does not divide model.d_model = {self.d_model}')
     if self.form == 'modern' and self.d_model // self.heads % 2:
-      raise InputError(f'rotary positions take an even width of a head, not d_model / heads = {self.d_model} / '
-                       f'{self.heads} = {self.d_model // self.heads}')
+      raise InputError(
+        f'rotary positions take an even width of a head, not d_model / heads = {self.d_model} / '
+        f'{self.heads} = {self.d_model // self.heads}'
+      )
     if not 0 <= self.dropout < 1:
       raise InputError(f'model.dropout = {self.dropout}; it must be at least 0 and less than 1')
 
@@ -54,8 +56,10 @@ def model_config(settings) -> ModelConfig:
   settings = dict(settings)
   ffn_names = {field.name for field in dataclasses.fields(ffn.FFNConfig)}
   own_names = {field.name for field in dataclasses.fields(ModelConfig)} - {'ffn'}
-  return ModelConfig(**{k: v for k, v in settings.items() if k in own_names},
-                     ffn=ffn.FFNConfig(**{k: v for k, v in settings.items() if k in ffn_names}))
+  return ModelConfig(
+    **{k: v for k, v in settings.items() if k in own_names},
+    ffn=ffn.FFNConfig(**{k: v for k, v in settings.items() if k in ffn_names}),
+  )
 
 
 @jax.custom_vjp
@@ -95,11 +99,19 @@ class SelfAttention(nn.Module):
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
     config, modern = self.config, self.config.form == 'modern'
     B, L, D = x_BLD.shape
+
     def dense(name):
-      return nn.Dense(D, use_bias=not modern, kernel_init=nn.initializers.normal(D**-0.5), name=name,
-                      dot_general=lambda x_BLD, kernel_DE, *_, **__: project(x_BLD, kernel_DE))
+      return nn.Dense(
+        D,
+        use_bias=not modern,
+        kernel_init=nn.initializers.normal(D**-0.5),
+        name=name,
+        dot_general=lambda x_BLD, kernel_DE, *_, **__: project(x_BLD, kernel_DE),
+      )
+
     def heads(name):
       return dense(name)(x_BLD).reshape(B, L, config.heads, -1)
+
     q_BLHD, k_BLHD, v_BLHD = heads('query'), heads('key'), heads('value')
     if modern:
       q_BLHD, k_BLHD = (attention.rotary(head_norm(x_BLHD)) for x_BLHD in (q_BLHD, k_BLHD))
@@ -114,7 +126,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
   """
   dropped = min(round(256 * rate), 255)
   words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
-  bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:x.size].reshape(x.shape)
+  bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
   return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), 0.0)
 
 
@@ -132,7 +144,7 @@ def short_convolution(x_BPD: jax.Array, taps_WD: jax.Array) -> jax.Array:
   """See `ShortConvolution`. [B, W - 1 + L, D], of which the first W - 1 were before, to [B, L, D]."""
   before = taps_WD.shape[0] - 1
   L = x_BPD.shape[1] - before
-  return x_BPD[:, before:] + sum(taps_WD[lag] * x_BPD[:, before - lag:before - lag + L] for lag in range(before + 1))
+  return x_BPD[:, before:] + sum(taps_WD[lag] * x_BPD[:, before - lag : before - lag + L] for lag in range(before + 1))
 
 
 class ShortConvolution(nn.Module):
@@ -156,8 +168,7 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BLD: jax.Array, token_BL: jax.Array,
-               train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
+  def __call__(self, x_BLD: jax.Array, token_BL: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
     attended_BLD = SelfAttention(config, name='attention')(self._prepared(x_BLD, 'attention'))
     x_BLD = x_BLD + Dropout(config.dropout)(attended_BLD, train)
@@ -210,8 +221,15 @@ class TransformerLM(nn.Module):
     return head(x_BLD), infos
 
 
-def apply(model: TransformerLM, params: Any, routing_state: Any, token_BL: jax.Array, *, train: bool = False,
-          rngs: dict[str, jax.Array] | None = None) -> tuple[jax.Array, list[routing.RoutingInfo]]:
+def apply(
+  model: TransformerLM,
+  params: Any,
+  routing_state: Any,
+  token_BL: jax.Array,
+  *,
+  train: bool = False,
+  rngs: dict[str, jax.Array] | None = None,
+) -> tuple[jax.Array, list[routing.RoutingInfo]]:
   """Logits [B, L, V] and every layer's RoutingInfo from parameters and the `routing` collection (may be empty)."""
   result: Any = model.apply({'params': params, 'routing': routing_state or {}}, token_BL, train=train, rngs=rngs)
   return result

@@ -50,8 +50,9 @@ class InferenceConfig:
       if getattr(self, name) not in PRECISIONS:
         raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
     if self.model.ffn.control != controls.NONE:
-      raise InputError(f'a model with model.control = {self.model.ffn.control} is for experiments, and has no packed '
-                       'form')
+      raise InputError(
+        f'a model with model.control = {self.model.ffn.control} is for experiments, and has no packed form'
+      )
     if self.vocabulary_size < 1:
       raise InputError(f'vocabulary_size = {self.vocabulary_size}; it must be at least 1')
 
@@ -113,13 +114,20 @@ def _tiles(config: ffn.FFNConfig) -> dict[str, Entry]:
   keys = _codes if config.signature == 'sign' else _int8
   of_tiles = (C, T // C) if C else (T,)  # Of the numbers that routing has for every tile.
   entries = {
-      'up': _codes((T,), H, D), 'up_scale': Entry('float32', (T, H)),
-      'down': _codes((T,), D, H), 'down_scale': Entry('float32', (T, D)),
-      'signatures': keys(of_tiles[:-1], of_tiles[-1], D), 'signature_scale': Entry('float32', of_tiles),
+    'up': _codes((T,), H, D),
+    'up_scale': Entry('float32', (T, H)),
+    'down': _codes((T,), D, H),
+    'down_scale': Entry('float32', (T, D)),
+    'signatures': keys(of_tiles[:-1], of_tiles[-1], D),
+    'signature_scale': Entry('float32', of_tiles),
   }
   if C:
-    entries |= {'members': Entry('int32', of_tiles), 'clusters': keys((), C, D),
-                'cluster_scale': Entry('float32', (C,)), **_norm('norm', D, False)}
+    entries |= {
+      'members': Entry('int32', of_tiles),
+      'clusters': keys((), C, D),
+      'cluster_scale': Entry('float32', (C,)),
+      **_norm('norm', D, False),
+    }
   if config.routing == 'learned':
     entries |= {'gate.weights': Entry('float32', (D, T)), 'gate.bias': Entry('float32', (T,))}
   if config.balance_bias:
@@ -155,10 +163,11 @@ def as_trained(params: Any, routing_state: Any, model: transformer.ModelConfig) 
     name = f'layer_{layer}'
     state = _state_of(routing_state, name)
     arrays[f'{name}.ffn'] = {
-        'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
-        **{key: params[name]['ffn'][key] for key in ('gate', 'norm') if key in params[name]['ffn']},
-        **{key: state[key] for key in ('balance_bias', 'cluster_bias') if key in state},
-        **({'index': hierarchical_ffn.index_of(state, model.ffn)} if model.ffn.clusters else {})}
+      'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
+      **{key: params[name]['ffn'][key] for key in ('gate', 'norm') if key in params[name]['ffn']},
+      **{key: state[key] for key in ('balance_bias', 'cluster_bias') if key in state},
+      **({'index': hierarchical_ffn.index_of(state, model.ffn)} if model.ffn.clusters else {}),
+    }
   return arrays
 
 
@@ -225,23 +234,33 @@ def ternarise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
   tiles = ffn.quantise_tiles(params, config)
+
   def packed(codes_TXY):
     return xla_kernels.pack(codes_TXY.swapaxes(1, 2).astype(jnp.int8)).data
+
   def packed_keys(key):
     return (xla_kernels.pack if config.signature == 'sign' else xla_kernels.pack_int8)(key.astype(jnp.int8)).data
+
   arrays = {
-      'up': packed(tiles.up_TDH), 'up_scale': tiles.up_scale_TH,
-      'down': packed(tiles.down_THD),
-      'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
+    'up': packed(tiles.up_TDH),
+    'up_scale': tiles.up_scale_TH,
+    'down': packed(tiles.down_THD),
+    'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
   }
   index = hierarchical_ffn.index_of(state, config) if config.clusters else None
+
   def in_order(x_T):
     return x_T if index is None else x_T[index.member_CM]
+
   key_TD, scale_T = tiles.signatures_TD, tiles.signature_scale_T
   if index is not None:
     key_TD, scale_T = index.key_TD, index.scale_T
-    arrays |= {'members': index.member_CM, 'clusters': packed_keys(index.cluster_key_CD),
-               'cluster_scale': index.cluster_scale_C, 'norm.scale': params['norm']['scale']}
+    arrays |= {
+      'members': index.member_CM,
+      'clusters': packed_keys(index.cluster_key_CD),
+      'cluster_scale': index.cluster_scale_C,
+      'norm.scale': params['norm']['scale'],
+    }
   arrays |= {'signatures': packed_keys(in_order(key_TD)), 'signature_scale': in_order(scale_T)}
   if config.routing == 'learned':
     arrays |= {'gate.weights': params['gate']['kernel'], 'gate.bias': params['gate']['bias']}
@@ -254,18 +273,27 @@ def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
 
 def sizes(config: InferenceConfig) -> dict[str, int]:
   """Bytes of all arrays of `layout`, by what they are for."""
-  result = dict.fromkeys(('tiles', 'scales of tiles', 'routing addresses', 'attention', 'embedding, positions and head',
-                          'norms and convolutions'), 0)
+  result = dict.fromkeys(
+    (
+      'tiles',
+      'scales of tiles',
+      'routing addresses',
+      'attention',
+      'embedding, positions and head',
+      'norms and convolutions',
+    ),
+    0,
+  )
   for name, entry in layout(config).items():
     part = name.split('.')[-1]
     if '.ffn.' in name:
-      kind = {'up': 'tiles', 'down': 'tiles', 'up_scale': 'scales of tiles',
-              'down_scale': 'scales of tiles'}.get(part, 'routing addresses')
+      kind = {'up': 'tiles', 'down': 'tiles', 'up_scale': 'scales of tiles', 'down_scale': 'scales of tiles'}.get(
+        part, 'routing addresses'
+      )
     elif '.attention.' in name:
       kind = 'attention'
     else:
-      kind = ('norms and convolutions' if 'norm' in name or 'convolution' in name else
-              'embedding, positions and head')
+      kind = 'norms and convolutions' if 'norm' in name or 'convolution' in name else 'embedding, positions and head'
     result[kind] += np.dtype(entry.dtype).itemsize * int(np.prod(entry.shape))
   return result
 
@@ -274,20 +302,28 @@ def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) ->
   """The tiles of a layer of packed arrays, as XLA computes with them."""
   up_THD, down_TDH = map(xla_kernels.unpack, packed_tiles(arrays, name, config))
   return ffn.TernaryTiles(
-      up_THD.swapaxes(1, 2).astype(jnp.float32), down_TDH.swapaxes(1, 2).astype(jnp.float32),
-      arrays[f'{name}.up_scale'], arrays[f'{name}.down_scale'], *keys_of(arrays, name, config))
+    up_THD.swapaxes(1, 2).astype(jnp.float32),
+    down_TDH.swapaxes(1, 2).astype(jnp.float32),
+    arrays[f'{name}.up_scale'],
+    arrays[f'{name}.down_scale'],
+    *keys_of(arrays, name, config),
+  )
 
 
-def packed_tiles(arrays: Mapping[str, Any], name: str,
-                 config: ffn.FFNConfig) -> tuple[xla_kernels.PackedTernary, xla_kernels.PackedTernary]:
+def packed_tiles(
+  arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig
+) -> tuple[xla_kernels.PackedTernary, xla_kernels.PackedTernary]:
   """Up- and down-projections of a layer of packed arrays."""
   D, H = config.d_model, config.hidden
-  return (xla_kernels.PackedTernary(arrays[f'{name}.up'], H, D),
-          xla_kernels.PackedTernary(arrays[f'{name}.down'], D, H))
+  return (
+    xla_kernels.PackedTernary(arrays[f'{name}.up'], H, D),
+    xla_kernels.PackedTernary(arrays[f'{name}.down'], D, H),
+  )
 
 
-def signatures_of(arrays: Mapping[str, Any], name: str,
-                  config: ffn.FFNConfig) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
+def signatures_of(
+  arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig
+) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
   """The routing addresses of a layer of packed arrays, of all tiles, or of those of each cluster."""
   return _kind(config)(arrays[f'{name}.signatures'], config.tiles // (config.clusters or 1), config.d_model)
 
@@ -298,8 +334,9 @@ def tile_index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -
     return None
   clusters = _kind(config)(arrays[f'{name}.clusters'], config.clusters, config.d_model)
   bias_C = arrays[f'{name}.cluster_bias'] if config.balance_bias else None
-  return xla_kernels.TileIndex(clusters, arrays[f'{name}.cluster_scale'], bias_C, arrays[f'{name}.members'],
-                               config.probes)
+  return xla_kernels.TileIndex(
+    clusters, arrays[f'{name}.cluster_scale'], bias_C, arrays[f'{name}.members'], config.probes
+  )
 
 
 def in_tile_order(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig, x: jax.Array) -> jax.Array:
@@ -312,16 +349,22 @@ def in_tile_order(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig, x
 def keys_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tuple[jax.Array, jax.Array]:
   """Unpacked routing addresses of all tiles, float32 [T, D], and their scales [T]."""
   keys = xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32)
-  return (in_tile_order(arrays, name, config, keys),
-          in_tile_order(arrays, name, config, arrays[f'{name}.signature_scale']))
+  return (
+    in_tile_order(arrays, name, config, keys),
+    in_tile_order(arrays, name, config, arrays[f'{name}.signature_scale']),
+  )
 
 
 def index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> hierarchy.Index:
   """The unpacked index of a layer of packed arrays."""
   tile_index = tile_index_of(arrays, name, config)
   assert tile_index is not None and tile_index.scale_C is not None
-  return hierarchy.Index(*keys_of(arrays, name, config), tile_index.member_CM,
-                         xla_kernels.unpack(tile_index.clusters).astype(jnp.float32), tile_index.scale_C)
+  return hierarchy.Index(
+    *keys_of(arrays, name, config),
+    tile_index.member_CM,
+    xla_kernels.unpack(tile_index.clusters).astype(jnp.float32),
+    tile_index.scale_C,
+  )
 
 
 def _kind(config):

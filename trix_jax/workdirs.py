@@ -37,15 +37,19 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
     (workdir / 'writable').unlink()
   except OSError as error:
     raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
-  with files.locked(workdir / 'lock', WorkdirInUse(
-      f'another training is running in workdir {workdir}; wait for it or choose another --workdir')):
+  with files.locked(
+    workdir / 'lock',
+    WorkdirInUse(f'another training is running in workdir {workdir}; wait for it or choose another --workdir'),
+  ):
     path, begun = workdir / 'config.json', _begun(workdir)
     if path.exists() and begun:
       changed = configuration.differences(config, read_config(workdir))
       changed = [line for line in changed if not line.startswith('profile:')]
       if changed:
-        raise InputError(f'workdir {workdir} holds a run with other settings ({"; ".join(changed[:5])}'
-                         f'{"; ..." if len(changed) > 5 else ""}); resume it with its own, or choose another --workdir')
+        raise InputError(
+          f'workdir {workdir} holds a run with other settings ({"; ".join(changed[:5])}'
+          f'{"; ..." if len(changed) > 5 else ""}); resume it with its own, or choose another --workdir'
+        )
     else:
       (workdir / 'run.json').unlink(missing_ok=True)
       write_text(path, configuration.to_json(config) + '\n')
@@ -97,26 +101,45 @@ def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
   if (workdir / 'run.json').exists():
     known = read_run(workdir)['corpus']
     if known['sha256'] != corpus.sha256:
-      raise InputError(f'workdir {workdir} was trained on another text (corpus {known["name"]}, sha256 '
-                       f'{known["sha256"][:12]}..., now {corpus.sha256[:12]}...); choose another --workdir')
+      raise InputError(
+        f'workdir {workdir} was trained on another text (corpus {known["name"]}, sha256 '
+        f'{known["sha256"][:12]}..., now {corpus.sha256[:12]}...); choose another --workdir'
+      )
 
 
-def write_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpus: data.Corpus, params: Any,
-              routing_state: Any, mesh: jax.sharding.Mesh, step: int) -> None:
+def write_run(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  corpus: data.Corpus,
+  params: Any,
+  routing_state: Any,
+  mesh: jax.sharding.Mesh,
+  step: int,
+) -> None:
   """Write `run.json`, or add a session to it when a run goes on."""
   path = workdir / 'run.json'
   session = {
-      'started_at_step': step,
-      'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-      'command': shlex.join(sys.argv),
-      'commit': _commit(),
-      'versions': versions(),
-      'machine': {'system': platform.platform(), 'processor': host.processor(), 'cores': os.cpu_count(),
-                  'backend': jax.default_backend(), 'devices': mesh.size,
-                  **({} if jax.default_backend() == 'cpu' else {'device': mesh.devices.flat[0].device_kind})},
+    'started_at_step': step,
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    'command': shlex.join(sys.argv),
+    'commit': _commit(),
+    'versions': versions(),
+    'machine': {
+      'system': platform.platform(),
+      'processor': host.processor(),
+      'cores': os.cpu_count(),
+      'backend': jax.default_backend(),
+      'devices': mesh.size,
+      **({} if jax.default_backend() == 'cpu' else {'device': mesh.devices.flat[0].device_kind}),
+    },
   }
-  described = {'name': corpus.name, 'sha256': corpus.sha256, 'vocabulary': corpus.vocabulary,
-               'train_characters': len(corpus.train), 'validation_characters': len(corpus.validation) - 1}
+  described = {
+    'name': corpus.name,
+    'sha256': corpus.sha256,
+    'vocabulary': corpus.vocabulary,
+    'train_characters': len(corpus.train),
+    'validation_characters': len(corpus.validation) - 1,
+  }
   if path.exists():
     run = read_run(workdir)
   else:
@@ -143,10 +166,12 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_sta
   idle = 0 if ffn.routing == 'dense' else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {
-      'parameters': {'total': total, 'routing': transformer.count_parameters([layer.get('gate', {})
-                                                                              for layer in layers]),
-                     'active_per_token': total - idle},
-      'routing_state': transformer.count_parameters(routing_state),
+    'parameters': {
+      'total': total,
+      'routing': transformer.count_parameters([layer.get('gate', {}) for layer in layers]),
+      'active_per_token': total - idle,
+    },
+    'routing_state': transformer.count_parameters(routing_state),
   }
 
 
@@ -156,7 +181,13 @@ def _commit() -> str | None:
   if not (checkout / '.git').exists():  # An installed package may lie in somebody else's.
     return None
   try:
-    return subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-                          cwd=checkout, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
+      cwd=checkout,
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=10,
+    ).stdout.strip()
   except (OSError, subprocess.SubprocessError):
     return None

@@ -31,6 +31,24 @@ from xla_kernels.packing import (
   unpack,
 )
 
-__all__ = ['MAX_COLUMNS', 'MAX_INT8_COLUMNS', 'KeyValueCache', 'PackedInt8', 'PackedTernary', 'TileIndex',
-           'accumulate', 'active_path', 'available_paths', 'cached_attention', 'empty_cache', 'int8_matmul', 'pack',
-           'pack_int8', 'route', 'routed_ffn', 'routed_tile_ffn', 'ternary_matmul', 'unpack']
+__all__ = [
+  'MAX_COLUMNS',
+  'MAX_INT8_COLUMNS',
+  'KeyValueCache',
+  'PackedInt8',
+  'PackedTernary',
+  'TileIndex',
+  'accumulate',
+  'active_path',
+  'available_paths',
+  'cached_attention',
+  'empty_cache',
+  'int8_matmul',
+  'pack',
+  'pack_int8',
+  'route',
+  'routed_ffn',
+  'routed_tile_ffn',
+  'ternary_matmul',
+  'unpack',
+]

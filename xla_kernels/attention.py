@@ -34,12 +34,14 @@ class KeyValueCache(NamedTuple):
 def empty_cache(batch: int, heads: int, width: int, slots: int) -> KeyValueCache:
   """Room for `slots` tokens a row or a few more: up to the next multiple of SLOT_MULTIPLE."""
   groups = -(-slots // SLOT_MULTIPLE)
-  return KeyValueCache(jnp.zeros((batch, heads, groups, width, SLOT_MULTIPLE)),
-                       jnp.zeros((batch, heads, groups * SLOT_MULTIPLE, width)))
+  return KeyValueCache(
+    jnp.zeros((batch, heads, groups, width, SLOT_MULTIPLE)), jnp.zeros((batch, heads, groups * SLOT_MULTIPLE, width))
+  )
 
 
-def cached_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array,
-                     cache: KeyValueCache) -> tuple[jax.Array, KeyValueCache]:
+def cached_attention(
+  q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array, cache: KeyValueCache
+) -> tuple[jax.Array, KeyValueCache]:
   """softmax(q k^T / sqrt(W)) v for new tokens, which see the tokens in the cache, each other backwards, and themselves.
 
   Args:
@@ -73,6 +75,14 @@ def cached_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, po
 def _cached_attention(q_BLHW, k_BLHW, v_BLHW, position_B, cache):
   scale = q_BLHW.shape[3] ** -0.5
   out_BLHW, keys, values = calls.on_cpu(
-      'trix_cached_attention', functools.partial(reference.cached_attention, scale=scale), q_BLHW, k_BLHW, v_BLHW,
-      position_B, *cache, in_place={4: 1, 5: 2}, scale=np.float32(scale))
+    'trix_cached_attention',
+    functools.partial(reference.cached_attention, scale=scale),
+    q_BLHW,
+    k_BLHW,
+    v_BLHW,
+    position_B,
+    *cache,
+    in_place={4: 1, 5: 2},
+    scale=np.float32(scale),
+  )
   return out_BLHW, KeyValueCache(keys, values)

@@ -35,8 +35,9 @@ MICROSECONDS = 1e5  # Spent on each number, about.
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(prog='python -m xla_kernels.benchmark', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog='python -m xla_kernels.benchmark', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--json', metavar='FILE', help='write one row a measurement')
   parser.add_argument('--threads', help='comma-separated; by default 1 and, where there are so many cores, 2')
   parser.add_argument('--measure', type=int, metavar='THREADS', help=argparse.SUPPRESS)
@@ -47,7 +48,7 @@ def main() -> None:
     return
   cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
   try:
-    counts = [int(part) for part in arguments.threads.split(',')] if arguments.threads else [1, 2][:len(cores)]
+    counts = [int(part) for part in arguments.threads.split(',')] if arguments.threads else [1, 2][: len(cores)]
   except ValueError:
     parser.error(f'--threads={arguments.threads}: give numbers, as in --threads=1,2')
   if not all(1 <= count <= len(cores) for count in counts):
@@ -73,9 +74,11 @@ def main() -> None:
 def in_own_process(threads: int, cores: list[int]) -> Iterator[dict]:
   """Rows of `measure` in a process bound to some cores, so that every library has as many threads."""
   environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'OPENBLAS_NUM_THREADS': str(threads)}
+
   def bind():
     if hasattr(os, 'sched_setaffinity'):
       os.sched_setaffinity(0, cores)
+
   command = [sys.executable, '-m', 'xla_kernels.benchmark', f'--measure={threads}']
   with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=bind) as process:
     assert process.stdout is not None
@@ -91,9 +94,11 @@ def text_of(row: dict) -> str:
     return row['note']
   packed = row['packed_bytes'] / row['microseconds'] / 1e3
   bandwidth = f'{packed:7.1f} GB/s' if row['path'] not in ('jax_float32', 'numpy_float32') else ' ' * 12
-  return (f'{row["m"]:>6} x {row["k"]:<5} n {row["n"]:<4}{row["threads"]} thread(s) {row["residency"]:<8}'
-          f'{row["path"]:<14}{row["microseconds"]:>11.2f} us {row["gops"]:>8.1f} GOP/s {bandwidth} '
-          f'{100 * row["roofline_fraction"]:>6.1f} % of roofline')
+  return (
+    f'{row["m"]:>6} x {row["k"]:<5} n {row["n"]:<4}{row["threads"]} thread(s) {row["residency"]:<8}'
+    f'{row["path"]:<14}{row["microseconds"]:>11.2f} us {row["gops"]:>8.1f} GOP/s {bandwidth} '
+    f'{100 * row["roofline_fraction"]:>6.1f} % of roofline'
+  )
 
 
 def measure(threads: int) -> Iterator[dict]:
@@ -101,10 +106,13 @@ def measure(threads: int) -> Iterator[dict]:
   path = xla_kernels.active_path()
   rng = np.random.default_rng(0)
   peak = measured_peak()
-  bandwidth = {size: measured_bandwidth(size) for size in
-               sorted({packing.packed_bytes(m, k) for m, k in SHAPES} | {ROTATED_BYTES})}
-  yield {'note': f'{threads} thread(s), path {path}: {peak:,.0f} GOP/s from registers; reading ' + ', '.join(
-      f'{size / 2**20:g} MiB at {rate:.0f} GB/s' for size, rate in bandwidth.items())}
+  bandwidth = {
+    size: measured_bandwidth(size) for size in sorted({packing.packed_bytes(m, k) for m, k in SHAPES} | {ROTATED_BYTES})
+  }
+  yield {
+    'note': f'{threads} thread(s), path {path}: {peak:,.0f} GOP/s from registers; reading '
+    + ', '.join(f'{size / 2**20:g} MiB at {rate:.0f} GB/s' for size, rate in bandwidth.items())
+  }
 
   for m, k in SHAPES:
     packed = xla_kernels.pack(rng.integers(-1, 2, (m, k)).astype(np.int8))
@@ -121,13 +129,23 @@ def measure(threads: int) -> Iterator[dict]:
         work = 2e-3 * m * k * n  # Thousands of operations: divided by microseconds, GOP/s.
         least = max(work / peak, size / 1e3 / bandwidth[ROTATED_BYTES if residency == 'rotated' else size])
         times = {
-            path: timed_matmul(jnp.asarray(x), many, scales, least),
-            'jax_float32': timed_calls(jax.jit(jnp.matmul), jnp.asarray(x), on_device),
-            'numpy_float32': timed_calls(np.matmul, x, weights)}
+          path: timed_matmul(jnp.asarray(x), many, scales, least),
+          'jax_float32': timed_calls(jax.jit(jnp.matmul), jnp.asarray(x), on_device),
+          'numpy_float32': timed_calls(np.matmul, x, weights),
+        }
         for name, microseconds in times.items():
-          yield {'path': name, 'm': m, 'k': k, 'n': n, 'threads': threads, 'residency': residency,
-                 'microseconds': round(microseconds, 4), 'gops': round(work / microseconds, 2),
-                 'roofline_fraction': round(least / microseconds, 4), 'packed_bytes': size}
+          yield {
+            'path': name,
+            'm': m,
+            'k': k,
+            'n': n,
+            'threads': threads,
+            'residency': residency,
+            'microseconds': round(microseconds, 4),
+            'gops': round(work / microseconds, 2),
+            'roofline_fraction': round(least / microseconds, 4),
+            'packed_bytes': size,
+          }
   yield from measure_ffn(threads)
 
 
@@ -144,10 +162,12 @@ def measure_ffn(threads: int) -> Iterator[dict]:
   up_f, down_f = jnp.ones((128, 512)), jnp.full((512, 128), 1e-5)
   call_f = jax.jit(lambda x: jax.nn.relu(x @ up_f) @ down_f)
   looped_f = jax.jit(lambda x: jax.lax.scan(lambda x, _: (call_f(x), None), x, length=steps)[0])
-  yield {'note': f'{threads} thread(s), feed-forward layer 128/512, one token, microseconds: kernel {kernel:.2f}, '
-                 f'scan step {timed_calls(looped, x) / steps:.2f}, jitted call {timed_calls(call, x):.2f}; '
-                 f'JAX float32: scan step {timed_calls(looped_f, x) / steps:.2f}, '
-                 f'jitted call {timed_calls(call_f, x):.2f}'}
+  yield {
+    'note': f'{threads} thread(s), feed-forward layer 128/512, one token, microseconds: kernel {kernel:.2f}, '
+    f'scan step {timed_calls(looped, x) / steps:.2f}, jitted call {timed_calls(call, x):.2f}; '
+    f'JAX float32: scan step {timed_calls(looped_f, x) / steps:.2f}, '
+    f'jitted call {timed_calls(call_f, x):.2f}'
+  }
 
 
 def timed(target: str, like, *arguments, samples: int = 51, **attributes) -> float:
@@ -167,6 +187,7 @@ def timed_matmul(x, packed_copies, scales, least: float) -> float:
 
 def timed_calls(function: Callable, x, weights=()) -> float:
   """Median microseconds of function(x, w), over batches of calls, w one of the weights after the other."""
+
   def run(calls, first):
     start = time.perf_counter()
     for i in range(first, first + calls):

@@ -14,8 +14,10 @@ from xla_kernels.packing import PackedTernary, check_packed
 def check_array(operation, name, array, axes, dtypes, lengths=()):
   """`axes` names the axes for the message; `lengths` gives those that are known."""
   if not hasattr(array, 'dtype') or array.dtype not in dtypes:
-    raise TypeError(f'{operation}: {name} must be an array of {" or ".join(jnp.dtype(d).name for d in dtypes)}, '
-                    f'not {getattr(array, "dtype", type(array).__name__)}')
+    raise TypeError(
+      f'{operation}: {name} must be an array of {" or ".join(jnp.dtype(d).name for d in dtypes)}, '
+      f'not {getattr(array, "dtype", type(array).__name__)}'
+    )
   rank = len(axes.split())
   if array.ndim != rank or any(want not in (None, have) for want, have in zip(lengths, array.shape, strict=False)):
     known = f' = {[want if want is not None else "any" for want in lengths]}' if lengths else ''
@@ -27,8 +29,9 @@ def check_matrix(operation, packed, columns, kinds=(PackedTernary,)):
   if len(packed.shape) != 2:
     raise ValueError(f'{operation} takes one packed matrix, not an array of them {list(packed.shape)}; use jax.vmap')
   if packed.columns != columns:
-    raise ValueError(f'{operation}: the activations have {columns} columns and the packed matrix {packed.columns}; '
-                     'they must be equal')
+    raise ValueError(
+      f'{operation}: the activations have {columns} columns and the packed matrix {packed.columns}; they must be equal'
+    )
 
 
 def inference_only(function: Callable[..., Any] | None = None, *, static: tuple[int, ...] = ()) -> Any:
@@ -40,14 +43,17 @@ def inference_only(function: Callable[..., Any] | None = None, *, static: tuple[
 
   @wrapped.defjvp
   def _refuse(*_):
-    raise NotImplementedError(f'{name} is for inference and has no gradient; train with trix_jax.ffn.SparseTriXFFN, '
-                              'which is the same function of latent weights')
+    raise NotImplementedError(
+      f'{name} is for inference and has no gradient; train with trix_jax.ffn.SparseTriXFFN, '
+      'which is the same function of latent weights'
+    )
 
   return functools.wraps(function)(jax.jit(wrapped, static_argnums=static))
 
 
-def on_cpu(target: str, otherwise: Callable[..., Any], *arguments: Any, in_place: dict[int, int] | None = None,
-           **attributes: Any) -> Any:
+def on_cpu(
+  target: str, otherwise: Callable[..., Any], *arguments: Any, in_place: dict[int, int] | None = None, **attributes: Any
+) -> Any:
   """The kernel where a CPU runs it, the reference on other backends or without kernels.
 
   The kernel takes the leaves of `arguments` as its buffers and gives what the reference gives, in shape and dtype.
@@ -60,8 +66,9 @@ def on_cpu(target: str, otherwise: Callable[..., Any], *arguments: Any, in_place
   def kernel(*arguments):
     leaves, structure = jax.tree.flatten(results)
     # Buffers that change place must have one shape, so under vmap every operand gets all batch axes.
-    call = jax.ffi.ffi_call(target, leaves, vmap_method='broadcast_all' if in_place else 'expand_dims',
-                            input_output_aliases=in_place)
+    call = jax.ffi.ffi_call(
+      target, leaves, vmap_method='broadcast_all' if in_place else 'expand_dims', input_output_aliases=in_place
+    )
     return jax.tree.unflatten(structure, call(*jax.tree.leaves(arguments), **attributes))
 
   return jax.lax.platform_dependent(*arguments, cpu=kernel, default=otherwise)

@@ -25,8 +25,10 @@ def _load() -> Any:
   # XLA refuses handlers that were built for a version of its interface that it does not know.
   except (ImportError, jax.errors.JaxRuntimeError) as error:
     logging.getLogger('xla_kernels').warning(
-        'no native kernels (%s): everything runs on the slower jnp reference. To have them, install again with a C++ '
-        'compiler, the headers of Python and this version of JAX; see BUILD.md', error)
+      'no native kernels (%s): everything runs on the slower jnp reference. To have them, install again with a C++ '
+      'compiler, the headers of Python and this version of JAX; see BUILD.md',
+      error,
+    )
     return None
 
 

@@ -84,8 +84,9 @@ def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array) -> jax
   return _int8_matmul(x_NK, packed, scales_M)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=['clusters', 'scale_C', 'bias_C', 'member_CM'],
-                   meta_fields=['probes'])
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=['clusters', 'scale_C', 'bias_C', 'member_CM'], meta_fields=['probes']
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class TileIndex:
   """Clusters over T = C * M tiles, so that a token scores C clusters and the tiles of a few; a pytree.
@@ -104,9 +105,15 @@ class TileIndex:
   probes: int = 1
 
 
-def route(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Array, bias_T: jax.Array | None = None, *,
-          scale_T: jax.Array | None = None, top_k: int | None = None,
-          index: TileIndex | None = None) -> tuple[jax.Array, jax.Array]:
+def route(
+  x_ND: jax.Array,
+  signatures: PackedTernary | PackedInt8 | jax.Array,
+  bias_T: jax.Array | None = None,
+  *,
+  scale_T: jax.Array | None = None,
+  top_k: int | None = None,
+  index: TileIndex | None = None,
+) -> tuple[jax.Array, jax.Array]:
   """The tiles whose signatures match each token best.
 
   The score of a tile is the exact integer dot product of its signature with the token's int8 activations, times
@@ -138,9 +145,16 @@ def route(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Array, b
   return (tile_NK, score_NK) if top_k else (tile_NK[:, 0], score_NK[:, 0])
 
 
-def routed_tile_ffn(x_ND: jax.Array, up: PackedTernary, up_scale_TH: jax.Array, down: PackedTernary,
-                    down_scale_TD: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array,
-                    activation: str = 'relu_squared') -> jax.Array:
+def routed_tile_ffn(
+  x_ND: jax.Array,
+  up: PackedTernary,
+  up_scale_TH: jax.Array,
+  down: PackedTernary,
+  down_scale_TD: jax.Array,
+  tile_NK: jax.Array,
+  gate_NK: jax.Array,
+  activation: str = 'relu_squared',
+) -> jax.Array:
   """Feed-forward tiles, each token through its own: y = sum_k gate_k * down(int8(act(up(int8(x))))).
 
   Both products are those of `ternary_matmul`, so that hidden activations are quantised token by token and tile by tile.
@@ -166,7 +180,7 @@ def routed_tile_ffn(x_ND: jax.Array, up: PackedTernary, up_scale_TH: jax.Array, 
   name = 'routed_tile_ffn'
   _check_tiles(name, x_ND, up, up_scale_TH, down, down_scale_TD, activation)
   axes = 'N' if np.ndim(tile_NK) == 1 else 'N K'
-  calls.check_array(name, 'tile', tile_NK, axes, (jnp.int32,), (x_ND.shape[0], None)[:len(axes.split())])
+  calls.check_array(name, 'tile', tile_NK, axes, (jnp.int32,), (x_ND.shape[0], None)[: len(axes.split())])
   calls.check_array(name, 'gate', gate_NK, axes, (jnp.float32,), tile_NK.shape)
   if axes == 'N':
     tile_NK, gate_NK = tile_NK[:, None], gate_NK[:, None]
@@ -175,11 +189,22 @@ def routed_tile_ffn(x_ND: jax.Array, up: PackedTernary, up_scale_TH: jax.Array, 
   return _routed_tile_ffn(x_ND, up, up_scale_TH, down, down_scale_TD, tile_NK, gate_NK, activation == 'relu_squared')
 
 
-def routed_ffn(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Array, up: PackedTernary,
-               up_scale_TH: jax.Array, down: PackedTernary, down_scale_TD: jax.Array, *,
-               scale_T: jax.Array | None = None, bias_T: jax.Array | None = None, top_k: int = 1,
-               index: TileIndex | None = None, gate: str = 'probability', keep_margin: float = math.inf,
-               activation: str = 'relu_squared') -> tuple[jax.Array, jax.Array, jax.Array]:
+def routed_ffn(
+  x_ND: jax.Array,
+  signatures: PackedTernary | PackedInt8 | jax.Array,
+  up: PackedTernary,
+  up_scale_TH: jax.Array,
+  down: PackedTernary,
+  down_scale_TD: jax.Array,
+  *,
+  scale_T: jax.Array | None = None,
+  bias_T: jax.Array | None = None,
+  top_k: int = 1,
+  index: TileIndex | None = None,
+  gate: str = 'probability',
+  keep_margin: float = math.inf,
+  activation: str = 'relu_squared',
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """A whole feed-forward layer in one call: `route`, the gates of the chosen tiles, and `routed_tile_ffn`.
 
   Args:
@@ -206,8 +231,16 @@ def routed_ffn(x_ND: jax.Array, signatures: PackedTernary | PackedInt8 | jax.Arr
   if top_k is None:
     raise ValueError(f'{name}: top_k is None; give the number of tiles that a token computes')
   keys = _check_keys(name, x_ND.shape[1], signatures, scale_T, bias_T, top_k, index, up.shape[0])
-  return _routed_ffn(x_ND, keys, (up, up_scale_TH, down, down_scale_TD), top_k, index.probes if index else 0,
-                     gate == 'probability', float(keep_margin), activation == 'relu_squared')
+  return _routed_ffn(
+    x_ND,
+    keys,
+    (up, up_scale_TH, down, down_scale_TD),
+    top_k,
+    index.probes if index else 0,
+    gate == 'probability',
+    float(keep_margin),
+    activation == 'relu_squared',
+  )
 
 
 def _check_keys(name, width, signatures, scale_T, bias_T, top_k, index, tiles=None):
@@ -224,9 +257,11 @@ def _check_keys(name, width, signatures, scale_T, bias_T, top_k, index, tiles=No
     C, M = signatures.shape[:2]
     keys += _keys(name, 'index: clusters', width, index.clusters, index.scale_C, index.bias_C, 2)
     if type(index.clusters) is not type(signatures) or index.clusters.rows != C:
-      raise ValueError(f'{name}: index: {index.clusters.rows} {type(index.clusters).__name__} clusters of signatures '
-                       f'{type(signatures).__name__} {list(signatures.shape)}; they must be of one kind, [C, D] and '
-                       '[C, M, D]')
+      raise ValueError(
+        f'{name}: index: {index.clusters.rows} {type(index.clusters).__name__} clusters of signatures '
+        f'{type(signatures).__name__} {list(signatures.shape)}; they must be of one kind, [C, D] and '
+        '[C, M, D]'
+      )
     calls.check_array(name, 'index: member', index.member_CM, 'C M', (jnp.int32,), (C, M))
     if not isinstance(index.probes, int) or not 1 <= index.probes <= C:
       raise ValueError(f'{name}: index: probes = {index.probes!r} of {C} clusters; choose a number from 1 to {C}')
@@ -242,8 +277,9 @@ def _keys(name, what, width, packed, scale, bias, rank):
   check_packed(f'{name}: {what}', packed, (PackedTernary, PackedInt8))
   if len(packed.shape) != rank or packed.columns != width:
     shape = {2: '[rows, columns]', 3: '[C, M, columns] with an index'}[rank]
-    raise ValueError(f'{name}: {what} must be {shape} with {width} columns, as the activations have, not '
-                     f'{list(packed.shape)}')
+    raise ValueError(
+      f'{name}: {what} must be {shape} with {width} columns, as the activations have, not {list(packed.shape)}'
+    )
   shape = packed.shape[:-1]
   scale = jnp.ones(shape, jnp.float32) if scale is None else scale
   bias = jnp.zeros(shape, jnp.float32) if bias is None else bias
@@ -265,8 +301,10 @@ def _check_tiles(name, x_ND, up, up_scale_TH, down, down_scale_TD, activation):
       raise ValueError(f'{name}: {which} must be packed from [T, rows, columns], not {list(weights.shape)}')
   T, H, _ = up.shape
   if up.columns != D or down.shape != (T, D, H):
-    raise ValueError(f'{name}: x has width {D}, up is {list(up.shape)} and down is {list(down.shape)}; they must be '
-                     '[T, H, D] and [T, D, H]')
+    raise ValueError(
+      f'{name}: x has width {D}, up is {list(up.shape)} and down is {list(down.shape)}; they must be '
+      '[T, H, D] and [T, D, H]'
+    )
   calls.check_array(name, 'up_scale', up_scale_TH, 'T H', (jnp.float32,), (T, H))
   calls.check_array(name, 'down_scale', down_scale_TD, 'T D', (jnp.float32,), (T, D))
 
@@ -291,28 +329,51 @@ def _int8_matmul(x_NK, packed, scales_M):
 @calls.inference_only(static=(2, 3))
 def _route(x_ND, keys, top_k, probes):
   settings: dict[str, Any] = {'probes': np.int64(probes)} if probes else {}
-  return calls.on_cpu(f'trix_{"indexed_" if probes else ""}route_{_kind(keys)}',
-                      functools.partial(reference.route, top_k=top_k, probes=probes), x_ND.astype(jnp.float32), keys,
-                      **settings)
+  return calls.on_cpu(
+    f'trix_{"indexed_" if probes else ""}route_{_kind(keys)}',
+    functools.partial(reference.route, top_k=top_k, probes=probes),
+    x_ND.astype(jnp.float32),
+    keys,
+    **settings,
+  )
 
 
 @calls.inference_only(static=(7,))
 def _routed_tile_ffn(x_ND, up, up_scale_TH, down, down_scale_TD, tile_NK, gate_NK, squared):
-  y_ND = calls.on_cpu('trix_routed_tile_ffn', functools.partial(reference.routed_tile_ffn, squared=squared),
-                      x_ND.astype(jnp.float32), up, up_scale_TH, down, down_scale_TD, tile_NK, gate_NK,
-                      squared=squared)
+  y_ND = calls.on_cpu(
+    'trix_routed_tile_ffn',
+    functools.partial(reference.routed_tile_ffn, squared=squared),
+    x_ND.astype(jnp.float32),
+    up,
+    up_scale_TH,
+    down,
+    down_scale_TD,
+    tile_NK,
+    gate_NK,
+    squared=squared,
+  )
   return y_ND.astype(x_ND.dtype)
 
 
 @calls.inference_only(static=(3, 4, 5, 6, 7))
 def _routed_ffn(x_ND, keys, tiles, top_k, probes, probability, keep_margin, squared):
-  settings = {'probability': probability, 'squared': squared, 'temperature': np.float32(x_ND.shape[1] ** -0.5),
-              'margin': np.float32(keep_margin)}
+  settings = {
+    'probability': probability,
+    'squared': squared,
+    'temperature': np.float32(x_ND.shape[1] ** -0.5),
+    'margin': np.float32(keep_margin),
+  }
   otherwise = functools.partial(reference.routed_ffn, top_k=top_k, probes=probes, **settings)
   if probes:
     settings['probes'] = np.int64(probes)
-  y_ND, tile_NK, gate_NK = calls.on_cpu(f'trix_{"indexed" if probes else "routed"}_ffn_{_kind(keys)}', otherwise,
-                                        x_ND.astype(jnp.float32), keys, tiles, **settings)
+  y_ND, tile_NK, gate_NK = calls.on_cpu(
+    f'trix_{"indexed" if probes else "routed"}_ffn_{_kind(keys)}',
+    otherwise,
+    x_ND.astype(jnp.float32),
+    keys,
+    tiles,
+    **settings,
+  )
   return y_ND.astype(x_ND.dtype), tile_NK, gate_NK
 
 

@@ -114,8 +114,10 @@ def pack_int8(weights: jax.Array | np.ndarray) -> PackedInt8:
 
 def _check_size(operation, matrix, most_columns):
   if matrix.ndim < 2 or not matrix.shape[-2] or not 1 <= matrix.shape[-1] <= most_columns:
-    raise ValueError(f'{operation} takes an array of shape [..., M, K] with M >= 1 and 1 <= K <= {most_columns}, '
-                     f'not {tuple(matrix.shape)}')
+    raise ValueError(
+      f'{operation} takes an array of shape [..., M, K] with M >= 1 and 1 <= K <= {most_columns}, '
+      f'not {tuple(matrix.shape)}'
+    )
 
 
 @jax.jit
@@ -180,8 +182,9 @@ def _unpack(packed):
   return jnp.concatenate(parts, axis=-2)[..., :rows, :columns].astype(jnp.int8)
 
 
-def check_packed(operation: str, packed: PackedTernary | PackedInt8,
-                 kinds: tuple[type, ...] = (PackedTernary,)) -> None:
+def check_packed(
+  operation: str, packed: PackedTernary | PackedInt8, kinds: tuple[type, ...] = (PackedTernary,)
+) -> None:
   """TypeError or ValueError for what is of none of the kinds, or does not fit the size it claims."""
   if not isinstance(packed, kinds):
     sources = ' or '.join(f'xla_kernels.{"pack" if kind is PackedTernary else "pack_int8"}' for kind in kinds)
@@ -189,14 +192,18 @@ def check_packed(operation: str, packed: PackedTernary | PackedInt8,
   ternary = isinstance(packed, PackedTernary)
   most = MAX_COLUMNS if ternary else MAX_INT8_COLUMNS
   if packed.rows < 1 or not 1 <= packed.columns <= most:
-    raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns}; they have at least one row and '
-                     f'1 to {most} columns')
+    raise ValueError(
+      f'{operation}: packed weights of {packed.rows} x {packed.columns}; they have at least one row and '
+      f'1 to {most} columns'
+    )
   dtype = jnp.uint8 if ternary else jnp.int8
   bytes_ = (packed_bytes if ternary else packed_int8_bytes)(packed.rows, packed.columns)
   kind = getattr(packed.data, 'dtype', type(packed.data).__name__)
   if kind != dtype or packed.data.ndim < 1 or packed.data.shape[-1] != bytes_:
-    raise ValueError(f'{operation}: packed weights of {packed.rows} x {packed.columns} are {jnp.dtype(dtype).name} '
-                     f'[..., {bytes_}], not {kind} {np.shape(packed.data)}')
+    raise ValueError(
+      f'{operation}: packed weights of {packed.rows} x {packed.columns} are {jnp.dtype(dtype).name} '
+      f'[..., {bytes_}], not {kind} {np.shape(packed.data)}'
+    )
 
 
 def _round_up(value, multiple):

@@ -79,8 +79,10 @@ def _route_all(x, keys, top_k, probes):
   cluster_NP = jnp.sort(_best(cluster_dot_NC, cluster_scale, cluster_offset, step, probes)[0], axis=-1)
   M = member_CM.shape[1]
   candidate_NJ = (cluster_NP[..., None] * M + jnp.arange(M)).reshape(x.shape[0], probes * M)
+
   def of_candidates(x_NT):
     return jnp.take_along_axis(jnp.broadcast_to(x_NT, dot_NJ.shape), candidate_NJ, axis=-1)
+
   place_NK, score_NJ = _best(of_candidates(dot_NJ), of_candidates(scale_J), of_candidates(offset_J), step, top_k)
   tile_NK = member_CM.reshape(-1)[jnp.take_along_axis(candidate_NJ, place_NK, axis=-1)]
   return tile_NK, place_NK, score_NJ, step
@@ -100,9 +102,17 @@ def _best(dot_NJ, scale, offset, step, top_k):
   return (jax.lax.top_k(selection_NJ, top_k)[1].astype(jnp.int32), jnp.where(finite_N1, dot_NJ * scale, jnp.nan))
 
 
-def routed_ffn(x: jax.Array, keys: Keys, tiles: tuple[packing.PackedTernary, jax.Array, packing.PackedTernary,
-                                                       jax.Array], top_k: int, probes: int, probability: bool,
-               squared: bool, temperature: float, margin: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def routed_ffn(
+  x: jax.Array,
+  keys: Keys,
+  tiles: tuple[packing.PackedTernary, jax.Array, packing.PackedTernary, jax.Array],
+  top_k: int,
+  probes: int,
+  probability: bool,
+  squared: bool,
+  temperature: float,
+  margin: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """float32 [N, D], tiles int32 [N, top_k] and their gates float32 [N, top_k]."""
   tile_NK, place_NK, score_NJ, step_N1 = _route_all(x, keys, top_k, probes)
   if probability:
@@ -114,8 +124,16 @@ def routed_ffn(x: jax.Array, keys: Keys, tiles: tuple[packing.PackedTernary, jax
   return routed_tile_ffn(x, *tiles, tile_NK, gate_NK, squared), tile_NK, gate_NK
 
 
-def routed_tile_ffn(x: jax.Array, up: packing.PackedTernary, up_scale_TH: jax.Array, down: packing.PackedTernary,
-                    down_scale_TD: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, squared: bool) -> jax.Array:
+def routed_tile_ffn(
+  x: jax.Array,
+  up: packing.PackedTernary,
+  up_scale_TH: jax.Array,
+  down: packing.PackedTernary,
+  down_scale_TD: jax.Array,
+  tile_NK: jax.Array,
+  gate_NK: jax.Array,
+  squared: bool,
+) -> jax.Array:
   """float32 [N, D]; NaN for tokens with a tile out of range."""
   T = up_scale_TH.shape[0]
   top_k = tile_NK.shape[1]
@@ -155,18 +173,32 @@ def _product(q_NK, codes_MK):
   return jnp.matmul(q_NK.astype(jnp.float32), codes_MK.astype(jnp.float32).T, precision='highest')
 
 
-def cached_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array,
-                     keys_BHGWK: jax.Array, values_BHSW: jax.Array, scale: float) -> list[jax.Array]:
+def cached_attention(
+  q_BLHW: jax.Array,
+  k_BLHW: jax.Array,
+  v_BLHW: jax.Array,
+  position_B: jax.Array,
+  keys_BHGWK: jax.Array,
+  values_BHSW: jax.Array,
+  scale: float,
+) -> list[jax.Array]:
   """float32 [B, L, heads, W], keys and values; NaN for rows that have no room for their tokens."""
   keys_BHSW = keys_BHGWK.swapaxes(3, 4).reshape(values_BHSW.shape)
-  out_BLHW, keys_BHSW, values_BHSW = plain_cached_attention(q_BLHW, k_BLHW, v_BLHW, position_B, keys_BHSW, values_BHSW,
-                                                            scale)
+  out_BLHW, keys_BHSW, values_BHSW = plain_cached_attention(
+    q_BLHW, k_BLHW, v_BLHW, position_B, keys_BHSW, values_BHSW, scale
+  )
   return [out_BLHW, keys_BHSW.reshape(keys_BHGWK.swapaxes(3, 4).shape).swapaxes(3, 4), values_BHSW]
 
 
-def plain_cached_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array,
-                           keys_BHSW: jax.Array, values_BHSW: jax.Array,
-                           scale: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def plain_cached_attention(
+  q_BLHW: jax.Array,
+  k_BLHW: jax.Array,
+  v_BLHW: jax.Array,
+  position_B: jax.Array,
+  keys_BHSW: jax.Array,
+  values_BHSW: jax.Array,
+  scale: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`cached_attention` on keys that lie as values do, which XLA need not rearrange."""
   L, S = q_BLHW.shape[1], values_BHSW.shape[2]
   write = jax.vmap(jax.lax.dynamic_update_slice, in_axes=(0, 0, (None, 0, None)))

@@ -26,7 +26,8 @@ static void on_exit(uint64_t id, void* data) {
   fprintf(stderr, "executed %llu\n", (unsigned long long)executed);
 }
 
-__attribute__((visibility("default"))) int qemu_plugin_install(uint64_t id, const void* info, int count, char** values) {
+__attribute__((visibility("default"))) int qemu_plugin_install(uint64_t id, const void* info, int count,
+                                                               char** values) {
   (void)info;
   (void)count;
   (void)values;

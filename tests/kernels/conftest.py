@@ -13,8 +13,10 @@ hypothesis.settings.register_profile('emulated', deadline=None, max_examples=2)
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'kernels'))
 
 
-@pytest.fixture(params=[path for path in native.available_paths() if path != native.REFERENCE] or
-                [pytest.param(None, marks=pytest.mark.skip('no native kernels'))])
+@pytest.fixture(
+  params=[path for path in native.available_paths() if path != native.REFERENCE]
+  or [pytest.param(None, marks=pytest.mark.skip('no native kernels'))]
+)
 def path(request):
   """Each native path of this CPU in turn."""
   native.force(request.param)

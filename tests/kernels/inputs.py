@@ -38,7 +38,12 @@ def quantised(x):
 
 
 def ffn_arguments(rng, N, D, H, T, K):
-  return (rng.normal(size=(N, D)).astype(np.float32), xla_kernels.pack(codes_of(rng, (T, H, D))),
-          rng.uniform(0.1, 1, (T, H)).astype(np.float32), xla_kernels.pack(codes_of(rng, (T, D, H))),
-          rng.uniform(0.1, 1, (T, D)).astype(np.float32), rng.integers(0, T, (N, K)).astype(np.int32),
-          rng.uniform(0, 1, (N, K)).astype(np.float32))
+  return (
+    rng.normal(size=(N, D)).astype(np.float32),
+    xla_kernels.pack(codes_of(rng, (T, H, D))),
+    rng.uniform(0.1, 1, (T, H)).astype(np.float32),
+    xla_kernels.pack(codes_of(rng, (T, D, H))),
+    rng.uniform(0.1, 1, (T, D)).astype(np.float32),
+    rng.integers(0, T, (N, K)).astype(np.int32),
+    rng.uniform(0, 1, (N, K)).astype(np.float32),
+  )

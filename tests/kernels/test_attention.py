@@ -83,7 +83,7 @@ def test_rows_have_positions_of_their_own(path):
   position = np.array([0, 17, 47], np.int32)
   out, new = xla_kernels.cached_attention(q, k, v, position, cache)
   for row, first in enumerate(position):
-    one = jax.tree.map(lambda x, row=row: x[row:row + 1], cache)
+    one = jax.tree.map(lambda x, row=row: x[row : row + 1], cache)
     of_row = slice(row, row + 1)
     alone, kept = xla_kernels.cached_attention(q[of_row], k[of_row], v[of_row], position[of_row], one)
     np.testing.assert_array_equal(out[row], alone[0])
@@ -111,14 +111,14 @@ def test_a_full_cache_is_an_error(path):
   x = np.ones((2, 1, 1, 16), np.float32)
   for position in (16, -1, 2**31 - 1):
     with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=f'after {position} in a cache of 16'):
-      jax.block_until_ready(xla_kernels.cached_attention(x, x, x, np.array([0, position], np.int32),
-                                                         xla_kernels.empty_cache(2, 1, 16, 16)))
+      jax.block_until_ready(
+        xla_kernels.cached_attention(x, x, x, np.array([0, position], np.int32), xla_kernels.empty_cache(2, 1, 16, 16))
+      )
 
 
 def test_a_full_cache_is_nan_in_the_reference():
   x = np.ones((2, 1, 1, 16), np.float32)
-  out, *_ = compiled(x, x, x, np.array([15, 16], np.int32), *xla_kernels.empty_cache(2, 1, 16, 16),
-                                       scale=0.25)
+  out, *_ = compiled(x, x, x, np.array([15, 16], np.int32), *xla_kernels.empty_cache(2, 1, 16, 16), scale=0.25)
   assert np.isfinite(out[0]).all() and np.isnan(out[1]).all()
 
 
@@ -127,10 +127,12 @@ def test_in_place_in_a_scan_and_old_caches_stay(path):
   rng = np.random.default_rng(2)
   q, k, v = (random(rng, 20, 2, 1, 4, 16) for _ in range(3))
   empty = xla_kernels.empty_cache(2, 4, 16, 32)
+
   def step(cache, inputs):
     *qkv, position = inputs
     out, cache = xla_kernels.cached_attention(*qkv, jnp.full(2, position), cache)
     return cache, out
+
   run = jax.jit(lambda cache: jax.lax.scan(step, cache, (q, k, v, np.arange(20, dtype=np.int32))))
   cache, out = run(empty)
   want, want_cache = in_pieces(*(x[:, :, 0].swapaxes(0, 1) for x in (q, k, v)), (20,), 32)
@@ -154,16 +156,30 @@ def test_vmap(path):
 one_ = np.ones((2, 1, 3, 8), np.float32)
 
 
-@pytest.mark.parametrize('change, error, message', [
-    ({'q': one_[0]}, ValueError, 'q must have shape'), ({'k': one_[:, :, :2]}, ValueError, 'k must have shape'),
+@pytest.mark.parametrize(
+  'change, error, message',
+  [
+    ({'q': one_[0]}, ValueError, 'q must have shape'),
+    ({'k': one_[:, :, :2]}, ValueError, 'k must have shape'),
     ({'v': one_.astype(np.float64)}, TypeError, 'v must be an array of float32'),
     ({'position': np.zeros(2, np.int64)}, TypeError, 'position must be'),
     ({'position': np.zeros(3, np.int32)}, ValueError, 'position must have shape'),
     ({'cache': xla_kernels.empty_cache(2, 3, 9, 16)}, ValueError, 'keys must have shape'),
-    ({'cache': xla_kernels.KeyValueCache(np.zeros((2, 3, 2, 8, 16), np.float32), np.zeros((2, 3, 31, 8), np.float32))},
-     ValueError, 'values must have shape')])
+    (
+      {'cache': xla_kernels.KeyValueCache(np.zeros((2, 3, 2, 8, 16), np.float32), np.zeros((2, 3, 31, 8), np.float32))},
+      ValueError,
+      'values must have shape',
+    ),
+  ],
+)
 def test_wrong_arguments(change, error, message):
-  arguments = {'q': one_, 'k': one_, 'v': one_, 'position': np.zeros(2, np.int32),
-               'cache': xla_kernels.empty_cache(2, 3, 8, 16), **change}
+  arguments = {
+    'q': one_,
+    'k': one_,
+    'v': one_,
+    'position': np.zeros(2, np.int32),
+    'cache': xla_kernels.empty_cache(2, 3, 8, 16),
+    **change,
+  }
   with pytest.raises(error, match=f'cached_attention: .*{message}'):
     xla_kernels.cached_attention(*arguments.values())

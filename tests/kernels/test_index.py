@@ -17,25 +17,33 @@ SIZES = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 90), st.
 def random_keys(rng, C, M, D, tally=True, biased=True):
   """Keys of tiles and of clusters as plain arrays: (keys, scale, bias) of each, and members."""
   most = 127 if tally else 1
+
   def keys(*shape):
-    return (rng.integers(-most, most + 1, (*shape, D)).astype(np.int8), rng.uniform(0.1, 2, shape).astype(np.float32),
-            rng.normal(size=shape).astype(np.float32) * biased)
+    return (
+      rng.integers(-most, most + 1, (*shape, D)).astype(np.int8),
+      rng.uniform(0.1, 2, shape).astype(np.float32),
+      rng.normal(size=shape).astype(np.float32) * biased,
+    )
+
   return keys(C, M), keys(C), rng.permutation(C * M).reshape(C, M).astype(np.int32)
 
 
 def index_of(clusters, members, probes):
   keys, scale, bias = clusters
   ternary = np.abs(keys).max(initial=0) <= 1
-  return xla_kernels.TileIndex((xla_kernels.pack if ternary else xla_kernels.pack_int8)(keys), scale, bias, members,
-                               probes)
+  return xla_kernels.TileIndex(
+    (xla_kernels.pack if ternary else xla_kernels.pack_int8)(keys), scale, bias, members, probes
+  )
 
 
 def by_hand(x, tiles, clusters, members, probes, top_k):
   """Tiles and scores, with float64 products and the float32 operations that are promised."""
   q = quantised(x)[0]
+
   def scored(keys, scale, bias):
     dot = (q @ keys.reshape(-1, keys.shape[-1]).T.astype(np.float64)).astype(np.float32)
     return dot * scale.reshape(-1), (dot + bias.reshape(-1) / scale.reshape(-1)) * scale.reshape(-1)
+
   cluster = np.argsort(-scored(*clusters)[1], axis=1, kind='stable')[:, :probes]
   M = members.shape[1]
   place = (np.sort(cluster, axis=1)[..., None] * M + np.arange(M)).reshape(len(x), probes * M)
@@ -57,8 +65,10 @@ def test_lookups_are_exact_for_every_size(size, tally):
   if tally:  # Small random tallies could be all ternary.
     index = xla_kernels.TileIndex(xla_kernels.pack_int8(clusters[0]), *clusters[1:], members, probes)
   want = by_hand(x, tiles, clusters, members, probes, top_k)
+
   def route():
     return xla_kernels.route(x, packed, tiles[2], scale_T=tiles[1], top_k=top_k, index=index)
+
   keys = (packed, tiles[1], tiles[2] / tiles[1], index.clusters, clusters[1], clusters[2] / clusters[1], members)
   compiled = jax.jit(reference.route, static_argnums=(2, 3))(x, keys, top_k, probes)
   for got in (*on_every_path(route), compiled):
@@ -78,14 +88,28 @@ def layer_arguments(rng, N=50, C=4, M=5, D=48, H=16, probes=2):
 def test_a_layer_through_an_index_is_its_parts(path, gate):
   x, signatures, weights, settings = layer_arguments(np.random.default_rng(0))
   y, tile, gates = xla_kernels.routed_ffn(x, signatures, *weights, **settings, gate=gate)
-  np.testing.assert_array_equal(tile, xla_kernels.route(x, signatures, settings['bias_T'], scale_T=settings['scale_T'],
-                                                        top_k=3, index=settings['index'])[0])
+  np.testing.assert_array_equal(
+    tile,
+    xla_kernels.route(x, signatures, settings['bias_T'], scale_T=settings['scale_T'], top_k=3, index=settings['index'])[
+      0
+    ],
+  )
   np.testing.assert_array_equal(y, xla_kernels.routed_tile_ffn(x, *weights, tile, gates))
   index = settings['index']
-  keys = (signatures, settings['scale_T'], settings['bias_T'] / settings['scale_T'], index.clusters, index.scale_C,
-          index.bias_C / index.scale_C, index.member_CM)
-  want = jax.jit(lambda x: reference.routed_ffn(x, keys, tuple(weights), 3, 2, gate == 'probability', True,
-                                                np.float32(48**-0.5), np.float32(np.inf)))(x)
+  keys = (
+    signatures,
+    settings['scale_T'],
+    settings['bias_T'] / settings['scale_T'],
+    index.clusters,
+    index.scale_C,
+    index.bias_C / index.scale_C,
+    index.member_CM,
+  )
+  want = jax.jit(
+    lambda x: reference.routed_ffn(
+      x, keys, tuple(weights), 3, 2, gate == 'probability', True, np.float32(48**-0.5), np.float32(np.inf)
+    )
+  )(x)
   np.testing.assert_array_equal(tile, want[1])
   np.testing.assert_allclose(gates, want[2], rtol=2e-6)
   np.testing.assert_allclose(y, want[0], rtol=2e-6, atol=1e-6 * np.abs(y).max())
@@ -101,8 +125,9 @@ def test_tiles_that_a_sure_token_does_without_are_not_computed(path, through_ind
     signatures = xla_kernels.pack_int8(xla_kernels.unpack(signatures).reshape(20, 48))
   _y, tile, gates = xla_kernels.routed_ffn(x, signatures, *weights, **settings)
   step = np.abs(x).max(axis=1, keepdims=True) * np.float32(1 / np.float32(127))
-  score = xla_kernels.route(x, signatures, settings.get('bias_T'), scale_T=settings['scale_T'], top_k=3,
-                            index=settings.get('index'))[1]
+  score = xla_kernels.route(
+    x, signatures, settings.get('bias_T'), scale_T=settings['scale_T'], top_k=3, index=settings.get('index')
+  )[1]
   margin = float(np.median((score[:, :1] - score)[:, 1:] * step))
   kept_y, kept_tile, kept = xla_kernels.routed_ffn(x, signatures, *weights, **settings, keep_margin=margin)
   np.testing.assert_array_equal(kept_tile, tile)
@@ -115,7 +140,8 @@ def test_tiles_that_a_sure_token_does_without_are_not_computed(path, through_ind
   if unused.size:
     weights[3] = weights[3].at[unused].set(jnp.nan)
     np.testing.assert_array_equal(
-        xla_kernels.routed_ffn(x, signatures, *weights, **settings, keep_margin=margin)[0], kept_y)
+      xla_kernels.routed_ffn(x, signatures, *weights, **settings, keep_margin=margin)[0], kept_y
+    )
   one_y, _, one = xla_kernels.routed_ffn(x[:1], signatures, *weights, **settings, keep_margin=0.0)
   assert np.all(score[0, 1:] < score[0, 0])
   np.testing.assert_array_equal(one[:, 1:], 0)
@@ -157,24 +183,34 @@ def test_under_the_transformations_of_jax(path):
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 0], b), scanned, want)
   # Several layers at once, each with an index of its own.
   others = [layer_arguments(np.random.default_rng(seed)) for seed in (2, 3)]
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
-      (signatures, weights, settings['scale_T'], settings['index']) for _, signatures, weights, settings in others])
-  both = jax.vmap(lambda signatures, weights, scale, index: xla_kernels.routed_ffn(
-      x, signatures, *weights, scale_T=scale, index=index, top_k=3))(*stacked)
+  stacked = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves),
+    *[(signatures, weights, settings['scale_T'], settings['index']) for _, signatures, weights, settings in others],
+  )
+  both = jax.vmap(
+    lambda signatures, weights, scale, index: xla_kernels.routed_ffn(
+      x, signatures, *weights, scale_T=scale, index=index, top_k=3
+    )
+  )(*stacked)
   for i, (_, signatures, weights, settings) in enumerate(others):
     settings.pop('bias_T')
     alone = xla_kernels.routed_ffn(x, signatures, *weights, **settings)
     jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), both, alone)
 
 
-@pytest.mark.parametrize('change, message', [
-    ({'probes': 5}, 'probes = 5 of 4 clusters'), ({'probes': 0}, 'probes = 0'),
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'probes': 5}, 'probes = 5 of 4 clusters'),
+    ({'probes': 0}, 'probes = 0'),
     ({'member_CM': np.zeros((5, 4), np.int32)}, r'member must have shape \[C M\] = \[4, 5\]'),
     ({'member_CM': np.zeros((4, 5), np.int64)}, 'member must be an array of int32'),
     ({'clusters': xla_kernels.pack(np.ones((4, 48), np.int8))}, 'they must be of one kind'),
     ({'clusters': xla_kernels.pack_int8(np.ones((3, 48), np.int8)), 'scale_C': None, 'bias_C': None}, 'one kind'),
     ({'clusters': xla_kernels.pack_int8(np.ones((4, 32), np.int8))}, 'with 48 columns'),
-    ({'scale_C': np.ones(5, np.float32)}, 'index: clusters: scale must have shape')])
+    ({'scale_C': np.ones(5, np.float32)}, 'index: clusters: scale must have shape'),
+  ],
+)
 def test_an_index_that_does_not_fit_is_refused(change, message):
   x, signatures, weights, settings = layer_arguments(np.random.default_rng(0))
   index = settings.pop('index')

@@ -60,9 +60,15 @@ def test_bytes_of_int8():
   assert np.flatnonzero(data).tolist() == [16 * 16 + 64 + 2 * 4 + 2] and data.min() == -5
 
 
-@pytest.mark.parametrize('weights, error, message', [
-    (np.ones((3, 3), np.int16), TypeError, 'int8, not int16'), (np.ones(3, np.int8), ValueError, r'not \(3,\)'),
-    (np.ones((0, 3), np.int8), ValueError, 'M >= 1'), ([[1]], TypeError, 'not list')])
+@pytest.mark.parametrize(
+  'weights, error, message',
+  [
+    (np.ones((3, 3), np.int16), TypeError, 'int8, not int16'),
+    (np.ones(3, np.int8), ValueError, r'not \(3,\)'),
+    (np.ones((0, 3), np.int8), ValueError, 'M >= 1'),
+    ([[1]], TypeError, 'not list'),
+  ],
+)
 def test_what_is_no_int8_matrix(weights, error, message):
   with pytest.raises(error, match=message):
     xla_kernels.pack_int8(weights)
@@ -93,12 +99,20 @@ def test_packs_under_jit_and_vmap():
     np.testing.assert_array_equal(got.data, want.data)
 
 
-@pytest.mark.parametrize('codes, error', [
-    (np.full((2, 2), 2, np.int8), ValueError), (np.full((2, 2), -2, np.int8), ValueError),
-    (np.full((2, 2), 2, np.uint8), ValueError), ([[0, 1]], TypeError),
-    (np.zeros((2, 2), np.float32), TypeError), (np.zeros(4, np.int8), ValueError),
-    (np.zeros((0, 4), np.int8), ValueError), (np.zeros((4, 0), np.int8), ValueError),
-    (np.zeros((1, packing.MAX_COLUMNS + 1), np.int8), ValueError)])
+@pytest.mark.parametrize(
+  'codes, error',
+  [
+    (np.full((2, 2), 2, np.int8), ValueError),
+    (np.full((2, 2), -2, np.int8), ValueError),
+    (np.full((2, 2), 2, np.uint8), ValueError),
+    ([[0, 1]], TypeError),
+    (np.zeros((2, 2), np.float32), TypeError),
+    (np.zeros(4, np.int8), ValueError),
+    (np.zeros((0, 4), np.int8), ValueError),
+    (np.zeros((4, 0), np.int8), ValueError),
+    (np.zeros((1, packing.MAX_COLUMNS + 1), np.int8), ValueError),
+  ],
+)
 def test_refuses_what_cannot_be_packed(codes, error):
   with pytest.raises(error, match='pack takes'):
     xla_kernels.pack(codes)

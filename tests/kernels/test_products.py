@@ -104,8 +104,9 @@ def test_large_products_on_several_threads_have_the_same_bits(path):
   codes = codes_of(rng, (1000, 300))
   x = rng.normal(size=(150, 300)).astype(np.float32)
   packed, scales = xla_kernels.pack(codes), rng.normal(size=1000).astype(np.float32)
-  np.testing.assert_array_equal(xla_kernels.ternary_matmul(x, packed, scales),
-                                jax.jit(reference.ternary_matmul)(x, packed, scales))
+  np.testing.assert_array_equal(
+    xla_kernels.ternary_matmul(x, packed, scales), jax.jit(reference.ternary_matmul)(x, packed, scales)
+  )
 
 
 def test_bfloat16(path):
@@ -118,7 +119,9 @@ def test_bfloat16(path):
   np.testing.assert_array_equal(y, want)
 
 
-@pytest.mark.parametrize('arguments, error, message', [
+@pytest.mark.parametrize(
+  'arguments, error, message',
+  [
     ((x_.astype(np.float64), packed_, scales_), TypeError, 'x must be an array of float32 or bfloat16, not float64'),
     ((x_, packed_.data, scales_), TypeError, 'takes weights from xla_kernels.pack'),
     ((x_, packed_, scales_.astype(np.int32)), TypeError, 'scales must be an array of float32'),
@@ -128,18 +131,23 @@ def test_bfloat16(path):
     ((x_, xla_kernels.PackedTernary(packed_.data[:-1], 16, 32), scales_), ValueError, 'uint8'),
     ((x_, xla_kernels.PackedTernary(packed_.data, 17, 32), np.ones(17, np.float32)), ValueError, 'uint8'),
     ((x_, xla_kernels.pack(np.ones((2, 16, 32), np.int8)), scales_), ValueError, 'use jax.vmap'),
-])
+  ],
+)
 def test_wrong_arguments_of_matmul(arguments, error, message):
   with pytest.raises(error, match=message):
     xla_kernels.ternary_matmul(*arguments)
 
 
-@pytest.mark.parametrize('arguments, error, message', [
+@pytest.mark.parametrize(
+  'arguments, error, message',
+  [
     ((x_, packed_, scales_), TypeError, 'takes weights from xla_kernels.pack_int8, not PackedTernary'),
     ((x_, xla_kernels.pack_int8(np.ones((16, 31), np.int8)), scales_), ValueError, '32 columns and the packed matr'),
     ((x_, xla_kernels.pack_int8(np.ones((15, 32), np.int8)), scales_), ValueError, 'scales must have shape'),
     ((x_, xla_kernels.PackedInt8(np.ones(512, np.uint8), 16, 32), scales_), ValueError, 'are int8'),
-    ((x_, xla_kernels.PackedInt8(np.ones(511, np.int8), 16, 32), scales_), ValueError, r'int8 \[..., 512\]')])
+    ((x_, xla_kernels.PackedInt8(np.ones(511, np.int8), 16, 32), scales_), ValueError, r'int8 \[..., 512\]'),
+  ],
+)
 def test_wrong_arguments_of_int8_products(arguments, error, message):
   with pytest.raises(error, match=message):
     xla_kernels.int8_matmul(*arguments)

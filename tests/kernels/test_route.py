@@ -29,8 +29,10 @@ def test_routing_is_exact_for_every_size(size, tally):
   tile = np.argsort(-selection, axis=1, kind='stable')[:, :top_k]
   score = np.take_along_axis(dot * scale, tile, axis=1)
   given_signatures = xla_kernels.pack_int8(signatures) if tally else xla_kernels.pack(signatures)
+
   def route():
     return xla_kernels.route(x, given_signatures, bias, scale_T=scale, top_k=top_k)
+
   offset = jnp.asarray(bias) / scale
   for got in (*on_every_path(route), compiled(x, (given_signatures, scale, offset), top_k, 0)):
     np.testing.assert_array_equal(got[0], tile)
@@ -51,8 +53,11 @@ def test_zeros_of_either_sign_are_ties_and_nan_comes_last(path):
   signatures = np.array([[1] * 16, [-1] * 16, [1] * 16, [1] * 16], np.int8)
   x = np.stack([np.ones(16), np.zeros(16)]).astype(np.float32)
   nan = np.array([0, np.nan, 0, 0], np.float32)
-  for bias, scale, want in ((np.zeros(4), np.zeros(4), [[0, 1, 2, 3]] * 2), (np.zeros(4), [-1, 1, 1, 1], None),
-                            (nan, np.ones(4), [[0, 2, 3, 1]] * 2)):
+  for bias, scale, want in (
+    (np.zeros(4), np.zeros(4), [[0, 1, 2, 3]] * 2),
+    (np.zeros(4), [-1, 1, 1, 1], None),
+    (nan, np.ones(4), [[0, 2, 3, 1]] * 2),
+  ):
     bias, scale = np.asarray(bias, np.float32), np.asarray(scale, np.float32)
     tile, score = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=4)
     offset = np.divide(bias, scale, out=np.zeros(4, np.float32), where=scale > 0)

@@ -26,8 +26,9 @@ def ffn_in_float64(x, up, up_scale, down, down_scale, tile, gate, squared):
   return y
 
 
-@pytest.mark.parametrize('N, D, H, T, K', [(0, 16, 16, 1, 1), (1, 128, 512, 1, 1), (50, 32, 16, 4, 1),
-                                           (33, 47, 40, 5, 3), (130, 64, 48, 8, 2)])
+@pytest.mark.parametrize(
+  'N, D, H, T, K', [(0, 16, 16, 1, 1), (1, 128, 512, 1, 1), (50, 32, 16, 4, 1), (33, 47, 40, 5, 3), (130, 64, 48, 8, 2)]
+)
 @pytest.mark.parametrize('activation', ['relu', 'relu_squared'])
 def test_tiles_have_the_bits_of_the_reference(N, D, H, T, K, activation):
   arguments = ffn_arguments(np.random.default_rng(0), N, D, H, T, K)
@@ -40,8 +41,9 @@ def test_tiles_have_the_bits_of_the_reference(N, D, H, T, K, activation):
     np.testing.assert_allclose(got, want, rtol=0 if K == 1 else 1e-6, atol=0 if K == 1 else 1e-6 * largest)
 
 
-@given(st.integers(0, 30), st.integers(1, 70), st.integers(1, 70), st.integers(1, 6), st.integers(1, 3),
-       st.integers(0, 99))
+@given(
+  st.integers(0, 30), st.integers(1, 70), st.integers(1, 70), st.integers(1, 6), st.integers(1, 3), st.integers(0, 99)
+)
 def test_tiles_of_every_size(N, D, H, T, K, seed):
   """The same bits on every path; some tiles are empty, and now and then there is no token or one."""
   arguments = ffn_arguments(np.random.default_rng(seed), N, D, H, T, min(K, T))
@@ -67,8 +69,9 @@ def test_many_tokens_have_the_tiles_of_few(path):
 
 
 @pytest.mark.parametrize('gate', ['probability', 'one_hot'])
-@pytest.mark.parametrize('N, D, H, T, K', [(0, 16, 16, 2, 1), (1, 128, 32, 16, 2), (40, 30, 20, 3, 3),
-                                           (90, 64, 16, 70, 1)])
+@pytest.mark.parametrize(
+  'N, D, H, T, K', [(0, 16, 16, 2, 1), (1, 128, 32, 16, 2), (40, 30, 20, 3, 3), (90, 64, 16, 70, 1)]
+)
 def test_a_whole_layer_is_its_parts(N, D, H, T, K, gate):
   """Routing, gates and tiles in one call: the tiles and the bits that two calls give, and softmax for the gates."""
   rng = np.random.default_rng(0)
@@ -76,9 +79,12 @@ def test_a_whole_layer_is_its_parts(N, D, H, T, K, gate):
   scale, bias = rng.uniform(0.01, 0.1, T).astype(np.float32), rng.normal(size=T).astype(np.float32)
   tallies = rng.integers(-60, 61, (T, D)).astype(np.int8)
   for signatures in (xla_kernels.pack_int8(tallies), xla_kernels.pack(np.sign(tallies))):
+
     def layer(signatures=signatures):
-      return xla_kernels.routed_ffn(x, signatures, up, up_scale, down, down_scale, scale_T=scale, bias_T=bias, top_k=K,
-                                    gate=gate)
+      return xla_kernels.routed_ffn(
+        x, signatures, up, up_scale, down, down_scale, scale_T=scale, bias_T=bias, top_k=K, gate=gate
+      )
+
     tile, _ = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=K)
     q, step = quantised(x) if N else (np.zeros((0, D)), np.zeros((0, 1)))
     z = (q @ np.asarray(xla_kernels.unpack(signatures), np.float64).T) * scale * step * D**-0.5
@@ -90,8 +96,17 @@ def test_a_whole_layer_is_its_parts(N, D, H, T, K, gate):
       np.testing.assert_allclose(gates, want if gate == 'probability' else np.ones((N, K)), rtol=2e-6)
       np.testing.assert_array_equal(y, xla_kernels.routed_tile_ffn(x, up, up_scale, down, down_scale, tiles, gates))
       np.testing.assert_array_equal(y, results[0][0])
-    y, tiles, gates = compiled_layer(x, (signatures, scale, bias / scale), (up, up_scale, down, down_scale), K, 0,
-                                     gate == 'probability', True, D**-0.5, np.inf)
+    y, tiles, gates = compiled_layer(
+      x,
+      (signatures, scale, bias / scale),
+      (up, up_scale, down, down_scale),
+      K,
+      0,
+      gate == 'probability',
+      True,
+      D**-0.5,
+      np.inf,
+    )
     np.testing.assert_array_equal(tiles, tile)
     np.testing.assert_allclose(gates, want if gate == 'probability' else np.ones((N, K)), rtol=2e-6)
     np.testing.assert_allclose(y, results[0][0] if results else y, rtol=2e-6, atol=1e-6 * np.abs(y).max(initial=0))
@@ -126,13 +141,22 @@ def test_a_tile_out_of_range_is_nan_in_the_reference():
   np.testing.assert_array_equal(got[3], want[3])
 
 
-@pytest.mark.parametrize('position, value, error', [
-    (0, np.ones((3, 17), np.float32), ValueError), (1, xla_kernels.pack(np.ones((16, 32), np.int8)), ValueError),
-    (2, np.ones((4, 15), np.float32), ValueError), (4, np.ones((3, 16), np.float32), ValueError),
-    (5, np.zeros((3, 1), np.int64), TypeError), (5, np.zeros((2, 1), np.int32), ValueError),
+@pytest.mark.parametrize(
+  'position, value, error',
+  [
+    (0, np.ones((3, 17), np.float32), ValueError),
+    (1, xla_kernels.pack(np.ones((16, 32), np.int8)), ValueError),
+    (2, np.ones((4, 15), np.float32), ValueError),
+    (4, np.ones((3, 16), np.float32), ValueError),
+    (5, np.zeros((3, 1), np.int64), TypeError),
+    (5, np.zeros((2, 1), np.int32), ValueError),
     (5, np.zeros((3, 0), np.int32), ValueError),
-    (6, np.ones((3, 2), np.float32), ValueError), (5, [0, 0, 0], TypeError), (5, None, TypeError),
-    (5, np.zeros(3, np.int32), ValueError)])
+    (6, np.ones((3, 2), np.float32), ValueError),
+    (5, [0, 0, 0], TypeError),
+    (5, None, TypeError),
+    (5, np.zeros(3, np.int32), ValueError),
+  ],
+)
 def test_wrong_arguments_of_tiles(position, value, error):
   arguments = list(ffn_arguments(np.random.default_rng(0), 3, 16, 16, 4, 1))
   arguments[position] = value
@@ -140,13 +164,25 @@ def test_wrong_arguments_of_tiles(position, value, error):
     xla_kernels.routed_tile_ffn(*arguments)
 
 
-@pytest.mark.parametrize('settings, message', [
-    ({'gate': 'soft'}, 'gate is'), ({'top_k': 5}, 'top_k = 5 of 4 tiles'), ({'activation': 'gelu'}, 'activation is'),
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'gate': 'soft'}, 'gate is'),
+    ({'top_k': 5}, 'top_k = 5 of 4 tiles'),
+    ({'activation': 'gelu'}, 'activation is'),
     ({'signatures': np.ones((3, 32), np.int8)}, '3 signatures for 4 tiles'),
     ({'signatures': np.ones((4, 31), np.int8)}, 'signatures must have shape'),
-    ({'scale_T': np.ones(3, np.float32)}, 'scale must have shape')])
+    ({'scale_T': np.ones(3, np.float32)}, 'scale must have shape'),
+  ],
+)
 def test_wrong_arguments_of_a_layer(settings, message):
   x, up, up_scale, down, down_scale, *_ = ffn_arguments(np.random.default_rng(0), 2, 32, 16, 4, 1)
   with pytest.raises(ValueError, match=f'routed_ffn: .*{message}'):
-    xla_kernels.routed_ffn(x, up=up, up_scale_TH=up_scale, down=down, down_scale_TD=down_scale, **{
-        'signatures': np.ones((4, 32), np.int8), **settings})
+    xla_kernels.routed_ffn(
+      x,
+      up=up,
+      up_scale_TH=up_scale,
+      down=down,
+      down_scale_TD=down_scale,
+      **{'signatures': np.ones((4, 32), np.int8), **settings},
+    )

@@ -14,12 +14,16 @@ packed_ = xla_kernels.pack(np.ones((16, 32), np.int8))
 tiles_ = ffn_arguments(np.random.default_rng(0), 2, 32, 16, 4, 1)
 
 
-@pytest.mark.parametrize('name, function', [
+@pytest.mark.parametrize(
+  'name, function',
+  [
     ('ternary_matmul', lambda x: xla_kernels.ternary_matmul(x, packed_, scales_)),
     ('route', lambda x: xla_kernels.route(x, packed_)[1]),
     ('routed_tile_ffn', lambda x: xla_kernels.routed_tile_ffn(x, *tiles_[1:])),
     ('routed_ffn', lambda x: xla_kernels.routed_ffn(x, np.ones((4, 32), np.int8), *tiles_[1:5])[0]),
-    ('int8_matmul', lambda x: xla_kernels.int8_matmul(x, xla_kernels.pack_int8(np.ones((16, 32), np.int8)), scales_))])
+    ('int8_matmul', lambda x: xla_kernels.int8_matmul(x, xla_kernels.pack_int8(np.ones((16, 32), np.int8)), scales_)),
+  ],
+)
 def test_a_gradient_names_the_training_path(name, function):
   with pytest.raises(NotImplementedError, match=rf'{name} is for inference.*trix_jax\.ffn\.SparseTriXFFN'):
     jax.grad(lambda x: function(x).sum())(jnp.asarray(x_))
@@ -27,9 +31,11 @@ def test_a_gradient_names_the_training_path(name, function):
 
 def test_scan_and_donated_buffers(path):
   packed = xla_kernels.pack(codes_of(np.random.default_rng(0), (32, 32)))
+
   def step(x, _):
     y = xla_kernels.ternary_matmul(x, packed, jnp.full(32, 0.2))
     return y, y
+
   x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 32)).astype(np.float32))
   want, wants = x, []
   for _ in range(4):
@@ -46,8 +52,15 @@ def test_vmap_over_activations_weights_or_both(path):
   xs = rng.normal(size=(3, 2, 32)).astype(np.float32)
   packed, scales = xla_kernels.pack(codes_of(rng, (3, 16, 32))), rng.normal(size=(3, 16)).astype(np.float32)
   one = jax.tree.map(lambda data: data[1], packed)
-  want = np.stack([[jax.jit(reference.ternary_matmul)(x, jax.tree.map(lambda data, i=i: data[i], packed), scales[i])
-                    for i in range(3)] for x in xs])
+  want = np.stack(
+    [
+      [
+        jax.jit(reference.ternary_matmul)(x, jax.tree.map(lambda data, i=i: data[i], packed), scales[i])
+        for i in range(3)
+      ]
+      for x in xs
+    ]
+  )
   get = xla_kernels.ternary_matmul
   np.testing.assert_array_equal(jax.vmap(get, (0, None, None))(xs, one, scales[1]), want[:, 1])
   np.testing.assert_array_equal(jax.vmap(get, (None, 0, 0))(xs[0], packed, scales), want[0])
@@ -71,8 +84,7 @@ def test_vmap_of_routing_and_tiles(path):
       np.testing.assert_array_equal(score, want[1])
     layers = jax.vmap(lambda x, signatures=signatures: xla_kernels.routed_ffn(x, signatures, *arguments[1:5]))(xs)
     for x, *got in zip(xs, *layers, strict=True):
-      jax.tree.map(np.testing.assert_array_equal, tuple(got),
-                   xla_kernels.routed_ffn(x, signatures, *arguments[1:5]))
+      jax.tree.map(np.testing.assert_array_equal, tuple(got), xla_kernels.routed_ffn(x, signatures, *arguments[1:5]))
 
 
 def test_shard_map_keeps_tokens_apart(path):
@@ -80,10 +92,12 @@ def test_shard_map_keeps_tokens_apart(path):
   spec = jax.sharding.PartitionSpec('data')
   rng = np.random.default_rng(0)
   packed, scales = xla_kernels.pack(codes_of(rng, (16, 32))), rng.normal(size=16).astype(np.float32)
-  x = jax.device_put(rng.normal(size=(4 * jax.device_count(), 32)).astype(np.float32),
-                     jax.sharding.NamedSharding(mesh, spec))
-  sharded = jax.jit(jax.shard_map(lambda x: xla_kernels.ternary_matmul(x, packed, scales), mesh=mesh, in_specs=spec,
-                                  out_specs=spec))
+  x = jax.device_put(
+    rng.normal(size=(4 * jax.device_count(), 32)).astype(np.float32), jax.sharding.NamedSharding(mesh, spec)
+  )
+  sharded = jax.jit(
+    jax.shard_map(lambda x: xla_kernels.ternary_matmul(x, packed, scales), mesh=mesh, in_specs=spec, out_specs=spec)
+  )
   y = sharded(x)
   assert y.sharding.spec == spec
   np.testing.assert_array_equal(y, jax.jit(reference.ternary_matmul)(x, packed, scales))

@@ -21,7 +21,8 @@ template <typename T>
 class Exact {
  public:
   Exact(int64_t count, int64_t misalignment)
-      : memory_(std::make_unique<uint8_t[]>(static_cast<size_t>(count) * sizeof(T) + static_cast<size_t>(misalignment))),
+      : memory_(
+            std::make_unique<uint8_t[]>(static_cast<size_t>(count) * sizeof(T) + static_cast<size_t>(misalignment))),
         data_(reinterpret_cast<T*>(memory_.get() + misalignment)) {}
   T* data() { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
@@ -72,7 +73,9 @@ bool Accumulators(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, 
                   std::mt19937& random) {
   std::vector<int8_t> codes(static_cast<size_t>(m * k));
   Exact<int8_t> q(n * k, misalignment);
-  const auto draw = [&](int low, int high) { return static_cast<int8_t>(low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1))); };
+  const auto draw = [&](int low, int high) {
+    return static_cast<int8_t>(low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1)));
+  };
   const int8_t sign = random() % 2 ? 1 : -1;
   for (auto& code : codes) code = fill == Fill::kRandom ? draw(-1, 1) : sign;
   for (int64_t i = 0; i < n * k; ++i) q[i] = fill == Fill::kRandom ? draw(-127, 127) : (random() % 8 ? 127 : -127);
@@ -105,7 +108,8 @@ bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
   for (int64_t i = 0; i < tiles; ++i) {
     int64_t want = 0;
     const int64_t t = tile[static_cast<size_t>(i)];
-    for (int64_t c = 0; c < d; ++c) want += int64_t{tally[static_cast<size_t>(t * d + c)]} * static_cast<int64_t>(x[static_cast<size_t>(c)]);
+    for (int64_t c = 0; c < d; ++c)
+      want += int64_t{tally[static_cast<size_t>(t * d + c)]} * static_cast<int64_t>(x[static_cast<size_t>(c)]);
     // Exact in float32 below 2^24, which random signs stay under here.
     if (!Check("score", path, tiles, d, 1, i, static_cast<int64_t>(score[static_cast<size_t>(i)]), want)) return false;
     if (i > 0 && score[static_cast<size_t>(i)] > score[static_cast<size_t>(i - 1)]) {
@@ -119,7 +123,8 @@ bool Tallies(const char* path, int64_t tiles, int64_t d, std::mt19937& random) {
 bool Lookups(const char* path, const Pool& pool, int64_t clusters, int64_t members, int64_t d, int64_t n,
              int64_t probes, bool ternary, std::mt19937& random) {
   const auto draw = [&] { return static_cast<int8_t>(ternary ? random() % 3 - 1 : random() % 255 - 127); };
-  std::vector<int8_t> keys(static_cast<size_t>(clusters * members * d)), cluster_keys(static_cast<size_t>(clusters * d));
+  std::vector<int8_t> keys(static_cast<size_t>(clusters * members * d)),
+      cluster_keys(static_cast<size_t>(clusters * d));
   for (auto& key : keys) key = draw();
   for (auto& key : cluster_keys) key = draw();
   // Packed cluster by cluster, each at an offset of its own.
@@ -139,9 +144,10 @@ bool Lookups(const char* path, const Pool& pool, int64_t clusters, int64_t membe
   for (size_t i = 0; i < member.size(); ++i) member[i] = static_cast<int32_t>(member.size() - 1 - i);
   const std::vector<float> ones(member.size(), 1.0f), zeros(member.size(), 0.0f);
   std::vector<float> x(static_cast<size_t>(n * d));
-  for (int64_t i = 0; i < n * d; ++i) x[static_cast<size_t>(i)] = i % d ? static_cast<float>(static_cast<int>(random() % 255) - 127) : 127.0f;
-  const Signatures tiles{ternary ? packed.data() : nullptr, ternary ? nullptr : tally.data(), members, d, ones.data(),
-                         zeros.data()};
+  for (int64_t i = 0; i < n * d; ++i)
+    x[static_cast<size_t>(i)] = i % d ? static_cast<float>(static_cast<int>(random() % 255) - 127) : 127.0f;
+  const Signatures tiles{
+      ternary ? packed.data() : nullptr, ternary ? nullptr : tally.data(), members, d, ones.data(), zeros.data()};
   const Index index{{ternary ? packed_clusters.data() : nullptr, ternary ? nullptr : tally_clusters.data(), clusters, d,
                      ones.data(), zeros.data()},
                     member.data(),
@@ -151,12 +157,14 @@ bool Lookups(const char* path, const Pool& pool, int64_t clusters, int64_t membe
   for (int64_t t = 0; t < n; ++t) {
     const auto dot = [&](const std::vector<int8_t>& key, int64_t row) {
       int64_t sum = 0;
-      for (int64_t c = 0; c < d; ++c) sum += int64_t{key[static_cast<size_t>(row * d + c)]} * static_cast<int64_t>(x[static_cast<size_t>(t * d + c)]);
+      for (int64_t c = 0; c < d; ++c)
+        sum += int64_t{key[static_cast<size_t>(row * d + c)]} * static_cast<int64_t>(x[static_cast<size_t>(t * d + c)]);
       return sum;
     };
     std::vector<int64_t> order(static_cast<size_t>(clusters));
     for (size_t c = 0; c < order.size(); ++c) order[c] = static_cast<int64_t>(c);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return dot(cluster_keys, a) > dot(cluster_keys, b); });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return dot(cluster_keys, a) > dot(cluster_keys, b); });
     std::sort(order.begin(), order.begin() + probes);
     int64_t best = -1;
     for (int64_t p = 0; p < probes; ++p) {
@@ -165,7 +173,9 @@ bool Lookups(const char* path, const Pool& pool, int64_t clusters, int64_t membe
         if (best < 0 || dot(keys, place) > dot(keys, best)) best = place;
       }
     }
-    if (!Check("looked-up tile", path, clusters * members, d, n, t, tile[static_cast<size_t>(t)], member[static_cast<size_t>(best)])) return false;
+    if (!Check("looked-up tile", path, clusters * members, d, n, t, tile[static_cast<size_t>(t)],
+               member[static_cast<size_t>(best)]))
+      return false;
   }
   return true;
 }
@@ -185,17 +195,20 @@ bool Int8Products(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, 
   for (int64_t t = 0; t < n; ++t) {
     for (int64_t r = 0; r < m; ++r) {
       int64_t acc = 0;
-      for (int64_t c = 0; c < k; ++c) acc += int64_t{weights[static_cast<size_t>(r * k + c)]} * static_cast<int64_t>(x[t * k + c]);
+      for (int64_t c = 0; c < k; ++c)
+        acc += int64_t{weights[static_cast<size_t>(r * k + c)]} * static_cast<int64_t>(x[t * k + c]);
       const float want = static_cast<float>(static_cast<int32_t>(acc)) * (127.0f * (1.0f / 127.0f));
       if (y[static_cast<size_t>(t * m + r)] != want) {
-        return Check("int8 product", path, m, k, n, t * m + r, static_cast<int64_t>(y[static_cast<size_t>(t * m + r)]), acc);
+        return Check("int8 product", path, m, k, n, t * m + r, static_cast<int64_t>(y[static_cast<size_t>(t * m + r)]),
+                     acc);
       }
     }
   }
   return true;
 }
 
-// The bits of attention: tokens one at a time and then some at once, in a cache that holds NaN where nothing was written.
+// The bits of attention: tokens one at a time and then some at once, in a cache that holds NaN where nothing was
+// written.
 std::vector<float> Attention(const Pool& pool, int64_t batch, int64_t heads, int64_t width, int64_t slots) {
   std::mt19937 random(3);
   const int64_t together = slots / 3, alone = slots - together, row = heads * width;
@@ -204,7 +217,8 @@ std::vector<float> Attention(const Pool& pool, int64_t batch, int64_t heads, int
   std::vector<float> result;
   for (int64_t first = 0; first < slots;) {
     const int64_t length = first < alone ? 1 : together;
-    Exact<float> q(batch * length * row, 4), k(batch * length * row, 4), v(batch * length * row, 4), out(batch * length * row, 4);
+    Exact<float> q(batch * length * row, 4), k(batch * length * row, 4), v(batch * length * row, 4),
+        out(batch * length * row, 4);
     for (auto* x : {&q, &k, &v}) {
       for (int64_t i = 0; i < batch * length * row; ++i) (*x)[i] = static_cast<float>(random()) / 1e9f - 2.0f;
     }
@@ -234,14 +248,16 @@ std::vector<float> Ffn(const Pool& pool, int64_t n, int64_t d, int64_t h, int64_
   for (int64_t i = 0; i < tiles * h; ++i) up_scale[i] = uniform();
   for (int64_t i = 0; i < tiles * d; ++i) down_scale[i] = uniform();
   for (int64_t i = 0; i < n * top_k; ++i) gate[i] = uniform();
-  for (int64_t i = 0; i < n * top_k; ++i) tile[i] = static_cast<int32_t>(i % 3 ? 0 : random() % static_cast<unsigned>(tiles));
+  for (int64_t i = 0; i < n * top_k; ++i)
+    tile[i] = static_cast<int32_t>(i % 3 ? 0 : random() % static_cast<unsigned>(tiles));
   std::vector<float> y(static_cast<size_t>(n * d));
   RoutedTileFfn(pool, x.data(), n, {tiles, d, h, up.data(), up_scale.data(), down.data(), down_scale.data(), true},
                 tile.data(), gate.data(), top_k, y.data());
   return y;
 }
 
-const std::vector<std::vector<int64_t>> ffn_shapes = {{0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
+const std::vector<std::vector<int64_t>> ffn_shapes = {
+    {0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
 const std::vector<std::vector<int64_t>> attention_shapes = {{1, 2, 32, 16}, {2, 3, 20, 96}, {1, 1, 1, 144}};
 
 bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
@@ -289,7 +305,8 @@ bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
     const auto& shape = ffn_shapes[i];
     const std::vector<float> y = Ffn(Pool(), shape[0], shape[1], shape[2], shape[3], shape[4]);
     for (size_t j = 0; j < y.size(); ++j) {
-      if (y[j] != portable_ffn[i][j]) return Check("feed-forward layer", path, 0, 0, shape[0], static_cast<int64_t>(j), 1, 0);
+      if (y[j] != portable_ffn[i][j])
+        return Check("feed-forward layer", path, 0, 0, shape[0], static_cast<int64_t>(j), 1, 0);
     }
   }
   std::printf("%s: the same integers\n", path);

@@ -1,9 +1,8 @@
-#include "ffi_handlers.h"
-
 #include <algorithm>
 #include <string>
 
 #include "ffi_buffers.h"
+#include "ffi_handlers.h"
 #include "operations.h"
 
 namespace trix {
@@ -37,9 +36,9 @@ ffi::Error CachedAttentionHandler(ffi::ThreadPool threads, F32 q, F32 k, F32 v, 
              "values [batch, heads, slots, width]");
   for (int64_t b = 0; b < shape.batch; ++b) {
     const int64_t first = position.typed_data()[b];
-    TRIX_CHECK(first >= 0 && first + shape.length <= shape.slots,
-               "cached_attention: " + std::to_string(shape.length) + " token(s) after " + std::to_string(first) +
-                   " in a cache of " + std::to_string(shape.slots));
+    TRIX_CHECK(first >= 0 && first + shape.length <= shape.slots, "cached_attention: " + std::to_string(shape.length) +
+                                                                      " token(s) after " + std::to_string(first) +
+                                                                      " in a cache of " + std::to_string(shape.slots));
   }
   // XLA lets the new caches be the old ones, in place, wherever nobody else looks at those.
   if (new_keys->typed_data() != keys.typed_data()) {

@@ -51,8 +51,8 @@ inline float Softmax(float* scores, int64_t length) {
   return 1.0f / SumOf(sums);
 }
 
-// out[i * stride ..] = factors[i] * sum_s weights[i * slots + s] * values[s * width ..], for kChunks * kLanes columns, or
-// for `columns` < kLanes of them where kChunks is 0, and the first length + i slots.
+// out[i * stride ..] = factors[i] * sum_s weights[i * slots + s] * values[s * width ..], for kChunks * kLanes columns,
+// or for `columns` < kLanes of them where kChunks is 0, and the first length + i slots.
 template <int kCount, int kChunks>
 [[gnu::always_inline]] inline void WeightedValues(const float* weights, const float* factors, int64_t length,
                                                   int64_t slots, const float* values, int64_t width, int64_t columns,

@@ -1,5 +1,5 @@
-// AVX2, for x86 without VNNI. `vpmaddubsw` sums pairs of products in 16 bits and saturates, which the prefix of all four
-// planes (170 * 127 * 2) would reach; so each byte is split into two nibbles of two planes (10 * 127 * 2 = 2540 at
+// AVX2, for x86 without VNNI. `vpmaddubsw` sums pairs of products in 16 bits and saturates, which the prefix of all
+// four planes (170 * 127 * 2) would reach; so each byte is split into two nibbles of two planes (10 * 127 * 2 = 2540 at
 // most), of which twelve fit before they have to be widened.
 #include <immintrin.h>
 
@@ -52,9 +52,8 @@ inline void DotHalf(const uint8_t* half, int64_t columns, const int8_t* x, int32
     }
     Widen(acc32, acc16);
   }
-  Unprefix(acc32, sum, [rows](int p, __m256i plane) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + 16 * p), plane);
-  });
+  Unprefix(acc32, sum,
+           [rows](int p, __m256i plane) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(rows + 16 * p), plane); });
 }
 
 void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
@@ -67,8 +66,8 @@ void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t str
 }
 
 // A vector holds two groups of columns of the four lanes.
-void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
-               int tokens, int32_t* acc) {
+void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+               int32_t* acc) {
   const __m256i halves = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);
   for (int t = 0; t < tokens; ++t) {
     const int8_t* x = q + t * stride;

@@ -31,8 +31,8 @@ inline Masked Mask(const uint8_t* packed) {
           _mm512_and_si512(w, _mm512_set1_epi8(63)), _mm512_add_epi8(w, _mm512_set1_epi8(64))};
 }
 
-// How far ahead weights are asked for, in bytes: far enough for memory, near enough for the first-level cache. Beyond the
-// last block there is nothing to fetch, which a prefetch may do.
+// How far ahead weights are asked for, in bytes: far enough for memory, near enough for the first-level cache. Beyond
+// the last block there is nothing to fetch, which a prefetch may do.
 constexpr int64_t kAhead = 4096;
 
 template <int kTokens, int kUnroll>
@@ -79,12 +79,18 @@ void DotWideTokens(const uint8_t* block, int64_t columns, const int8_t* q, int64
 void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
              int32_t* acc) {
   switch (tokens) {
-    case 1: return DotWideTokens<1, 4>(block, columns, q, stride, sums, acc);
-    case 2: return DotWideTokens<2, 2>(block, columns, q, stride, sums, acc);
-    case 3: return DotWideTokens<3, 2>(block, columns, q, stride, sums, acc);
-    case 4: return DotWideTokens<4, 1>(block, columns, q, stride, sums, acc);
-    case 5: return DotWideTokens<5, 1>(block, columns, q, stride, sums, acc);
-    default: return DotWideTokens<6, 1>(block, columns, q, stride, sums, acc);
+    case 1:
+      return DotWideTokens<1, 4>(block, columns, q, stride, sums, acc);
+    case 2:
+      return DotWideTokens<2, 2>(block, columns, q, stride, sums, acc);
+    case 3:
+      return DotWideTokens<3, 2>(block, columns, q, stride, sums, acc);
+    case 4:
+      return DotWideTokens<4, 1>(block, columns, q, stride, sums, acc);
+    case 5:
+      return DotWideTokens<5, 1>(block, columns, q, stride, sums, acc);
+    default:
+      return DotWideTokens<6, 1>(block, columns, q, stride, sums, acc);
   }
 }
 
@@ -107,8 +113,7 @@ void DotNarrowTokens(const uint8_t* block, int64_t columns, const int8_t* q, int
     __m128i prefix[4];
 #pragma GCC unroll 4
     for (int p = 0; p < 4; ++p) {
-      const __m256i half =
-          _mm256_add_epi32(_mm512_castsi512_si256(acc[t][p]), _mm512_extracti64x4_epi64(acc[t][p], 1));
+      const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(acc[t][p]), _mm512_extracti64x4_epi64(acc[t][p], 1));
       prefix[p] = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
     }
     const __m128i sum = _mm_set1_epi32(sums[t]);
@@ -122,15 +127,21 @@ void DotNarrowTokens(const uint8_t* block, int64_t columns, const int8_t* q, int
   }
 }
 
-void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
-               int tokens, int32_t* acc) {
+void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+               int32_t* acc) {
   switch (tokens) {
-    case 1: return DotNarrowTokens<1>(block, columns, q, stride, sums, acc);
-    case 2: return DotNarrowTokens<2>(block, columns, q, stride, sums, acc);
-    case 3: return DotNarrowTokens<3>(block, columns, q, stride, sums, acc);
-    case 4: return DotNarrowTokens<4>(block, columns, q, stride, sums, acc);
-    case 5: return DotNarrowTokens<5>(block, columns, q, stride, sums, acc);
-    default: return DotNarrowTokens<6>(block, columns, q, stride, sums, acc);
+    case 1:
+      return DotNarrowTokens<1>(block, columns, q, stride, sums, acc);
+    case 2:
+      return DotNarrowTokens<2>(block, columns, q, stride, sums, acc);
+    case 3:
+      return DotNarrowTokens<3>(block, columns, q, stride, sums, acc);
+    case 4:
+      return DotNarrowTokens<4>(block, columns, q, stride, sums, acc);
+    case 5:
+      return DotNarrowTokens<5>(block, columns, q, stride, sums, acc);
+    default:
+      return DotNarrowTokens<6>(block, columns, q, stride, sums, acc);
   }
 }
 
@@ -176,12 +187,18 @@ template <int kBlocks>
 void DotInt8Blocks(const int8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                    int tokens, int32_t* acc) {
   switch (tokens) {
-    case 1: return DotInt8Tokens<kBlocks, 1>(block, columns, q, stride, sums, acc);
-    case 2: return DotInt8Tokens<kBlocks, 2>(block, columns, q, stride, sums, acc);
-    case 3: return DotInt8Tokens<kBlocks, 3>(block, columns, q, stride, sums, acc);
-    case 4: return DotInt8Tokens<kBlocks, 4>(block, columns, q, stride, sums, acc);
-    case 5: return DotInt8Tokens<kBlocks, 5>(block, columns, q, stride, sums, acc);
-    default: return DotInt8Tokens<kBlocks, 6>(block, columns, q, stride, sums, acc);
+    case 1:
+      return DotInt8Tokens<kBlocks, 1>(block, columns, q, stride, sums, acc);
+    case 2:
+      return DotInt8Tokens<kBlocks, 2>(block, columns, q, stride, sums, acc);
+    case 3:
+      return DotInt8Tokens<kBlocks, 3>(block, columns, q, stride, sums, acc);
+    case 4:
+      return DotInt8Tokens<kBlocks, 4>(block, columns, q, stride, sums, acc);
+    case 5:
+      return DotInt8Tokens<kBlocks, 5>(block, columns, q, stride, sums, acc);
+    default:
+      return DotInt8Tokens<kBlocks, 6>(block, columns, q, stride, sums, acc);
   }
 }
 
@@ -271,7 +288,6 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kAvx512Vnni = {"avx512_vnni", CpuHasAvx512Vnni, 6,   DotWide, DotNarrow,
-                                 DotInt8,       &kByHand,         Peak};
+extern const Path kAvx512Vnni = {"avx512_vnni", CpuHasAvx512Vnni, 6, DotWide, DotNarrow, DotInt8, &kByHand, Peak};
 
 }  // namespace trix

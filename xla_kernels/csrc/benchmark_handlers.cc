@@ -23,8 +23,8 @@ void Time(ffi::Result<F32> microseconds, int64_t batch, const Run& run) {
 }
 
 // Takes one copy of the weights after the other.
-ffi::Error TimedMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 scales, int64_t batch,
-                              ffi::Result<F32> y, ffi::Result<F32> microseconds) {
+ffi::Error TimedMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 scales, int64_t batch, ffi::Result<F32> y,
+                              ffi::Result<F32> microseconds) {
   const int64_t n = FromLast(x, 1), k = FromLast(x, 0), m = FromLast(scales, 0), copies = FromLast(packed, 1);
   if (FromLast(packed, 0) != PackedBytes(m, k)) return Invalid("timed_matmul: sizes differ");
   const XlaPool pool(threads);
@@ -102,16 +102,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedMatmul, trix::TimedMatmulHandler,
                                   .Ret<trix::F32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedTileFfn, trix::TimedTileFfnHandler,
                               trix::BindRoutedTiles().Attr<int64_t>("batch").Ret<trix::F32>().Ret<trix::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedPeak, trix::TimedPeakHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Attr<int64_t>("rounds")
-                                  .Ret<trix::F32>()
-                                  .Ret<trix::F32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixTimedRead, trix::TimedReadHandler,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<trix::U8>()
-                                  .Attr<int64_t>("batch")
-                                  .Ret<trix::U8>()
-                                  .Ret<trix::F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    TrixTimedPeak, trix::TimedPeakHandler,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("rounds").Ret<trix::F32>().Ret<trix::F32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    TrixTimedRead, trix::TimedReadHandler,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<trix::U8>().Attr<int64_t>("batch").Ret<trix::U8>().Ret<trix::F32>());

@@ -64,16 +64,14 @@ inline float Rescaled(int32_t acc, float step, float scale) { return (static_cas
 inline float Relu(float value) { return value < 0.0f ? 0.0f : value; }  // NaN stays NaN.
 
 // The loops stand apart from the functions so that a constant count, that of most blocks, unrolls them.
-[[gnu::always_inline]] inline void RescaleLoop(const int32_t* __restrict acc, float step,
-                                               const float* __restrict scale, float gate, int64_t count,
-                                               float* __restrict y) {
+[[gnu::always_inline]] inline void RescaleLoop(const int32_t* __restrict acc, float step, const float* __restrict scale,
+                                               float gate, int64_t count, float* __restrict y) {
   for (int64_t i = 0; i < count; ++i) y[i] = Rescaled(acc[i], step, scale[i]) * gate;
 }
 
 template <bool kSquared>
 [[gnu::always_inline]] inline void RescaleReluLoop(const int32_t* __restrict acc, float step,
-                                                   const float* __restrict scale, int64_t count,
-                                                   float* __restrict y) {
+                                                   const float* __restrict scale, int64_t count, float* __restrict y) {
   for (int64_t i = 0; i < count; ++i) {
     const float value = Relu(Rescaled(acc[i], step, scale[i]));
     y[i] = kSquared ? value * value : value;

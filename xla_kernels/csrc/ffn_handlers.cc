@@ -1,10 +1,9 @@
-#include "ffi_handlers.h"
-
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "ffi_buffers.h"
+#include "ffi_handlers.h"
 #include "operations.h"
 
 namespace trix {
@@ -105,8 +104,8 @@ ffi::Error RouteHandler(ffi::ThreadPool threads, F32 x, Keys signatures, F32 sca
 
 template <typename Keys>
 ffi::Error IndexedRouteHandler(ffi::ThreadPool threads, F32 x, Keys signatures, F32 scale, F32 offset, Keys clusters,
-                               F32 cluster_scale, F32 cluster_offset, S32 member, int64_t probes,
-                               ffi::Result<S32> tile, ffi::Result<F32> score) {
+                               F32 cluster_scale, F32 cluster_offset, S32 member, int64_t probes, ffi::Result<S32> tile,
+                               ffi::Result<F32> score) {
   const KeyBuffers<Keys> of_clusters{clusters, cluster_scale, cluster_offset};
   return RouteWith<Keys>({{signatures, scale, offset}, of_clusters, member, probes}, threads, x, tile, score);
 }
@@ -143,8 +142,8 @@ struct TileBuffers {
   }
 };
 
-ffi::Error RoutedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_scale, U8 down, F32 down_scale,
-                                S32 tile, F32 gate, bool squared, ffi::Result<F32> y) {
+ffi::Error RoutedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_scale, U8 down, F32 down_scale, S32 tile,
+                                F32 gate, bool squared, ffi::Result<F32> y) {
   const Batch batch(*y, 2);
   TRIX_CHECK(batch.Fits(x, 2) && batch.Fits(tile, 2) && batch.Fits(gate, 2), "routed_tile_ffn: batch axes differ");
   TileBuffers buffers{up, up_scale, down, down_scale};
@@ -209,9 +208,9 @@ ffi::Error RoutedFfnWith(RoutingBuffers<Keys> routing, TileBuffers buffers, cons
 }
 
 template <typename Keys>
-ffi::Error RoutedFfnHandler(ffi::ThreadPool threads, F32 x, Keys signatures, F32 scale, F32 offset, U8 up,
-                            F32 up_scale, U8 down, F32 down_scale, bool squared, bool probability, float temperature,
-                            float margin, ffi::Result<F32> y, ffi::Result<S32> tile, ffi::Result<F32> gate) {
+ffi::Error RoutedFfnHandler(ffi::ThreadPool threads, F32 x, Keys signatures, F32 scale, F32 offset, U8 up, F32 up_scale,
+                            U8 down, F32 down_scale, bool squared, bool probability, float temperature, float margin,
+                            ffi::Result<F32> y, ffi::Result<S32> tile, ffi::Result<F32> gate) {
   return RoutedFfnWith<Keys>({{signatures, scale, offset}}, {up, up_scale, down, down_scale},
                              {probability, temperature, margin}, squared, threads, x, y, tile, gate);
 }
@@ -272,15 +271,14 @@ auto BindRouteResults(Binding binding) {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedTileFfn, trix::RoutedTileFfnHandler,
                               trix::BindRoutedTiles().Attr<bool>("squared").Ret<trix::F32>());
 
-#define TRIX_DEFINE_ROUTING(kind, Keys)                                                                \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoute##kind, trix::RouteHandler<Keys>,                             \
-                                BindRouteResults(BindRouting<Keys>()));                                \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixIndexedRoute##kind, trix::IndexedRouteHandler<Keys>,               \
-                                BindRouteResults(BindIndexedRouting<Keys>().Attr<int64_t>("probes"))); \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedFfn##kind, trix::RoutedFfnHandler<Keys>,                     \
-                                BindFfnResults(trix::BindTiles(BindRouting<Keys>())));                 \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                       \
-      TrixIndexedFfn##kind, trix::IndexedFfnHandler<Keys>,                                             \
+#define TRIX_DEFINE_ROUTING(kind, Keys)                                                                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoute##kind, trix::RouteHandler<Keys>, BindRouteResults(BindRouting<Keys>())); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixIndexedRoute##kind, trix::IndexedRouteHandler<Keys>,                           \
+                                BindRouteResults(BindIndexedRouting<Keys>().Attr<int64_t>("probes")));             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(TrixRoutedFfn##kind, trix::RoutedFfnHandler<Keys>,                                 \
+                                BindFfnResults(trix::BindTiles(BindRouting<Keys>())));                             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                                   \
+      TrixIndexedFfn##kind, trix::IndexedFfnHandler<Keys>,                                                         \
       BindFfnResults(trix::BindTiles(BindIndexedRouting<Keys>()).template Attr<int64_t>("probes")))
 
 TRIX_DEFINE_ROUTING(Ternary, trix::U8);

@@ -1,8 +1,7 @@
-#include "ffi_handlers.h"
-
 #include <string>
 
 #include "ffi_buffers.h"
+#include "ffi_handlers.h"
 #include "operations.h"
 
 namespace trix {

@@ -58,8 +58,8 @@ void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t str
   }
 }
 
-void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
-               int tokens, int32_t* acc) {
+void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+               int32_t* acc) {
   for (int t = 0; t < tokens; ++t) {
     DotLanes(block, kNarrowRows, columns, q + t * stride, sums[t], kNarrowRows / 4, acc + t * kWideRows);
   }
@@ -104,7 +104,6 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kNeon = {"neon",    [] { return true; }, 8,   DotWide, DotNarrow, DotInt8,
-                           &kBaselineElementwise, Peak};
+extern const Path kNeon = {"neon", [] { return true; }, 8, DotWide, DotNarrow, DotInt8, &kBaselineElementwise, Peak};
 
 }  // namespace trix

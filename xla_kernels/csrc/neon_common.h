@@ -1,5 +1,5 @@
-// Shared by the NEON paths: how the planes come apart. Included by one file per path, in an anonymous namespace, because
-// each is compiled for another instruction set.
+// Shared by the NEON paths: how the planes come apart. Included by one file per path, in an anonymous namespace,
+// because each is compiled for another instruction set.
 #pragma once
 
 #include <arm_neon.h>

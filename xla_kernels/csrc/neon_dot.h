@@ -1,5 +1,5 @@
-// Products by the signed dot product instruction, `sdot`: one advances four columns of four lanes. Included by the paths
-// of the CPUs that have it.
+// Products by the signed dot product instruction, `sdot`: one advances four columns of four lanes. Included by the
+// paths of the CPUs that have it.
 #pragma once
 
 #include "neon_common.h"
@@ -24,7 +24,7 @@ template <int kColumnGroup>
       "sdot %[acc3].4s, %[all].16b, %[x].4b[%[group]]"
       : [acc0] "+w"(acc[0]), [acc1] "+w"(acc[1]), [acc2] "+w"(acc[2]), [acc3] "+w"(acc[3]), [all] "=&w"(all),
         [w3] "=&w"(w3), [w15] "=&w"(w15), [w63] "=&w"(w63)
-      : [packed] "m"(*reinterpret_cast<const uint8_t(*)[16]>(packed)), [x] "w"(x), [three] "w"(vdupq_n_s8(3)),
+      : [packed] "m"(*reinterpret_cast<const uint8_t (*)[16]>(packed)), [x] "w"(x), [three] "w"(vdupq_n_s8(3)),
         [fifteen] "w"(vdupq_n_s8(15)), [sixty_three] "w"(vdupq_n_s8(63)), [group] "i"(kColumnGroup));
 }
 
@@ -82,11 +82,16 @@ constexpr int kDotPanel = 5;
 inline void DotLanesOf(int tokens, const uint8_t* packed, int64_t step, int64_t columns, const int8_t* q,
                        int64_t stride, const int32_t* sums, int lanes, int32_t* out) {
   switch (tokens) {
-    case 1: return DotLanes<1, 1>(packed, step, columns, q, stride, sums, lanes, out);
-    case 2: return DotLanes<1, 2>(packed, step, columns, q, stride, sums, lanes, out);
-    case 3: return DotLanes<1, 3>(packed, step, columns, q, stride, sums, lanes, out);
-    case 4: return DotLanes<1, 4>(packed, step, columns, q, stride, sums, lanes, out);
-    default: return DotLanes<1, 5>(packed, step, columns, q, stride, sums, lanes, out);
+    case 1:
+      return DotLanes<1, 1>(packed, step, columns, q, stride, sums, lanes, out);
+    case 2:
+      return DotLanes<1, 2>(packed, step, columns, q, stride, sums, lanes, out);
+    case 3:
+      return DotLanes<1, 3>(packed, step, columns, q, stride, sums, lanes, out);
+    case 4:
+      return DotLanes<1, 4>(packed, step, columns, q, stride, sums, lanes, out);
+    default:
+      return DotLanes<1, 5>(packed, step, columns, q, stride, sums, lanes, out);
   }
 }
 
@@ -108,14 +113,15 @@ inline void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, in
 template <int kTokens>
 inline void DotInt8Tokens(const int8_t* block, int64_t columns, const int8_t* q, int64_t stride, int32_t* out) {
   int32x4_t acc[kTokens][4] = {};
-  const auto add = [&]<int kColumnGroup>(const int8_t* lanes, const int8x16_t(&x)[kTokens]) __attribute__((always_inline)) {
+  const auto add = [&]<int kColumnGroup>(const int8_t* lanes, const int8x16_t(&x)[kTokens])
+                       __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) {
-      const int8x16_t w = vld1q_s8(lanes + 64 * kColumnGroup + 16 * v);
+                         for (int v = 0; v < 4; ++v) {
+                           const int8x16_t w = vld1q_s8(lanes + 64 * kColumnGroup + 16 * v);
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) Dot<kColumnGroup>(acc[t][v], w, x[t]);
-    }
-  };
+                           for (int t = 0; t < kTokens; ++t) Dot<kColumnGroup>(acc[t][v], w, x[t]);
+                         }
+                       };
   for (int64_t k = 0; k < columns; k += 16) {
     int8x16_t x[kTokens];
 #pragma GCC unroll 8
@@ -140,11 +146,21 @@ inline void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8
       const int8_t* rows = q + t * stride;
       int32_t* out = acc + t * kWideRows;
       switch (tokens - t) {
-        case 1: DotInt8Tokens<1>(block, columns, rows, stride, out); break;
-        case 2: DotInt8Tokens<2>(block, columns, rows, stride, out); break;
-        case 3: DotInt8Tokens<3>(block, columns, rows, stride, out); break;
-        case 4: DotInt8Tokens<4>(block, columns, rows, stride, out); break;
-        default: DotInt8Tokens<5>(block, columns, rows, stride, out); break;
+        case 1:
+          DotInt8Tokens<1>(block, columns, rows, stride, out);
+          break;
+        case 2:
+          DotInt8Tokens<2>(block, columns, rows, stride, out);
+          break;
+        case 3:
+          DotInt8Tokens<3>(block, columns, rows, stride, out);
+          break;
+        case 4:
+          DotInt8Tokens<4>(block, columns, rows, stride, out);
+          break;
+        default:
+          DotInt8Tokens<5>(block, columns, rows, stride, out);
+          break;
       }
     }
   }

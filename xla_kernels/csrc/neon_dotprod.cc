@@ -12,7 +12,7 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kNeonDotprod = {"neon_dotprod", CpuHasDotprod, kDotPanel,             DotWide,
-                                  DotNarrow,      DotInt8,       &kBaselineElementwise, Peak};
+extern const Path kNeonDotprod = {"neon_dotprod", CpuHasDotprod,         kDotPanel, DotWide, DotNarrow,
+                                  DotInt8,        &kBaselineElementwise, Peak};
 
 }  // namespace trix

@@ -75,10 +75,14 @@ inline void MultiplySlice(const int8_t* w, const int8_t* x, int64_t octets, int3
 
 inline void MultiplySliceOf(int count, const int8_t* w, const int8_t* x, int64_t octets, int32x4_t* acc) {
   switch (count) {
-    case 1: return MultiplySlice<1>(w, x, octets, acc);
-    case 2: return MultiplySlice<2>(w, x, octets, acc);
-    case 3: return MultiplySlice<3>(w, x, octets, acc);
-    default: return MultiplySlice<4>(w, x, octets, acc);
+    case 1:
+      return MultiplySlice<1>(w, x, octets, acc);
+    case 2:
+      return MultiplySlice<2>(w, x, octets, acc);
+    case 3:
+      return MultiplySlice<3>(w, x, octets, acc);
+    default:
+      return MultiplySlice<4>(w, x, octets, acc);
   }
 }
 
@@ -148,7 +152,7 @@ bool Supported() { return CpuHasDotprod() && CpuHasI8mm(); }
 
 }  // namespace
 
-extern const Path kNeonI8mm = {"neon_i8mm",    Supported, kMaxPanel,             MultiplyWide,
-                               MultiplyNarrow, DotInt8,   &kBaselineElementwise, Peak};
+extern const Path kNeonI8mm = {"neon_i8mm",           Supported, kMaxPanel, MultiplyWide, MultiplyNarrow, DotInt8,
+                               &kBaselineElementwise, Peak};
 
 }  // namespace trix

@@ -47,20 +47,20 @@ struct Gating {
 // not finite gets the first tiles and scores NaN. With an index, signatures are [clusters, tiles of a cluster]
 // matrices, `signatures.tiles` being the tiles of a cluster, and a place is the position among the candidates in that
 // order; without (null) it is the tile.
-void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index,
-           int64_t top_k, const Gating& gating, int32_t* tile, float* score, float* gate);
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index, int64_t top_k,
+           const Gating& gating, int32_t* tile, float* score, float* gate);
 
 struct Tiles {
   int64_t tiles, d, h;
-  const uint8_t* up;         // [tiles, PackedBytes(h, d)]
-  const float* up_scale;     // [tiles, h]
-  const uint8_t* down;       // [tiles, PackedBytes(d, h)]
-  const float* down_scale;   // [tiles, d]
-  bool squared;              // relu(x)^2 instead of relu(x)
+  const uint8_t* up;        // [tiles, PackedBytes(h, d)]
+  const float* up_scale;    // [tiles, h]
+  const uint8_t* down;      // [tiles, PackedBytes(d, h)]
+  const float* down_scale;  // [tiles, d]
+  bool squared;             // relu(x)^2 instead of relu(x)
 };
 
-// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]), without computing those beyond the first whose gate is 0. Every tile
-// index must be in range: see `FirstBadTile`.
+// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]), without computing those beyond the first whose gate is 0. Every
+// tile index must be in range: see `FirstBadTile`.
 void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& tiles, const int32_t* tile,
                    const float* gate, int64_t top_k, float* y);
 
@@ -72,7 +72,8 @@ struct CacheShape {
 // Causal attention of new tokens. Adds their keys and values to the cache, which holds position[b] tokens of row b, and
 // lets each see what is before it and itself. There must be room: position[b] + length <= slots.
 //   q, k, v, out  [batch, length, heads, width]
-//   keys          [batch, heads, slots / kCacheMultiple, width, kCacheMultiple], so that the scores of so many slots are
+//   keys          [batch, heads, slots / kCacheMultiple, width, kCacheMultiple], so that the scores of so many slots
+//   are
 //                 computed side by side
 //   values        [batch, heads, slots, width]
 void CachedAttention(const Pool& pool, const float* q, const float* k, const float* v, const int32_t* position,

@@ -29,8 +29,8 @@ inline const Pool& PoolFor(const Pool& pool, int64_t macs) {
 }
 
 // Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too and waits only for
-// tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free. What a task
-// throws is thrown again when all are done.
+// tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free. What a
+// task throws is thrown again when all are done.
 template <typename Task>
 void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
   const int64_t threads = count < 2 ? 1 : pool.threads();
@@ -45,7 +45,7 @@ void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
     std::exception_ptr error;
   };
   auto state = std::make_shared<State>();  // A helper may wake after the caller has left.
-  const Task* shared = &task;              // Used only by whoever holds an unfinished task, so the caller is still here.
+  const Task* shared = &task;  // Used only by whoever holds an unfinished task, so the caller is still here.
   const auto work = [state, shared, count] {
     for (int64_t i; (i = state->next.fetch_add(1, std::memory_order_relaxed)) < count;) {
       try {

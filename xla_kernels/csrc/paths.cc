@@ -15,9 +15,12 @@ extern const Path kNeonI8mm, kNeonDotprod, kNeon;
 
 const Path* const kPaths[] = {
 #if defined(__x86_64__)
-    &kAvx512Vnni, &kAvx2,
+    &kAvx512Vnni,
+    &kAvx2,
 #elif defined(__aarch64__)
-    &kNeonI8mm, &kNeonDotprod, &kNeon,
+    &kNeonI8mm,
+    &kNeonDotprod,
+    &kNeon,
 #endif
     &kPortable,
 };

@@ -58,7 +58,7 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kPortable = {"portable",        [] { return true; }, 8,   Dot<kWideRows>,
-                               Dot<kNarrowRows>, DotInt8,             &kBaselineElementwise, Peak};
+extern const Path kPortable = {"portable", [] { return true; },   8,   Dot<kWideRows>, Dot<kNarrowRows>,
+                               DotInt8,    &kBaselineElementwise, Peak};
 
 }  // namespace trix

@@ -102,7 +102,8 @@ struct Workspace {
   float *best, *score, *work;
 
   static Workspace Carve(Carver& carver, int panel, const Signatures& signatures, const Index* index, int64_t top_k) {
-    const int64_t clusters = index == nullptr ? 0 : index->clusters.tiles, probes = index == nullptr ? 0 : index->probes;
+    const int64_t clusters = index == nullptr ? 0 : index->clusters.tiles,
+                  probes = index == nullptr ? 0 : index->probes;
     const int64_t candidates = std::max<int64_t>(probes, 1) * signatures.tiles;
     Workspace w;
     w.rows = Rows::Carve(carver, panel, signatures.d);
@@ -140,8 +141,8 @@ Candidates LookUp(const Path& path, const Signatures& signatures, const Index& i
 
 }  // namespace
 
-void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index,
-           int64_t top_k, const Gating& gating, int32_t* tile, float* score, float* gate) {
+void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index, int64_t top_k,
+           const Gating& gating, int32_t* tile, float* score, float* gate) {
   const Path& path = ActivePath();
   const int64_t d = signatures.d, members = signatures.tiles;
   const int64_t keys = index == nullptr ? members : index->clusters.tiles + index->probes * members;

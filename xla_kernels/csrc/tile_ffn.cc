@@ -1,5 +1,5 @@
-// Feed-forward tiles: tokens are grouped by tile, and each group passes through its tile a panel at a time, so that hidden
-// activations stay in the first-level cache.
+// Feed-forward tiles: tokens are grouped by tile, and each group passes through its tile a panel at a time, so that
+// hidden activations stay in the first-level cache.
 #include <vector>
 
 #include "operations.h"
@@ -50,8 +50,8 @@ void GroupByTile(const int32_t* tile, int64_t count, int64_t stride, int64_t til
 }
 
 // Some rows through one tile; output of row i, times gate[i], to out[i].
-void TileForward(const Path& path, const Tiles& tiles, int32_t tile, const Rows& rows, int64_t count,
-                 const float* gate, float* const* out, float* hidden, const Rows& hidden_rows) {
+void TileForward(const Path& path, const Tiles& tiles, int32_t tile, const Rows& rows, int64_t count, const float* gate,
+                 float* const* out, float* hidden, const Rows& hidden_rows) {
   const int64_t d = tiles.d, h = tiles.h;
   const float* up_scale = tiles.up_scale + tile * h;
   const float* down_scale = tiles.down_scale + tile * d;
