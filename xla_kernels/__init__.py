@@ -11,7 +11,7 @@ Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles,
 """
 
 from xla_kernels.attention import KeyValueCache, cached_attention, empty_cache
-from xla_kernels.native import active_path, available_paths
+from xla_kernels.native import active_path, available_paths, register
 from xla_kernels.operations import (
   TileIndex,
   accumulate,
@@ -46,6 +46,7 @@ __all__ = [
   'int8_matmul',
   'pack',
   'pack_int8',
+  'register',
   'route',
   'routed_ffn',
   'routed_tile_ffn',

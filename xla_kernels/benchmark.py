@@ -103,6 +103,7 @@ def text_of(row: dict) -> str:
 
 def measure(threads: int) -> Iterator[dict]:
   """All rows for this process, which the caller has bound to `threads` cores."""
+  xla_kernels.register()
   path = xla_kernels.active_path()
   rng = np.random.default_rng(0)
   peak = measured_peak()

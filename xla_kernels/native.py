@@ -1,60 +1,107 @@
-"""The compiled kernels: registered with XLA where they were built, and the choice among them."""
+"""Choose among the compiled kernels, and hand them to XLA.
 
+XLA's FFI has versions. A runtime takes handlers that older headers described and refuses those of newer headers. XLA
+looks at them when its CPU backend starts, and one that it refuses keeps the whole backend from starting. So importing
+this package registers nothing: the first operation does, once the backend is up and a refusal costs the kernels alone.
+"""
+
+import functools
 import importlib
 import logging
 import os
+import pathlib
+import re
 from typing import Any
 
 import jax
+import jaxlib
 
 REFERENCE = 'reference'
 VARIABLE = 'TRIX_KERNEL'
-# Of the handlers, see csrc/module.cc: an extension that a newer source left behind would be called wrongly.
-INTERFACE = 2
+# Counts changes of a handler's operands, results or attributes, here and in csrc/module.cc.
+INTERFACE = 3
+_WHAT_TO_DO = (
+  'everything runs on the slower jnp reference. To have the kernels, install trix-jax again with a C++ compiler and '
+  "Python's headers, or install a newer jax; see BUILD.md"
+)
 
 
 def _load() -> Any:
-  """The extension module, its handlers registered with XLA; None, with one warning, where that is not possible."""
+  """Import the extension; None, with one warning, where it is missing or this jaxlib would refuse its handlers."""
   try:
     module = importlib.import_module('xla_kernels._native')
     if getattr(module, 'interface', 1) != INTERFACE:
       raise ImportError('they were built from another version of the sources')
-    for name, handler in module.handlers().items():
-      jax.ffi.register_ffi_target(name, handler, platform='cpu')
+    built, installed = module.ffi_version, _ffi_version()
+    if installed and not (built[0] == installed[0] and built[1] <= installed[1]):
+      raise ImportError(
+        f'they were built with version {built[0]}.{built[1]} of XLA FFI, and jaxlib {jaxlib.__version__} has '
+        f'{installed[0]}.{installed[1]}'
+      )
     return module
-  # XLA refuses handlers that were built for a version of its interface that it does not know.
-  except (ImportError, jax.errors.JaxRuntimeError) as error:
-    logging.getLogger('xla_kernels').warning(
-      'no native kernels (%s): everything runs on the slower jnp reference. To have them, install again with a C++ '
-      'compiler, the headers of Python and this version of JAX; see BUILD.md',
-      error,
-    )
+  except ImportError as error:
+    _warn(error)
     return None
+
+
+def _ffi_version() -> tuple[int, int] | None:
+  """Read the version of XLA FFI from the headers that jaxlib ships; None where they cannot be read."""
+  try:
+    header = (pathlib.Path(jax.ffi.include_dir()) / 'xla/ffi/api/c_api.h').read_text()
+  except (OSError, RuntimeError, UnicodeDecodeError):
+    return None
+  found = [re.search(rf'^#define XLA_FFI_API_{part} (\d+)$', header, re.MULTILINE) for part in ('MAJOR', 'MINOR')]
+  return (int(found[0][1]), int(found[1][1])) if found[0] and found[1] else None
+
+
+def _warn(reason: object) -> None:
+  logging.getLogger('xla_kernels').warning('no native kernels (%s): %s', reason, _WHAT_TO_DO)
 
 
 _native = _load()
 
 
+@functools.cache
+def register() -> bool:
+  """Hand the kernels to XLA, once; operations do so themselves.
+
+  Call it before you run a program that `jax.export` wrote in another process. It starts JAX's CPU backend.
+
+  Returns:
+    Whether operations call native kernels on CPU.
+  """
+  global _native
+  if _native is None or _FORCED == REFERENCE:
+    return False
+  try:
+    jax.local_devices(backend='cpu')
+  except RuntimeError:  # JAX_PLATFORMS leaves the CPU out, so nothing will run there.
+    return False
+  try:
+    for name, handler in _native.handlers().items():
+      jax.ffi.register_ffi_target(name, handler, platform='cpu')
+  except (RuntimeError, ValueError, TypeError) as error:
+    _native = None
+    _warn(' '.join(str(error).split()))
+    return False
+  return True
+
+
 def available_paths() -> tuple[str, ...]:
-  """What this CPU can run, best first; the last is `reference`, plain jnp."""
+  """List what this CPU can run, best first; the last is `reference`, plain jnp."""
   return (*(_native.paths() if _native else ()), REFERENCE)
 
 
 def active_path() -> str:
-  """The path in use: the best, unless TRIX_KERNEL named another when this package was imported."""
-  return _native.active_path() if enabled() else REFERENCE
-
-
-def enabled() -> bool:
-  """Whether operations call native kernels on CPU."""
-  return _native is not None and _FORCED != REFERENCE
+  """Name the path in use: the best, unless TRIX_KERNEL named another when this package was imported."""
+  return _native.active_path() if _native is not None and _FORCED != REFERENCE else REFERENCE
 
 
 def force(path: str) -> None:
   """Use a native path from now on, in compiled functions too.
 
   Raises:
-    ValueError: when there is no such path here. `reference` is none: it is chosen at import, by TRIX_KERNEL.
+    ValueError: when there is no such path here, and for `reference`, which TRIX_KERNEL chooses at import.
   """
   native = [path for path in available_paths() if path != REFERENCE]
   if path not in native:

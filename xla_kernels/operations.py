@@ -3,7 +3,8 @@
 All take leading batch axes through `jax.vmap`, work under `jit`, `scan` and `shard_map`, and refuse to be
 differentiated with respect to their floats. On arrays that are sharded over a mesh, outside `shard_map`, XLA replicates
 what a custom call gets and gives: wrap it in `shard_map` to keep it sharded. `jax.export` takes custom calls only with
-`jax.export.DisabledSafetyCheck.custom_call('trix_...')`.
+`jax.export.DisabledSafetyCheck.custom_call('trix_...')`; a process that only runs an exported program calls
+`xla_kernels.register` first.
 """
 
 import dataclasses

@@ -120,4 +120,4 @@ def test_paths():
 def test_an_extension_of_other_sources_is_not_called(monkeypatch, caplog):
   monkeypatch.setattr(native, 'INTERFACE', -1)
   assert native._load() is None
-  assert 'another version of the sources' in caplog.text and 'install again' in caplog.text
+  assert 'another version of the sources' in caplog.text and 'install trix-jax again' in caplog.text

@@ -34,7 +34,9 @@ NB_MODULE(_native, module) {
     return handlers;
   });
   // Raised with every change of a handler's operands, results or attributes, here and in `native.py`.
-  module.attr("interface") = 2;
+  module.attr("interface") = 3;
+  // Of the headers this was compiled with: XLA refuses handlers of newer headers than its own.
+  module.attr("ffi_version") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   module.def("paths", [] {
     std::vector<std::string> names;
     for (int i = 0; i < trix::kPathCount; ++i) {
