@@ -4,7 +4,7 @@
 
 A trained model is evaluated on the whole validation split twice over: with a fixed number of tiles, `top_k` = 1, 2, ...
 up to what it was trained with, and with that many of which a character keeps those whose probability is at least some
-part of its best one's (`keep_ratio`). Nothing is trained again. Draws both curves beside the JSON, as .png.
+part of its best one's (`keep_ratio`). Nothing is trained again. Draws both curves into docs/images/adaptive_tiles.png.
 """
 
 import dataclasses
@@ -28,14 +28,16 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder that train.py wrote, of a model with model.top_k above 1.', required=True
 )
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
+_IMAGE = flags.DEFINE_string('image', 'docs/images/adaptive_tiles.png', 'PNG file for both curves.')
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def main() -> None:
   plots.require_matplotlib()
-  path = pathlib.Path(_OUT.value)
-  files.check_writable(path)
+  path, image = pathlib.Path(_OUT.value), pathlib.Path(_IMAGE.value)
+  for file in (path, image):
+    files.check_writable(file)
   trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), 'best')
   config = trained.model.config
   if config.ffn.top_k == 1:
@@ -50,7 +52,7 @@ def main() -> None:
     rows.append({'kind': kind, kind: value, 'tiles_used': float(np.mean(row['tiles_used'])), 'loss': row['loss']})
     print(f'{kind} {value:<5}{rows[-1]["tiles_used"]:8.3f} tiles a character{row["loss"]:9.4f} nats', flush=True)
   workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
-  plot(rows, path.with_suffix('.png'))
+  plot(rows, image)
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:

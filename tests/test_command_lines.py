@@ -280,6 +280,9 @@ def test_results_that_cannot_be_written_are_found_before_the_work(program, tmp_p
   name, *arguments = program.split()
   for out in (tmp_path, tmp_path / 'no' / 'out.json'):
     bad(run(f'experiments/{name}', *arguments, f'--out={out}'), f'cannot write {out}')
+  if name == 'adaptive_tiles.py':
+    image = tmp_path / 'no' / 'image.png'
+    bad(run(f'experiments/{name}', *arguments, f'--out={tmp_path / "out.json"}', f'--image={image}'), f'write {image}')
   assert not any(tmp_path.iterdir())
 
 

@@ -196,10 +196,16 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   report.write(tmp_path)
   assert (tmp_path / report.FILE).read_text() == page  # The same figures give the same file.
   if name == 'four_routings':
-    assert all(path.read_bytes().startswith(b'\x89PNG') for path in overview.write(tmp_path))
+    images = tmp_path / 'images'
+    with pytest.raises(InputError, match='cannot write'):
+      overview.write(tmp_path, images)
+    images.mkdir()
+    drawn = overview.write(tmp_path, images)
+    assert sorted(drawn) == sorted(images.iterdir()) and len(drawn) == 2
+    assert all(path.read_bytes().startswith(b'\x89PNG') for path in drawn)
   else:
     with pytest.raises(InputError, match='no emergent model of seed 0'):
-      overview.write(tmp_path)
+      overview.write(tmp_path, tmp_path)
 
 
 def test_verdicts_of_other_programs_follow_their_files(tmp_path):
