@@ -75,7 +75,7 @@ def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
       0,
       None,
       '2 bits for 32 are 16x by arithmetic, in tiles; attention and head are '
-      'int8; results/README.md has how the runs were trained',
+      'int8; docs/results/inference.md has how the runs were trained',
       verdicts.NOT_COMPARABLE,
     )
   ]
