@@ -93,7 +93,7 @@ class Evaluator:
 
     Returns:
       loss (mean cross-entropy in nats), perplexity, bits_per_char; lists over layers of tile_load, dead_tiles (tiles
-      that are silent or that no token reached), class_tiles (counts [class][tile], classes of the input character),
+      that are silent or that no token reached), class_tiles (counts `[class][tile]`, classes of the input character),
       class_tile_information (normalised mutual information) and of the figures of `routing.statistics`.
     """
     params, routing_state = devices.replicate((params, routing_state or {}), self._mesh)
