@@ -34,7 +34,8 @@ import variants
 from absl import flags
 
 import xla_kernels
-from trix_jax import checkpoints, cli, data, evaluation, hierarchical_ffn, hierarchy, routing, ternary
+from trix_jax import checkpoints, data, evaluation, hierarchical_ffn, hierarchy, routing, ternary
+from trix_jax.cli import launcher
 from trix_jax.errors import InputError
 
 D, STEPS = 128, 500
@@ -282,4 +283,4 @@ def table(rows: list[dict]) -> str:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launcher.run_main(main)

@@ -21,7 +21,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, evaluation, files, plots, workdirs
+from trix_jax import checkpoints, evaluation, files, plots, workdirs
+from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
 _WORKDIR = flags.DEFINE_string(
@@ -38,7 +39,7 @@ def main() -> None:
   path, image = pathlib.Path(_OUT.value), pathlib.Path(_IMAGE.value)
   for file in (path, image):
     files.check_writable(file)
-  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), 'best')
+  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), 'best')
   config = trained.model.config
   if config.ffn.top_k == 1:
     raise InputError('this model was trained with model.top_k = 1, so that there is nothing to leave out')
@@ -69,4 +70,4 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launcher.run_main(main)

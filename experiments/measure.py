@@ -22,7 +22,6 @@ from experiments import patterns
 from trix_jax import (
   analysis,
   checkpoints,
-  cli,
   evaluation,
   ffn,
   files,
@@ -32,6 +31,7 @@ from trix_jax import (
   transformer,
   workdirs,
 )
+from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
 # Points of a curve, characters of the passage, tables drawn for the null, steps of fitting a gate.
@@ -216,4 +216,4 @@ if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
   _MEASURES = flags.DEFINE_list('measures', [], 'Which measures, of experiments.measure.MEASURES.')
   _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
-  cli.run(lambda: main(cli.folder_of(_WORKDIR), _MEASURES.value, pathlib.Path(_JSON.value)))
+  launcher.run_main(lambda: main(arguments.folder_of(_WORKDIR), _MEASURES.value, pathlib.Path(_JSON.value)))

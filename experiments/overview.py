@@ -9,7 +9,8 @@ import pathlib
 from absl import flags
 
 from experiments import figures, stored, suites, verdicts
-from trix_jax import cli, files
+from trix_jax import files
+from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
 # Suites whose variants differ in kind, as far as they have been run; what changes by degrees is in tables.
@@ -49,4 +50,4 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
 if __name__ == '__main__':
   _RESULTS = flags.DEFINE_string('results', 'results', 'Folder of SUITE.json.')
   _IMAGES = flags.DEFINE_string('images', 'docs/images', 'Folder for the figures.')
-  cli.run(lambda: print(*write(cli.folder_of(_RESULTS), cli.folder_of(_IMAGES)), sep='\n'))
+  launcher.run_main(lambda: print(*write(arguments.folder_of(_RESULTS), arguments.folder_of(_IMAGES)), sep='\n'))

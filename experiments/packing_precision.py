@@ -19,7 +19,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, evaluation, files, inference, transformer, weights, workdirs
+from trix_jax import checkpoints, evaluation, files, inference, transformer, weights, workdirs
+from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
@@ -39,7 +40,7 @@ CHARACTERS, REPEATS = 1000, 9
 
 def main() -> None:
   files.check_writable(pathlib.Path(_OUT.value))
-  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in cli.folders_of(_WORKDIRS)]
+  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in arguments.folders_of(_WORKDIRS)]
   if random := [str(workdir) for workdir, trained in models if trained.model.config.ffn.routing == 'random']:
     raise InputError(f'{", ".join(random)}: routes at random, which a packed model cannot')
   rows = []
@@ -92,4 +93,4 @@ def microseconds(trained, attention, head) -> float:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launcher.run_main(main)

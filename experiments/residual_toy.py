@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from trix_jax import cli, ffn, files, hierarchical_ffn, workdirs
+from trix_jax import ffn, files, hierarchical_ffn, workdirs
+from trix_jax.cli import launcher
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500
 LAYERS = ('residual', 'no residual', 'no layer')
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launcher.run_main(main)

@@ -35,7 +35,8 @@ from absl import flags
 from experiments import elsewhere, patterns, planning, report, stored, suites, verdicts
 from experiments.jobs import Jobs
 from experiments.planning import Run
-from trix_jax import cli, files, workdirs
+from trix_jax import files, workdirs
+from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError, WorkdirInUse
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -420,13 +421,13 @@ if __name__ == '__main__':
     'Runs at a time, each on its share of the cores where there is one for each; a GPU is shared by all.',
     lower_bound=1,
   )
-  cli.run(
+  launcher.run_main(
     lambda: main(
       _SUITE.value,
       Plan(
         _BUDGET.value,
-        cli.folder_of(_OUT),
-        cli.folder_of(_WORKDIRS).absolute(),
+        arguments.folder_of(_OUT),
+        arguments.folder_of(_WORKDIRS).absolute(),
         _SEEDS.value or suites.BUDGETS[_BUDGET.value].seeds,
         tuple(_VARIANTS.value),
         _JOBS.value,

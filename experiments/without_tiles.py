@@ -19,7 +19,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, evaluation, ffn, files, workdirs
+from trix_jax import checkpoints, evaluation, ffn, files, workdirs
+from trix_jax.cli import arguments, launcher
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
@@ -28,7 +29,7 @@ _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=T
 def main() -> None:
   out = pathlib.Path(_OUT.value)
   files.check_writable(out)
-  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in cli.folders_of(_WORKDIRS)]
+  models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in arguments.folders_of(_WORKDIRS)]
   rows = []
   for workdir, trained in models:
     evaluator = evaluation.Evaluator(trained.model.config, trained.vocabulary, trained.corpus().validation)
@@ -70,4 +71,4 @@ def silence(params, tiles, config: ffn.FFNConfig):
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  launcher.run_main(main)

@@ -6,6 +6,7 @@ import pathlib
 import platform
 import signal
 import sys
+import types
 from collections.abc import Callable
 
 # A training step allocates hundreds of megabytes and frees them again. With glibc's defaults each step returns them to
@@ -30,6 +31,14 @@ def _leave(number, _) -> None:
   os._exit(128 + number)
 
 
+def _explain(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+  """Give one line to the mistake that an import can find: a TRIX_KERNEL that there is not."""
+  if issubclass(kind, ValueError) and str(error).startswith('TRIX_KERNEL='):
+    print(f'error: {error}', file=sys.stderr)
+  else:
+    sys.__excepthook__(kind, error, trace)
+
+
 def prepare_cpu() -> None:
   """Make JAX's CPU backend fast for training; call it first in a program, before JAX is imported.
 
@@ -42,6 +51,7 @@ def prepare_cpu() -> None:
   second.
   """
   signal.signal(signal.SIGINT, _leave)
+  sys.excepthook = _explain
   if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = ALLOCATOR
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

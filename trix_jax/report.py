@@ -1,13 +1,21 @@
 """Evaluations as text that people read."""
 
+import json
+import pathlib
 from typing import Any
 
 import numpy as np
 
-from trix_jax import analysis
+from trix_jax import analysis, workdirs
 
 # Of more tiles than this a table shows the top ones only.
 MOST_TILES, TOP_TILES = 32, 6
+
+
+def write_rows(path: pathlib.Path, rows: list[dict[str, Any]], checkpoint: str, step: int, text: str) -> None:
+  """Write evaluations as a JSON list, each with the checkpoint, its step and the text; OSError when that fails."""
+  described = [{'checkpoint': checkpoint, 'step': step, 'text': text, **row} for row in rows]
+  workdirs.write_text(path, json.dumps(described, indent=1) + '\n')
 
 
 def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:

@@ -244,6 +244,8 @@ class _Run:
     rows = evaluation.evaluate_routings(config, vocabulary, self.corpus.validation, state.params, state.routing)
     print(report.routing_table(rows, config.ffn.routing))
     print(report.tile_load(rows, config.ffn.routing), flush=True)
+    name = 'eval_sparse' if kind == 'best' else f'eval_sparse_{kind}'
+    report.write_rows(self.workdir / f'{name}.json', rows, kind, int(state.step), 'validation')
     if self.config.sample_length:
       prompt = self.corpus.validation[1 : 1 + min(32, config.context)]
       print('\nsample, after the prompt ' + repr(data.decode(prompt, vocabulary)) + ':')

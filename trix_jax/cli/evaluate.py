@@ -1,33 +1,24 @@
 """Evaluate a trained checkpoint under every routing, dense and sparse, and look at what its tiles do.
 
-  python eval_sparse.py --workdir=runs/quickstart
+  trix eval --workdir=runs/quickstart
+  trix eval --workdir=runs/quickstart --fit_gate --plot
+  trix eval --workdir=runs/quickstart --backend=packed
 
-Prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing (and
-learned, where the model has a gate), which characters go to which tile, and writes WORKDIR/eval_sparse.json (with the
-checkpoint in its name where that is not the best, the name and hash of another text, and what else was evaluated);
---plot draws it as well.
+It prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing, and
+under the learned gate where the model has one. It prints which characters go to which tile. It writes
+WORKDIR/eval_sparse.json; another checkpoint, text or option puts its name into the file's name.
 
-With --backend=packed the model is packed as well, at two bits a weight, and the kernels are evaluated beside XLA: what
-that costs in loss, and how many tokens go to another tile.
-
-With --fit_gate a linear gate is first fitted to the frozen model, which answers whether
-reading the signatures routes as well as learning to route does.
+--plot draws the results. --backend=packed packs the model too, and shows what that costs in loss and how many tokens
+change their tile. --fit_gate fits a linear gate to the frozen model: does learning to route beat reading?
 """
 
-from trix_jax import host
-
-if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
-
 import hashlib
-import json
 import pathlib
 
 from absl import flags
 
 from trix_jax import (
   checkpoints,
-  cli,
   data,
   evaluation,
   gate_fitting,
@@ -35,21 +26,30 @@ from trix_jax import (
   report,
   transformer,
   weights,
-  workdirs,
 )
+from trix_jax.cli import arguments
 from trix_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
-_FILE = flags.DEFINE_string('file', '', 'Evaluate on this UTF-8 text instead of the validation split.')
-_FIT_GATE = flags.DEFINE_bool('fit_gate', False, 'Fit a gate to the frozen model and evaluate it as "fitted_gate".')
-_GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1)
-_BACKEND = flags.DEFINE_enum(
-  'backend', 'xla', ['xla', 'packed'], 'Who computes: XLA alone, or packed kernels beside it.'
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.', flag_values=FLAGS)
+_FILE = flags.DEFINE_string(
+  'file', '', 'Evaluate on this UTF-8 text instead of the validation split.', flag_values=FLAGS
 )
-_ATTENTION = flags.DEFINE_enum('attention', 'int8', weights.PRECISIONS, 'Attention of the packed model.')
-_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Output head of the packed model.')
-_PLOT = flags.DEFINE_bool('plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.')
+_FIT_GATE = flags.DEFINE_bool(
+  'fit_gate', False, 'Fit a gate to the frozen model and evaluate it as "fitted_gate".', flag_values=FLAGS
+)
+_GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1, flag_values=FLAGS)
+_BACKEND = flags.DEFINE_enum(
+  'backend', 'xla', ['xla', 'packed'], 'Who computes: XLA alone, or packed kernels beside it.', flag_values=FLAGS
+)
+_ATTENTION = flags.DEFINE_enum(
+  'attention', 'int8', weights.PRECISIONS, 'Attention of the packed model.', flag_values=FLAGS
+)
+_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Output head of the packed model.', flag_values=FLAGS)
+_PLOT = flags.DEFINE_bool(
+  'plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.', flag_values=FLAGS
+)
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     raise InputError('--file is empty; give the path of a text, or leave it out for the validation split')
   if _PLOT.value:
     plots.require_matplotlib()
-  workdir = cli.folder_of(_WORKDIR)
+  workdir = arguments.folder_of(_WORKDIR)
   trained = checkpoints.load_trained(workdir, _CHECKPOINT.value)
   vocabulary = trained.vocabulary
   if _FILE.value:
@@ -96,13 +96,9 @@ def main() -> None:
       )
     )
   routed = report.routed(rows, trained.model.config.ffn.routing)
-  rows = [
-    {'checkpoint': _CHECKPOINT.value, 'step': trained.step, 'text': _FILE.value or 'validation', **row}
-    for row in rows + packed_rows
-  ]
   path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
   try:
-    workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
+    report.write_rows(path, rows + packed_rows, _CHECKPOINT.value, trained.step, _FILE.value or 'validation')
     if _PLOT.value:
       plots.plot_run(workdir, routed, path.with_suffix('.png'))
   except OSError as error:
@@ -114,7 +110,3 @@ def _suffixes(tokens) -> list[str]:
   checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
   text = [pathlib.Path(_FILE.value).stem[:50], hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
   return checkpoint + text + ['fitted_gate'] * _FIT_GATE.value + ['packed'] * (_BACKEND.value == 'packed')
-
-
-if __name__ == '__main__':
-  cli.run(main)

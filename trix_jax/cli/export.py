@@ -1,47 +1,44 @@
 """Pack a trained model into one file for inference.
 
-  python -m trix_jax.export --workdir=runs/quickstart --out=model.safetensors
+  trix export --workdir=runs/quickstart --out=model.safetensors
+  trix generate --model=model.safetensors --prompt='def '
 
-The file holds the tiles at two bits a weight, the addresses that tokens are routed by, and the rest of the model as
-int8 (--attention and --head choose otherwise), with its config, its vocabulary and where it comes from. It runs on any
-CPU:
-
-  python generate.py --model=model.safetensors --prompt='ROMEO:'
+The file holds the tiles at two bits a weight, the addresses that route tokens, and the rest of the model as int8, with
+its config, its vocabulary and its origin. --attention and --head choose other precisions. It runs on any CPU.
 """
-
-from trix_jax import host
-
-if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
 
 import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, inference, transformer, weights
+from trix_jax import checkpoints, inference, transformer, weights
+from trix_jax.cli import arguments
 from trix_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
-_OUT = flags.DEFINE_string('out', None, 'File to write.', required=True)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.')
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
+_OUT = flags.DEFINE_string('out', None, 'File to write.', required=True, flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.', flag_values=FLAGS)
 _ATTENTION = flags.DEFINE_enum(
   'attention',
   'int8',
   weights.PRECISIONS,
   'How the projections around attention are kept; ternary costs a model that was not trained for it a tenth of a nat.',
+  flag_values=FLAGS,
 )
 _HEAD = flags.DEFINE_enum(
   'head',
   'int8',
   weights.PRECISIONS,
   'How the output head is kept; embedding and positions are float32 with a float32 head, else int8.',
+  flag_values=FLAGS,
 )
 
 
 def main() -> None:
   if not _OUT.value:
     raise InputError('--out is empty; give the path of a file')
-  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), _CHECKPOINT.value)
+  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
   model = inference.from_checkpoint(trained, attention=_ATTENTION.value, head=_HEAD.value)
   path = pathlib.Path(_OUT.value)
   inference.save(model, path)
@@ -52,7 +49,3 @@ def main() -> None:
   )
   for part, bytes_ in weights.sizes(model.config).items():
     print(f'  {part:<34}{bytes_:>12,} bytes')
-
-
-if __name__ == '__main__':
-  cli.run(main)

@@ -1,36 +1,38 @@
 """Write text with a trained model.
 
-  python generate.py --workdir=runs/quickstart --prompt='def ' --length=500
-  python generate.py --model=model.safetensors --prompt='def '
+  trix generate --model=models/shakespeare.safetensors --prompt='ROMEO:'
+  trix generate --workdir=runs/quickstart --prompt='def ' --length=500
 
-A workdir's model is computed as it was trained; a file from `python -m trix_jax.export` is packed, and faster.
+A file from `trix export` is packed, and fast. A workdir's model is computed as it was trained.
 """
-
-from trix_jax import host
-
-if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
 
 import sys
 import time
 
 from absl import flags
 
-from trix_jax import checkpoints, cli, inference
+from trix_jax import checkpoints, host, inference
+from trix_jax.cli import arguments
 from trix_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.')
-_MODEL = flags.DEFINE_string('model', None, 'File that trix_jax.export wrote.')
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint of the workdir.')
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', flag_values=FLAGS)
+_MODEL = flags.DEFINE_string('model', None, 'File that trix export wrote.', flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum(
+  'checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint of the workdir.', flag_values=FLAGS
+)
 _PROMPT = flags.DEFINE_string(
   'prompt',
   None,
   'Text to continue; by default a new line, or where the model knows none, the first character it knows.',
+  flag_values=FLAGS,
 )
-_LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write after the prompt.', lower_bound=0)
-_TEMPERATURE = flags.DEFINE_float('temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.')
-_TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.')
-_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.')
+_LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write after the prompt.', lower_bound=0, flag_values=FLAGS)
+_TEMPERATURE = flags.DEFINE_float(
+  'temperature', 0.8, 'Divides the logits; 0 takes the likeliest character.', flag_values=FLAGS
+)
+_TOP_K = flags.DEFINE_integer('top_k', 0, 'Draw from the k likeliest characters only; 0 for all.', flag_values=FLAGS)
+_SEED = flags.DEFINE_integer('seed', 0, 'The same seed writes the same text.', flag_values=FLAGS)
 
 
 def main() -> None:
@@ -73,18 +75,12 @@ class Clock:
 
 def load() -> inference.LanguageModel:
   if (_WORKDIR.value is None) == (_MODEL.value is None):
-    raise InputError(
-      'give either --workdir, a folder that train.py wrote, or --model, a file that trix_jax.export wrote'
-    )
+    raise InputError('give either --workdir, the folder of a run, or --model, a file that trix export wrote')
   if _MODEL.value is not None:
     if not _MODEL.value:
       raise InputError('--model is empty; give the path of a file')
     if _CHECKPOINT.present:
       raise InputError('--checkpoint chooses one of a --workdir; a --model holds one already')
     return inference.load(_MODEL.value)
-  trained = checkpoints.load_trained(cli.folder_of(_WORKDIR), _CHECKPOINT.value)
+  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
   return inference.as_trained(trained.model, trained.vocabulary, trained.params, trained.routing)
-
-
-if __name__ == '__main__':
-  cli.run(main)

@@ -1,70 +1,100 @@
-"""What the command lines share: one line for a user's mistake, and quiet libraries."""
+"""Start a program: prepare the CPU, import the program, and give a user's mistake one line.
 
+  trix train --config=quickstart --workdir=runs/quickstart
+
+Nothing here imports JAX before the CPU is prepared.
+"""
+
+import importlib
+import importlib.metadata
 import io
 import os
-import pathlib
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
-import jax
-import ml_collections
-from absl import app, flags, logging
-
+from trix_jax import host
 from trix_jax.errors import InputError, TrainingStopped
 
+PROGRAMS = {
+  'train': ('trix_jax.cli.train', 'train a model, or go on with a run'),
+  'eval': ('trix_jax.cli.evaluate', 'evaluate a run under every routing'),
+  'generate': ('trix_jax.cli.generate', 'write text with a run or an exported file'),
+  'export': ('trix_jax.cli.export', 'pack a run into one file'),
+  'lookup': ('trix_jax.cli.lookup', 'see which tiles answer, and what a tile is'),
+}
+HELP = ('help', '-h', '-help', '--help', '--helpfull', '--helpshort')
 _NO_MEMORY = 'not enough memory: {}; choose a smaller batch or model'
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parse flags and call `main()`. Bad input gives one line on stderr and its exit code, 2 for most."""
+def trix() -> None:
+  """Run the program that the first argument names; what `trix` in a shell calls."""
+  sys.argv[0] = 'trix'
+  name = sys.argv[1] if len(sys.argv) > 1 else 'help'
+  if name in HELP:
+    print(_usage())
+  elif name == '--version':
+    print('trix-jax', importlib.metadata.version('trix-jax'))
+  elif name not in PROGRAMS:
+    _fail(f'there is no program {name!r}; choose one of {", ".join(PROGRAMS)}, or see trix --help', 2)
+  else:
+    host.prepare_cpu()
+    run(PROGRAMS[name][0], [f'trix {name}', *sys.argv[2:]])
+
+
+def launch(module: str) -> NoReturn:
+  """Run a program that a script stands for, such as train.py."""
+  host.prepare_cpu()
+  run(module, sys.argv)
+  sys.exit(0)
+
+
+def run(module: str, argv: list[str]) -> None:
+  """Import a program, parse its flags and call its `main()`. Bad input gives one line on stderr and an exit code."""
+  program = importlib.import_module(module)
+  if any(argument in HELP for argument in argv[1:]):
+    _, described = program.FLAGS.module_help(program).split(':\n', 1)  # Below the name of the module.
+    print(f'{(program.__doc__ or "").strip()}\n\nFlags:\n{described}')
+    return
+  _quieten()
+  _call(program.main, _parse(program.FLAGS, argv))
+
+
+def run_main(main: Callable[[], None]) -> None:
+  """Do the same for a script whose flags are absl's global ones, such as those in experiments/."""
+  from absl import app, flags
+
+  _quieten()
+  app.run(lambda rest: _call(main, rest), flags_parser=lambda argv: _parse(flags.FLAGS, argv))
+
+
+def _usage() -> str:
+  programs = '\n'.join(f'  {name:<10}{what}' for name, (_, what) in PROGRAMS.items())
+  return (
+    f'usage: trix PROGRAM --flag=value ...\n\n{programs}\n\n'
+    'Start with\n\n  trix train --config=quickstart --workdir=runs/quickstart\n\n'
+    'which takes minutes and needs no network. trix PROGRAM --help tells what a program does and what it is given.'
+  )
+
+
+def _quieten() -> None:
+  from absl import logging
+
   logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises.
   if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal that lacks a character shows its number.
     sys.stdout.reconfigure(errors='backslashreplace')
-  app.run(lambda argv: _main(main, argv), flags_parser=_parse)
 
 
-def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
-  """Value of a flag that names a folder; InputError when it is empty, which would be the current folder."""
-  if not flag.value:
-    raise InputError(f'--{flag.name} is empty; give the path of a folder')
-  return pathlib.Path(flag.value)
+def _call(main: Callable[[], None], rest: list[str]) -> None:
+  import jax
 
-
-def folders_of(flag: flags.FlagHolder) -> list[pathlib.Path]:
-  """Value of a flag that names folders, separated by commas; InputError when there is none, or an empty name."""
-  if not all(flag.value or ['']):
-    raise InputError(f'--{flag.name} names no folder; give one or more that train.py wrote, separated by commas')
-  return [pathlib.Path(name) for name in flag.value]
-
-
-def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
-  """Value of a config-file flag; InputError when the file cannot be loaded."""
-  try:
-    config = flag.value
-    lock = getattr(config, 'lock', None)  # A file that failed to load comes back as an object that raises here.
-    if lock is None:
-      raise InputError(
-        f'get_config() of --config gives a {type(config).__name__}; start it from '
-        'configuration.default_config(), like the files in configs/'
-      )
-    lock()
-    return config
-  except OSError as error:
-    # ml_collections chains the reason for every path it tried.
-    lines = [line.strip() for line in str(error).splitlines() if '[Errno' in line]
-    raise InputError(f'cannot load --config: {lines[0] if lines else error}; give a file in configs/') from error
-
-
-def _main(main, argv):
-  if len(argv) > 1:
-    _fail(f'unexpected argument {argv[1]!r}; settings are given as --name=value', 2)
+  if len(rest) > 1:
+    _fail(f'unexpected argument {rest[1]!r}; settings are given as --name=value', 2)
   try:
     main()
-  except InputError as error:
+  except (InputError, TrainingStopped) as error:
     _fail(str(error), error.exit_code)
-  except TrainingStopped as stopped:
-    _fail(str(stopped), stopped.exit_code)
   except MemoryError as error:
     _fail(_NO_MEMORY.format(_one_line(error)), 1)
   except jax.errors.JaxRuntimeError as error:
@@ -84,16 +114,20 @@ def _main(main, argv):
     os._exit(1)  # Exit handlers of TensorBoard and Orbax would try to write again, and fill the screen.
 
 
-def _parse(argv):
+def _parse(program_flags: Any, argv: list[str]) -> list[str]:
+  from absl import flags
+
   try:
-    return flags.FLAGS(argv)
+    return program_flags(argv)
+  except InputError as error:
+    _fail(str(error), error.exit_code)
   except flags.Error as error:
     _fail(f'{_one_line(error)}; see {argv[0]} --help', 2)
   # A config file is a program, so loading one can raise anything; ml_collections raises these for an override of a
   # setting that does not exist, or of a wrong type.
   except Exception as error:
-    if isinstance(error, (AttributeError, KeyError, TypeError, ValueError)) and 'get_config' not in str(error):
-      _fail(f'{_one_line(error)}; trix_jax/configuration.py names every setting', 2)
+    if isinstance(error, AttributeError | KeyError | TypeError | ValueError) and 'get_config' not in str(error):
+      _fail(f'{_one_line(error)}; trix_jax/configuration.py lists every setting', 2)
     _fail(
       f'cannot load --config: {type(error).__name__}: {_one_line(error)}; give a file like those in configs/, '
       'which defines get_config()',
@@ -106,6 +140,6 @@ def _one_line(error: Exception | str) -> str:
   return ' '.join(str(message).replace('\\n', ' ').split()).rstrip('.')
 
 
-def _fail(message: str, exit_code: int):
+def _fail(message: str, exit_code: int) -> NoReturn:
   print(f'error: {message}', file=sys.stderr, flush=True)
   sys.exit(exit_code)

@@ -1,31 +1,28 @@
 """Train a language model of routed ternary tiles.
 
-  python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+  trix train --config=quickstart --workdir=runs/quickstart
+  trix train --config=quickstart --workdir=runs/mine --config.corpus=file --config.file=my_text.txt
+  trix train --config=sparse --workdir=runs/t8 --config.model.tiles=8 --config.training.steps=1000
 
-Any setting of the config can be changed: --config.training.steps=100 --config.model.tiles=8. Every setting, with its
-default, stands in trix_jax/configuration.py. Running the same command again resumes a run that was stopped.
+Every setting of a config is a flag; trix_jax/configuration.py lists them with their defaults. The same command resumes
+an interrupted run.
 """
 
-from trix_jax import host
-
-if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
-
 from absl import flags
-from ml_collections import config_flags
 
-from trix_jax import cli, trainer
+from trix_jax import trainer
+from trix_jax.cli import arguments
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Settings of the run: a file in configs/.')
+FLAGS = flags.FlagValues()
+_CONFIG = arguments.define_config(FLAGS)
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run: metrics, checkpoints, TensorBoard events.', required=True
+  'workdir',
+  None,
+  'Folder of the run: metrics, checkpoints, TensorBoard events.',
+  required=True,
+  flag_values=FLAGS,
 )
-flags.mark_flag_as_required('config')
 
 
 def main() -> None:
-  trainer.train(cli.config_of(_CONFIG), cli.folder_of(_WORKDIR))
-
-
-if __name__ == '__main__':
-  cli.run(main)
+  trainer.train(arguments.config_of(_CONFIG), arguments.folder_of(_WORKDIR))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trix_jax import checkpoints, configuration, lookup, training, transformer
+from trix_jax import checkpoints, configuration, tile_cards, training, transformer
 
 VOCABULARY = 'abcdefgh'
 
@@ -24,13 +24,13 @@ def trained(**model_settings):
 def test_margins_are_those_of_the_tile_that_was_chosen(settings):
   model = trained(balance_bias=True, **settings)
   text = 'abcdefghhgfedcba'
-  [unbiased] = lookup.look_up(model, text)
+  [unbiased] = tile_cards.look_up(model, text)
   assert np.all(unbiased.margin_L >= 0)
   tile = int(unbiased.tile_LK[0, 0])
   state = dict(model.routing['layer_0']['ffn'])
   state['balance_bias'] = jnp.zeros(8).at[tile].set(-1e6)
   biased = dataclasses.replace(model, routing={'layer_0': {'ffn': state}})
-  [answer] = lookup.look_up(biased, text)
+  [answer] = tile_cards.look_up(biased, text)
   token = np.array([[VOCABULARY.index(c) for c in text]])
   [info] = transformer.apply(model.model, biased.params, biased.routing, token)[1]
   probability = np.asarray(info.probability_NJ)
@@ -44,5 +44,5 @@ def test_margins_are_those_of_the_tile_that_was_chosen(settings):
 def test_a_card_says_when_its_signature_did_not_route():
   tokens = np.arange(40) % 8
   words = 'its signature did not'
-  assert words not in lookup.card_text(lookup.card(trained(), 0, 1, tokens))
-  assert words in lookup.card_text(lookup.card(trained(routing='learned'), 0, 1, tokens))
+  assert words not in tile_cards.card_text(tile_cards.card(trained(), 0, 1, tokens))
+  assert words in tile_cards.card_text(tile_cards.card(trained(routing='learned'), 0, 1, tokens))

@@ -1,0 +1,35 @@
+"""Ask a trained model which tiles answer which characters, and what a tile is.
+
+  trix lookup --workdir=runs/quickstart --text='for line in lines:'
+  trix lookup --workdir=runs/quickstart --layer=1 --tile=3
+
+The first prints, for every character, the tiles of each layer and the margin of the first tile: its probability less
+the highest of the others. A margin below zero means that a balance bias chose the tile.
+
+The second prints the card of a tile: its signature, the input dimensions that matter to it, how much of the validation
+text it gets and which characters, and the tiles most like it.
+"""
+
+from absl import flags
+
+from trix_jax import checkpoints, tile_cards
+from trix_jax.cli import arguments
+from trix_jax.errors import InputError
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.', flag_values=FLAGS)
+_TEXT = flags.DEFINE_string('text', None, 'Show the tiles for every character of this text.', flag_values=FLAGS)
+_LAYER = flags.DEFINE_integer('layer', None, 'Show the card of a tile of this layer, from 0.', flag_values=FLAGS)
+_TILE = flags.DEFINE_integer('tile', None, 'Which tile, from 0.', flag_values=FLAGS)
+
+
+def main() -> None:
+  text, layer, tile = _TEXT.value, _LAYER.value, _TILE.value
+  if (text is None) == (layer is None) or (layer is None) != (tile is None):
+    raise InputError('give either --text, or both --layer and --tile')
+  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
+  if text is not None:
+    print(tile_cards.answers_table(text, tile_cards.look_up(trained, text)))
+  elif layer is not None and tile is not None:
+    print(tile_cards.card_text(tile_cards.card(trained, layer, tile, trained.corpus().validation)))

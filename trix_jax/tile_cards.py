@@ -1,0 +1,157 @@
+"""Tell which tiles answer which characters, and what a tile is."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trix_jax import checkpoints, data, evaluation, ffn, hierarchical_ffn, routing, transformer
+from trix_jax.errors import InputError
+
+DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
+# Controls that do not look at signatures.
+OWN_KEYS = ('hash', 'random_keys', 'kmeans_keys')
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What one layer answered each of L characters with.
+
+  Attributes:
+    tile_LK: tiles, best first.
+    gate_LK: factors of their outputs; 0 for tiles that were not computed.
+    margin_L: probability of the first tile less the highest of all others, in [-1, 1]; below 0 where a balance bias
+      chose it over a likelier one, 1 where there is no other.
+  """
+
+  tile_LK: np.ndarray
+  gate_LK: np.ndarray
+  margin_L: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TileCard:
+  """One tile of a layer.
+
+  Attributes:
+    layer, tile: where it is.
+    cluster: of the index; None without one.
+    signature_D: what it is found by, integers.
+    routes: whether that is so; a learned gate does not look at signatures.
+    dimensions: indices of the input dimensions with the largest entries, largest first.
+    share: of the tokens of a text that go to it.
+    characters: how often it was used for each character, most first.
+    neighbours: other tiles of the layer and the cosine of their signatures with this one, most similar first.
+  """
+
+  layer: int
+  tile: int
+  cluster: int | None
+  signature_D: np.ndarray
+  routes: bool
+  dimensions: np.ndarray
+  share: float
+  characters: list[tuple[str, int]]
+  neighbours: list[tuple[int, float]]
+
+
+@jax.jit
+def _answers_of(info: routing.RoutingInfo):
+  chosen_N1 = routing.select(info.selection_NJ, 1)
+  first_N = jnp.take_along_axis(info.probability_NJ, chosen_N1, axis=-1)[:, 0]
+  columns_J = jnp.arange(info.probability_NJ.shape[-1])
+  return info.tile_NK, info.gate_NK, first_N - jnp.where(columns_J == chosen_N1, 0.0, info.probability_NJ).max(axis=-1)
+
+
+def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
+  """The tiles of every layer for each character of a text, of up to a context.
+
+  Raises:
+    InputError: for an empty text, one that is longer than the context, characters that the model does not know, or a
+      model that looks nothing up.
+  """
+  context = trained.model.config.context
+  if not 1 <= len(text) <= context:
+    raise InputError(f'the text has {len(text)} characters; this model takes 1 to {context} at once')
+  _check_looks_up(trained.model.config)
+  apply = jax.jit(transformer.apply, static_argnums=0)
+  infos = apply(trained.model, trained.params, trained.routing, data.encode(text, trained.vocabulary)[None])[1]
+  return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
+
+
+def _check_looks_up(config: transformer.ModelConfig) -> None:
+  if config.ffn.routing not in ('emergent', 'learned'):
+    raise InputError(f'this model has {config.ffn.routing} routing, which looks nothing up')
+  if config.ffn.control in OWN_KEYS:
+    raise InputError(f'this model routes by the control {config.ffn.control}, and not by its signatures')
+
+
+def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
+  """The card of a tile; its use is counted on a text, in windows of a context without the rest.
+
+  Raises:
+    InputError: when there is no such layer or tile, the text is shorter than a context, or the model looks nothing up.
+  """
+  model = trained.model.config
+  for name, value, count in (('layer', layer, model.layers), ('tile', tile, model.ffn.tiles)):
+    if not 0 <= value < count:
+      raise InputError(f'{name} {value} is not there; this model has {name}s 0 to {count - 1}')
+  data.check_context(token_N, model.context, 'given')
+  _check_looks_up(model)
+  signatures_TD, members = signatures_of(trained, layer)
+  tile_LNK, gate_LNK = evaluation.tiles_of(trained.model, trained.params, trained.routing, token_N)
+  used_N = np.any((tile_LNK[layer] == tile) & (gate_LNK[layer] != 0), axis=1)
+  used_V = np.bincount(token_N[: len(used_N)][used_N], minlength=len(trained.vocabulary))
+  length_T = np.linalg.norm(signatures_TD, axis=1)
+  cosine_T = signatures_TD @ signatures_TD[tile] / np.maximum(length_T * length_T[tile], 1e-30)
+  near = [int(other) for other in np.argsort(-cosine_T, kind='stable') if other != tile][:NEIGHBOURS]
+  most = [int(token) for token in np.argsort(-used_V, kind='stable')[:CHARACTERS] if used_V[token]]
+  return TileCard(
+    layer,
+    tile,
+    None if members is None else int(np.argwhere(members == tile)[0, 0]),
+    signatures_TD[tile].astype(int),
+    model.ffn.routing == 'emergent',
+    np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
+    float(used_N.mean()),
+    [(trained.vocabulary[token], int(used_V[token])) for token in most],
+    [(other, float(cosine_T[other])) for other in near],
+  )
+
+
+def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
+  """What the tiles of a layer are found by, integers [T, D], and its clusters [C, M], None without an index."""
+  config, name = trained.model.config.ffn, f'layer_{layer}'
+  if config.clusters:
+    index = hierarchical_ffn.index_of(trained.routing[name]['ffn'], config)
+    return np.asarray(index.key_TD), np.asarray(index.member_CM)
+  return np.asarray(ffn.quantise_tiles(trained.params[name]['ffn'], config).signatures_TD), None
+
+
+def answers_table(text: str, answers: list[Answer]) -> str:
+  """A line a character: for each layer its tiles and the margin of the first."""
+  lines = ['character  ' + ''.join(f'{f"layer {layer}: tile, margin":<28}' for layer in range(len(answers)))]
+  for position, character in enumerate(text):
+    cells = ''
+    for answer in answers:
+      computed = answer.tile_LK[position][answer.gate_LK[position] != 0]
+      cells += f'{" ".join(map(str, computed)) + f"  {answer.margin_L[position]:.3f}":<28}'
+    lines.append(f'{character!r:<11}{cells}'.rstrip())
+  return '\n'.join(lines)
+
+
+def card_text(card: TileCard) -> str:
+  """A card as people read it."""
+  where = '' if card.cluster is None else f', in cluster {card.cluster}'
+  signature = ' '.join(f'{vote:+d}' if vote else '0' for vote in card.signature_D)
+  return '\n'.join(
+    [
+      f'layer {card.layer}, tile {card.tile}{where}: {100 * card.share:.2f} % of characters',
+      '  used for     ' + '  '.join(f'{character!r} {count:,}' for character, count in card.characters),
+      '  looks at     ' + '  '.join(f'dimension {index} ({card.signature_D[index]:+d})' for index in card.dimensions),
+      '  most like    ' + '  '.join(f'tile {tile} ({cosine:+.2f})' for tile, cosine in card.neighbours),
+      f'  signature    {signature}',
+      *([] if card.routes else ['  A learned gate chose this tile; its signature did not.']),
+    ]
+  )
