@@ -1,7 +1,10 @@
 """Files are written whole or not at all, whoever else writes them."""
 
+import errno
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -62,6 +65,66 @@ def test_a_lock_is_held_by_one_and_free_again(tmp_path):
       raise AssertionError('held twice')
   with pytest.raises(InputError, match=f'cannot write {tmp_path}'), files.locked(tmp_path, in_use):
     raise AssertionError('a folder was locked')
+
+
+def test_a_lock_is_held_against_other_threads_and_freed_in_any(tmp_path):
+  in_use, refused = InputError('in use'), []
+
+  def hold():
+    try:
+      with files.locked(tmp_path / 'lock', in_use):
+        pass
+    except InputError as error:
+      refused.append(error)
+
+  held = files.locked(tmp_path / 'lock', in_use)
+  held.__enter__()
+  for run in (hold, lambda: held.__exit__(None, None, None), hold):
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+  assert refused == [in_use]  # By the first alone: another thread than the holder's freed it for the second.
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
+  code = (
+    'import pathlib, sys, time; from trix_jax import errors, files\n'
+    'with files.locked(pathlib.Path(sys.argv[1]), errors.InputError("in use")):\n'
+    '  print("held", flush=True); time.sleep(60)'
+  )
+  in_use = InputError('in use')
+  with subprocess.Popen([sys.executable, '-c', code, tmp_path / 'lock'], stdout=subprocess.PIPE) as process:
+    assert process.stdout.readline() == b'held\n'
+    with pytest.raises(InputError, match='in use'), files.locked(tmp_path / 'lock', in_use):
+      raise AssertionError('held twice')
+    process.kill()
+  with files.locked(tmp_path / 'lock', in_use):
+    pass
+
+
+def test_a_lock_makes_no_folder(tmp_path):
+  missing = tmp_path / 'no' / 'lock'
+  with (
+    pytest.raises(InputError, match=f'cannot write {missing}: No such file'),
+    files.locked(missing, InputError('in use')),
+  ):
+    raise AssertionError('a file in a missing folder was locked')
+  assert not missing.parent.exists()
+
+
+@pytest.mark.parametrize('number', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+  fcntl = pytest.importorskip('fcntl')
+
+  def refuse(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  with (
+    pytest.raises(InputError, match=f'cannot lock {tmp_path}/lock: {os.strerror(number)}; choose a folder'),
+    files.locked(tmp_path / 'lock', InputError('in use')),
+  ):
+    raise AssertionError('held without a lock')
 
 
 def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path):

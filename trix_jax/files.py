@@ -1,11 +1,12 @@
 """Files that are written whole or not at all."""
 
 import contextlib
-import fcntl
 import itertools
 import os
 import pathlib
 from collections.abc import Iterator
+
+import filelock
 
 from trix_jax.errors import InputError
 
@@ -26,19 +27,30 @@ def check_writable(path: pathlib.Path) -> None:
 def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
   """Hold the lock of a file, which is made where there is none.
 
+  The system frees the lock when the process ends, however it ends. A second holder in the same process is refused like
+  one in another.
+
   Raises:
-    InputError: when it cannot be opened, or `in_use` when another program holds it.
+    InputError: when the file cannot be opened, or its file system has no locks; `in_use` when the lock is held.
   """
   try:
-    lock = path.open('a')
+    path.open('a').close()
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; choose another folder') from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise in_use from error
+  # A soft lock, which is a file that is there or not, would outlive a killed process.
+  lock = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+  try:
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise in_use from error
+  except OSError as error:
+    raise InputError(
+      f'cannot lock {path}: {error.strerror}; choose a folder on a file system that has locks, such as a local disk'
+    ) from error
+  try:
     yield
+  finally:
+    lock.release()
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
