@@ -1,11 +1,17 @@
 import hashlib
-import urllib.error
+import http.server
+import socket
+import sys
+import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from trix_jax import data
 from trix_jax.errors import InputError
+
+TEXT = b'First Citizen:\n' * 100
 
 
 def test_tokens_round_trip_through_a_sorted_vocabulary(tmp_path):
@@ -123,26 +129,117 @@ def test_a_damaged_tinyshakespeare_is_refused(tmp_path, monkeypatch):
     data.load_corpus('tinyshakespeare')
 
 
-def test_tinyshakespeare_is_downloaded_once_into_the_cache(tmp_path, monkeypatch):
-  text = b'First Citizen:\n' * 100
-  source = tmp_path / 'source'
-  source.write_bytes(text)
-  monkeypatch.delenv('TRIX_DATA_DIR', raising=False)
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  monkeypatch.setattr(data, 'TINYSHAKESPEARE_URL', source.as_uri())
-  monkeypatch.setattr(data, 'TINYSHAKESPEARE_SHA256', hashlib.sha256(text).hexdigest())
-  data.load_corpus('tinyshakespeare')
-  source.unlink()
-  assert len(data.load_corpus('tinyshakespeare').train) == 1350
+class Website(http.server.BaseHTTPRequestHandler):
+  """Answers with what stands under a path: status, promised length and body."""
+
+  pages: ClassVar[dict[str, tuple[int, int, bytes]]] = {
+    '/text': (200, len(TEXT), TEXT),
+    '/other': (200, 5, b'To be'),
+    '/short': (200, len(TEXT), TEXT[:10]),
+    '/gone': (404, 0, b''),
+  }
+
+  def do_GET(self):
+    self.server.asked.append(self.path)
+    if self.path == '/silent':
+      self.server.closing.wait(30)
+      return
+    status, length, body = self.pages[self.path]
+    self.send_response(status)
+    self.send_header('Content-Length', str(length))
+    self.end_headers()
+    self.wfile.write(body)
+
+  def log_message(self, *_):
+    pass
 
 
-def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
-  def fail(*_, **__):
-    raise urllib.error.URLError('Name or service not known')
+@pytest.fixture
+def website(tmp_path, monkeypatch):
+  """Says of a path of a local server that TinyShakespeare is there, and has the paths that were asked for."""
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Website) as server:
+    server.asked, server.closing = [], threading.Event()
+    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
+    thread.start()
 
-  monkeypatch.delenv('TRIX_DATA_DIR', raising=False)
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  monkeypatch.setattr(urllib.request, 'urlopen', fail)
-  with pytest.raises(InputError, match=r'cannot download.*TRIX_DATA_DIR.*python_stdlib'):
+    def at(path):
+      monkeypatch.setattr(data, 'TINYSHAKESPEARE_URL', f'http://127.0.0.1:{server.server_port}{path}')
+
+    at.asked = server.asked
+    for name in ('TRIX_DATA_DIR', 'http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+      monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setattr(data, 'TINYSHAKESPEARE_SHA256', hashlib.sha256(TEXT).hexdigest())
+    yield at
+    server.closing.set()
+    server.shutdown()
+    thread.join()
+
+
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='where the cache is differs between systems')
+
+
+@linux
+def test_tinyshakespeare_is_downloaded_once_into_the_cache(tmp_path, website, capfd):
+  website('/text')
+  for _ in range(2):
+    assert len(data.load_corpus('tinyshakespeare').train) == 1350
+  assert website.asked == ['/text'] and capfd.readouterr() == ('', '')
+  [path] = [path for path in tmp_path.rglob('*') if path.is_file()]
+  assert path == tmp_path / 'cache' / 'trix_jax' / 'tinyshakespeare' / 'input.txt' and path.read_bytes() == TEXT
+  other = tmp_path / 'other'
+  other.touch()
+  assert path.stat().st_mode == other.stat().st_mode  # As readable as any file of its user.
+
+
+@linux
+def test_the_cache_is_in_the_home_where_nothing_else_is_said(tmp_path, website, monkeypatch):
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  path = tmp_path / '.cache' / 'trix_jax' / 'tinyshakespeare' / 'input.txt'  # Where every version since 0.1 put it.
+  path.parent.mkdir(parents=True)
+  path.write_bytes(TEXT)
+  website('/gone')
+  assert len(data.load_corpus('tinyshakespeare').train) == 1350 and website.asked == []
+
+
+@linux
+def test_a_file_in_the_cache_that_is_another_text_is_refused_and_stays(tmp_path, website):
+  path = tmp_path / 'cache' / 'trix_jax' / 'tinyshakespeare' / 'input.txt'
+  path.parent.mkdir(parents=True)
+  path.write_text('To be')
+  website('/text')
+  with pytest.raises(InputError, match=f'{path} is not the TinyShakespeare text .* delete it'):
     data.load_corpus('tinyshakespeare')
-  assert not list(tmp_path.rglob('*.txt'))
+  assert path.read_text() == 'To be' and website.asked == []
+
+
+@pytest.mark.parametrize(
+  ('path', 'reason'),
+  [('/gone', '404'), ('/other', 'what came is another text'), ('/short', 'IncompleteRead'), ('/silent', 'timed out')],
+)
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path, website, monkeypatch, capfd, path, reason):
+  monkeypatch.setattr(data, 'DOWNLOAD_TIMEOUT', 0.2)
+  website(path)
+  message = rf'^cannot download TinyShakespeare from http.*{path} \(.*{reason}.*\); .*TRIX_DATA_DIR.*python_stdlib$'
+  with pytest.raises(InputError, match=message) as error:
+    data.load_corpus('tinyshakespeare')
+  assert '\n' not in str(error.value) and capfd.readouterr() == ('', '')
+  assert not [path for path in tmp_path.rglob('*') if path.is_file()] and website.asked == [path]
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path, website, monkeypatch):
+  with socket.create_server(('127.0.0.1', 0)) as taken:
+    nobody = f'http://127.0.0.1:{taken.getsockname()[1]}/text'
+  monkeypatch.setattr(data, 'TINYSHAKESPEARE_URL', nobody)
+  with pytest.raises(InputError, match=r'^cannot download.*refused.*TRIX_DATA_DIR.*python_stdlib$'):
+    data.load_corpus('tinyshakespeare')
+  assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+@linux
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, website):
+  (tmp_path / 'cache').write_text('no folder')
+  website('/text')
+  with pytest.raises(InputError, match=r'^cannot download.*Not a directory.*TRIX_DATA_DIR'):
+    data.load_corpus('tinyshakespeare')

@@ -2,14 +2,15 @@
 
 import dataclasses
 import hashlib
-import http.client
+import logging
 import os
 import pathlib
 import sysconfig
-import urllib.request
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
+import platformdirs
 
 from trix_jax import files
 from trix_jax.errors import InputError
@@ -19,6 +20,8 @@ TRAIN_FRACTION = 0.9
 
 TINYSHAKESPEARE_URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
 TINYSHAKESPEARE_SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
+# Seconds without an answer, or without another part of it.
+DOWNLOAD_TIMEOUT = 30
 
 # Half as much text again as TinyShakespeare, from modules that every Python from 3.11 on has.
 STDLIB_MODULES = (
@@ -213,8 +216,7 @@ def _tinyshakespeare() -> str:
     if not path.is_file():
       raise InputError(f'TRIX_DATA_DIR is set, but there is no {path}; put the corpus there or unset TRIX_DATA_DIR')
   else:
-    cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-    path = cache / 'trix_jax' / 'tinyshakespeare' / 'input.txt'
+    path = platformdirs.user_cache_path('trix_jax', appauthor=False) / 'tinyshakespeare' / 'input.txt'
     if not path.is_file():
       _download(TINYSHAKESPEARE_URL, path)
   try:
@@ -227,19 +229,30 @@ def _tinyshakespeare() -> str:
 
 
 def _download(url: str, path: pathlib.Path) -> None:
+  """Write the text that an address has; InputError when it cannot be had, is another text, or cannot be written."""
+  import pooch  # Here alone, as it takes long to import and most programs download nothing.
+
+  logger = pooch.get_logger()
+  level = logger.level
+  logger.setLevel(logging.WARNING)  # It would name the temporary file.
   try:
-    with urllib.request.urlopen(url, timeout=30) as response:
-      content = response.read()
-    if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:
-      raise OSError('what came is another text')
+    # An empty folder, so that pooch replaces nothing; a file of its making could be read by its owner alone.
+    with tempfile.TemporaryDirectory() as folder:
+      # Not in parts, as pooch leaves the connection open where one fails to come.
+      downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT, stream=False)
+      file = pooch.retrieve(url, f'sha256:{TINYSHAKESPEARE_SHA256}', path.name, folder, downloader=downloader)
+      content = pathlib.Path(file).read_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_whole(path, content)
-  except (OSError, http.client.HTTPException) as error:
+  except (OSError, ValueError) as error:
+    reason = error if isinstance(error, OSError) else 'what came is another text'
     raise InputError(
-      f'cannot download TinyShakespeare from {url} ({error}); put the text at {path}, or set '
+      f'cannot download TinyShakespeare from {url} ({reason}); put the text at {path}, or set '
       'TRIX_DATA_DIR to a folder that holds tinyshakespeare/input.txt, or train on '
       '--config.corpus=python_stdlib'
     ) from error
+  finally:
+    logger.setLevel(level)
 
 
 def _python_stdlib() -> str:
