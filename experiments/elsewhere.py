@@ -19,7 +19,8 @@ def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     if (path := folder / f'{name}.json').exists():
       try:
         result += [
-          {**verdict, 'suite': name, 'command': command} for verdict in of_results(json.loads(path.read_text()))
+          {**verdict, 'suite': name, 'command': command}
+          for verdict in verdicts.corrected(of_results(json.loads(path.read_text())))
         ]
       except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
@@ -32,12 +33,12 @@ def _residual(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   [accuracy] = [{of['layer']: of['accuracy'] for of in results if of['task'] == 'blobs'}]
   without, beside = (estimates.estimate(accuracy[layer]) for layer in ('no residual', 'residual'))
   return [
-    verdicts.row(
+    verdicts.judged(
       'an indexed layer tells four clouds of points apart by its residual alone',
       '25 % right without, 100 % with',
       f'{without.text(1, " %", 100)} without, {beside.text(1, " %", 100)} with',
-      without.seeds,
-      verdicts.below(without, 0.5),
+      without,
+      0.5,
       'chance is 25 %',
     )
   ]

@@ -1,7 +1,8 @@
-"""Means, spreads and intervals over seeds; differences are paired by seed."""
+"""Means, spreads, intervals and t-tests over seeds; differences are paired by seed."""
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import scipy.stats
 
 CONFIDENCE = 0.95
+# A t-test of fewer seeds has no p-value here: with two, it hangs on one degree of freedom.
+SEEDS_OF_TEST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +23,14 @@ class Estimate:
     half_width: of the interval that holds the true mean with probability `CONFIDENCE`, by Student's t; infinite for one
       seed.
     seeds: how many.
+    values: one a seed.
   """
 
   mean: float
   std: float
   half_width: float
   seeds: int
+  values: tuple[float, ...] = dataclasses.field(repr=False)
 
   @property
   def low(self) -> float:
@@ -41,6 +46,16 @@ class Estimate:
     one = '' if self.seeds > 1 else ' (one seed)'
     return f'{factor * self.mean:{"+" if sign else ""}.{digits}f}{spread}{unit}{one}'
 
+  def p_value(self, limit: float = 0.0) -> float | None:
+    """Of the two-sided t-test that the true mean is the limit: below 1 - `CONFIDENCE` where the interval excludes it.
+
+    None for fewer than `SEEDS_OF_TEST` seeds.
+    """
+    if self.seeds < SEEDS_OF_TEST:
+      return None
+    p = float(_t_test(self.values, limit).pvalue)
+    return 1.0 if math.isnan(p) else p  # NaN where every value is the limit itself.
+
   def __str__(self) -> str:
     return self.text()
 
@@ -51,10 +66,21 @@ def estimate(values: Sequence[float]) -> Estimate:
     raise ValueError('no values to estimate a mean from')
   mean, count = float(np.mean(values)), len(values)
   if count == 1:
-    return Estimate(mean, math.nan, math.inf, 1)
-  std = float(np.std(values, ddof=1))
-  t = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-  return Estimate(mean, std, t * std / math.sqrt(count), count)
+    return Estimate(mean, math.nan, math.inf, 1, tuple(values))
+  interval = _t_test(values).confidence_interval(CONFIDENCE)
+  return Estimate(mean, float(np.std(values, ddof=1)), float(interval.high - interval.low) / 2, count, tuple(values))
+
+
+def _t_test(values: Sequence[float], limit: float = 0.0):
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', RuntimeWarning)  # Values that are all the same, or nearly.
+    return scipy.stats.ttest_1samp(values, limit)
+
+
+def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+  """P-values corrected for the number of them by Benjamini and Hochberg; None stays, and is not counted."""
+  corrected = iter(scipy.stats.false_discovery_control([p for p in p_values if p is not None]))
+  return [None if p is None else float(next(corrected)) for p in p_values]
 
 
 def losses(rows: Sequence[dict[str, Any]], variant: str) -> dict[int, float]:

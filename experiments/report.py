@@ -16,6 +16,11 @@ FILE = 'report.html'
 # The number that a suite varies: text, or a setting of the model.
 VARIED = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles', 'dropout': 'dropout'}
 
+ADJUSTED_P = (
+  'Adjusted p: the p-value of the t-test behind the interval, corrected by Benjamini and Hochberg over all such tests '
+  'of its suite.'
+)
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fdfdfb; --faint: #6b6b6b; --line: #d8d8d4; --card: #f3f3ef;
   --good: #0a7d4f; --bad: #b3361b; --open: #8a6a00; }
@@ -31,6 +36,7 @@ a { color: inherit; } nav a { margin-right: .8rem; white-space: nowrap; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
+td.number span { white-space: normal; }
 .reproduced, .holds, .better { color: var(--good); font-weight: 600; }
 .refuted, .does-not-hold, .worse { color: var(--bad); font-weight: 600; }
 .undecided, .not-comparable { color: var(--open); font-weight: 600; }
@@ -97,7 +103,7 @@ def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> st
 verdict is on the claim under this repository's recipe, not on the original's figure: that had other layers, AdamW,
 <code>sign</code> signatures and 1,028 million characters of text; what was trained here stands with every suite. Of
 twenty differences with nothing behind them one will look decided, and where seeds were added to variants because they
-lay close, the intervals are a little too narrow. Budget:
+lay close, the intervals are a little too narrow. {_correction([*claims, *questions], list(judged.values()))} Budget:
 {html.escape(', '.join(budgets))}. Trained on: {html.escape('; '.join(machines + versions) or 'nothing yet')}.</p>
 <nav>{links}</nav>
 <h2 id="verdicts">Claims of the original</h2>{verdict_table(claims)}
@@ -105,6 +111,33 @@ lay close, the intervals are a little too narrow. Budget:
 {''.join(section(name, of, judged[name]) for name, of in results.items())}
 </body></html>
 """
+
+
+def _correction(shown: list[dict[str, Any]], judged: list[list[dict[str, Any]]]) -> str:
+  """What correcting for many comparisons changes on the page."""
+  # `shown` has those of other programs too, and no differences, which nobody made a claim of.
+  every = shown + [verdict for of in judged for verdict in of if verdict['reported'] == verdicts.NO_CLAIM]
+  if not (tested := [verdict for verdict in every if verdict['adjusted_p'] is not None]):
+    return ''
+  against = sum(verdicts.contradicted(verdict) for verdict in tested)
+  return (
+    f'An interval of {estimates.SEEDS_OF_TEST} seeds or more has an adjusted p beside it. It is the p-value of the '
+    'two-sided t-test against the limit that the claim names, or against 0, corrected by Benjamini and Hochberg over '
+    'all such tests of its suite. Verdicts follow the intervals; where one is decided and its adjusted p is not below '
+    f'{1 - estimates.CONFIDENCE:.2g}, the table says so: in {against} of {len(tested)}.'
+  )
+
+
+def _adjusted_p(verdict: dict[str, Any]) -> str:
+  """The corrected p-value as a cell shows it, with a word where it does not bear out the interval."""
+  p = verdict['adjusted_p']
+  if p is None:
+    return '-'
+  # Three digits, so that nothing below the level is shown as the level.
+  text = '&lt; 0.001' if p < 0.001 else f'{p:.3g}'
+  return (
+    f'{text}<br><span class="undecided">undecided after correction</span>' if verdicts.contradicted(verdict) else text
+  )
 
 
 def verdict_table(rows: list[dict[str, Any]]) -> str:
@@ -126,12 +159,14 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
     lines.append(
       f'<tr><td>{html.escape(of["claim"])}{why}{link}</td>'
       f'<td data-name="reported">{html.escape(of["reported"])}</td>'
-      f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="seeds">{of["seeds"] or "-"}</td>'
+      f'<td data-name="here">{html.escape(of["ours"])}</td><td data-name="adjusted p">{_adjusted_p(of)}</td>'
+      f'<td data-name="seeds">{of["seeds"] or "-"}</td>'
       f'<td class="{of["verdict"].replace(" ", "-")}">{html.escape(of["verdict"])}</td></tr>'
     )
+  note = f'<p class="faint">{ADJUSTED_P}</p>' if any(of['adjusted_p'] is not None for of in rows) else ''
   return (
-    '<table class="verdicts"><thead><tr><th>claim</th><th>reported</th><th>here</th><th>seeds</th>'
-    f'<th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    '<table class="verdicts"><thead><tr><th>claim</th><th>reported</th><th>here</th>'
+    f'<th>adjusted p</th><th>seeds</th><th>verdict</th></tr></thead><tbody>{"".join(lines)}</tbody></table>{note}'
   )
 
 
@@ -154,7 +189,7 @@ def section(name: str, results: dict[str, Any], judged: list[dict[str, Any]]) ->
   return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{question}</p>
 <p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a><br>
 {text}</p>{failures}
-{loss_table(name, rows)}{verdict_table(judged)}{drawn}"""
+{loss_table(name, rows, judged)}{verdict_table(judged)}{drawn}"""
 
 
 def _trained(rows: list[dict[str, Any]]) -> str:
@@ -172,9 +207,10 @@ def _trained(rows: list[dict[str, Any]]) -> str:
   )
 
 
-def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
+def loss_table(name: str, rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> str:
   """Parameters, text, loss, dead tiles and the difference to what it is held against, a line a variant."""
   variants, lines = list(suites.SUITES[name].variants), []
+  of_claim = {verdict['claim']: verdict for verdict in judged}
   for variant in variants:
     of = [row for row in rows if row['variant'] == variant]
     if not of:
@@ -183,6 +219,7 @@ def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
     mean, baseline = estimates.estimate(list(losses.values())), suites.SUITES[name].baseline(variant)
     gap = estimates.gap(losses, estimates.losses(rows, baseline)) if baseline else None
     difference = '' if gap is None else f'{gap.text(sign=True)} to {baseline}'
+    adjusted = '' if gap is None else _adjusted_p(of_claim[f'{variant} against {baseline}'])
     parameters = of[0]['parameters']
     # Trained in another way than it is evaluated, and counted as it was trained.
     otherwise = variant in suites.SUITES[name].evaluated
@@ -193,12 +230,22 @@ def loss_table(name: str, rows: list[dict[str, Any]]) -> str:
       f'{of[0]["tokens"] / 1e6:.1f}',
       str(mean),
       difference,
+      adjusted,
       '' if otherwise else max(sum(row['dead_tiles']) for row in of),
     )
     lines.append(
       f'<tr><td>{html.escape(variant)}</td>' + ''.join(f'<td class="number">{c}</td>' for c in cells) + '</tr>'
     )
-  heads = ('seeds', 'parameters', 'active', 'million characters', 'loss', 'difference', 'dead tiles, most')
+  heads = (
+    'seeds',
+    'parameters',
+    'active',
+    'million characters',
+    'loss',
+    'difference',
+    'adjusted p',
+    'dead tiles, most',
+  )
   return (
     '<div class="wide"><table><thead><tr><th>variant</th>'
     + ''.join(f'<th class="number">{html.escape(head)}</th>' for head in heads)

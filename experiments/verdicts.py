@@ -29,12 +29,53 @@ OTHER_MACHINE = 'trained on different machines, whose rounding changes losses to
 
 
 def row(
-  claim: str, reported: str, ours: str, seeds: int, true: bool | None, why: str = '', verdict: str = UNDECIDED
+  claim: str,
+  reported: str,
+  ours: str,
+  seeds: int,
+  true: bool | None,
+  why: str = '',
+  verdict: str = UNDECIDED,
+  p_value: float | None = None,
 ) -> dict[str, Any]:
   """A line of the table, its verdict from whether the claim is `true`; `verdict` for None or one seed."""
   if seeds > 1 and true is not None:
     verdict = ANSWERS.get(reported, OF_CLAIMS)[0 if true else 1]
-  return {'claim': claim, 'reported': reported, 'ours': ours, 'seeds': seeds, 'verdict': verdict, 'why': why}
+  return {
+    'claim': claim,
+    'reported': reported,
+    'ours': ours,
+    'seeds': seeds,
+    'verdict': verdict,
+    'why': why,
+    'p_value': p_value,
+  }
+
+
+def judged(
+  claim: str,
+  reported: str,
+  ours: str,
+  estimate: estimates.Estimate,
+  limit: float,
+  why: str = '',
+  opposite: bool = False,
+) -> dict[str, Any]:
+  """A line of the table for a claim that the true value is `below` a limit, with the p-value of the test of that."""
+  true = below(estimate, limit, opposite)
+  return row(claim, reported, ours, estimate.seeds, true, why, p_value=estimate.p_value(limit))
+
+
+def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The lines of a table, with `adjusted_p`: their p-values corrected for how many the table has."""
+  adjusted = estimates.adjusted([of['p_value'] for of in rows])
+  return [{**of, 'adjusted_p': p} for of, p in zip(rows, adjusted, strict=True)]
+
+
+def contradicted(verdict: dict[str, Any]) -> bool:
+  """Whether an interval decides a line, and the corrected test does not."""
+  decided = verdict['verdict'] not in (UNDECIDED, NOT_COMPARABLE)
+  return decided and verdict['adjusted_p'] is not None and verdict['adjusted_p'] >= 1 - estimates.CONFIDENCE
 
 
 def below(estimate: estimates.Estimate, limit: float, opposite: bool = False) -> bool | None:
@@ -72,23 +113,23 @@ def four_routings(rows: Rows) -> list[dict[str, Any]]:
   result = []
   if gap := _relative(rows, 'emergent', 'learned'):
     result.append(
-      row(
+      judged(
         'emergent within 5 % of a learned gate, in perplexity',
         '1.6753 against 1.6475 nats (+2.8 %)',
         _with_nats(gap, rows, 'emergent', 'learned'),
-        gap.seeds,
-        below(gap, 0.05),
+        gap,
+        0.05,
         'the original ignored its gate in training',
       )
     )
   if gap := _relative(rows, 'emergent', 'random'):
     result.append(
-      row(
+      judged(
         'emergent better than random, in perplexity',
         '"better", with 1.6753 against 1.6749 nats',
         _with_nats(gap, rows, 'emergent', 'random'),
-        gap.seeds,
-        below(gap, 0.0),
+        gap,
+        0.0,
         'drawn for every character at every step, in training too; Controls has a hash and keys that were drawn once',
       )
     )
@@ -170,32 +211,33 @@ def option_a(rows: Rows) -> list[dict[str, Any]]:
     more = _of_rows(rows, 'dense', lambda row: math.expm1(row['routings']['emergent'] - row['routings']['dense']))
     assert more is not None
     result.append(
-      row(
+      judged(
         'a densely trained model is worse by more than 5 % in perplexity when one tile of four is computed',
         '+2.78 nats, a collapse',
         f'{of.text(unit=" nats", sign=True)}, perplexity {_percent(more)}',
-        of.seeds,
-        below(more, 0.05, opposite=True),
+        more,
+        0.05,
+        opposite=True,
       )
     )
   if of := _of_rows(rows, 'dense', lambda row: row['routings']['emergent'] - row['routings']['random']):
     result.append(
-      row(
+      judged(
         'its signatures route better than chance all the same',
         '4.40 against 4.45 nats',
         of.text(unit=' nats', sign=True),
-        of.seeds,
-        below(of, 0.0),
+        of,
+        0.0,
       )
     )
   if of := _of_rows(rows, 'dense', lambda row: row['fitted_gate'] - row['routings']['dense']):
     result.append(
-      row(
+      judged(
         'a gate fitted to the frozen model brings it within 0.05 nats of dense',
         NOT_ASKED,
         of.text(unit=' nats from dense', sign=True),
-        of.seeds,
-        below(of, 0.05),
+        of,
+        0.05,
       )
     )
   return result + _specialised(rows, 'dense', 'trained dense, routed by signatures afterwards: ')
@@ -208,9 +250,7 @@ def _loss_under(routing: str) -> Callable[[dict[str, Any]], float]:
 def option_b(rows: Rows) -> list[dict[str, Any]]:
   result = []
   if gap := _relative(rows, 'sparse', 'dense'):
-    result.append(
-      row('sparse within 2 % of dense, in perplexity', '5.14 against 5.04', _percent(gap), gap.seeds, below(gap, 0.02))
-    )
+    result.append(judged('sparse within 2 % of dense, in perplexity', '5.14 against 5.04', _percent(gap), gap, 0.02))
   result += _falling(rows, 'sparse')
   if most := [
     max(float(np.max(load)) for _, load in row['curves']['tile_load']) for row in rows if row['variant'] == 'sparse'
@@ -228,13 +268,14 @@ def option_b(rows: Rows) -> list[dict[str, Any]]:
   if of := _of_rows(rows, 'sparse', lambda row: float(np.mean(row['curves']['diversity'][-1][1]))):
     course = _course(rows, 'sparse', 'diversity')
     result.append(
-      row(
+      judged(
         'signature diversity above 30 % at the end',
         '0.228, 0.039, 0.017, 0.009 by epoch',
         f'{_words(course, 3)}; at the end {of}',
-        of.seeds,
-        below(of, 0.3, opposite=True),
+        of,
+        0.3,
         'the claim holds here; the figures that were reported contradict it',
+        opposite=True,
       )
     )
   return result + _specialised(rows, 'sparse')
@@ -285,12 +326,12 @@ def remedies(rows: Rows) -> list[dict[str, Any]]:
     if against and (gap := _relative(rows, variant, against)):
       new = '; its own weights start at random, and the text of its teacher is not counted' * (variant == 'distilled')
       result.append(
-        row(
+        judged(
           f'{variant}: within 5 % of native sparse training, in perplexity',
           NOT_ASKED,
           _with_nats(gap, rows, variant, against),
-          gap.seeds,
-          below(gap, 0.05),
+          gap,
+          0.05,
           f'held against {against}{new}',
         )
       )
@@ -302,12 +343,12 @@ def hierarchy(rows: Rows) -> list[dict[str, Any]]:
   for variant, fair in (('16_top_1', 'equal parameters'), ('16_top_4', 'equal compute as well')):
     if gap := _relative(rows, variant, '4_tiles'):
       result.append(
-        row(
+        judged(
           f'16 tiles behind an index better than 4, {fair}, in perplexity',
           '16.67 against 19.26 (-13.4 %)',
           _percent(gap),
-          gap.seeds,
-          below(gap, 0.0),
+          gap,
+          0.0,
           "the original's tiles were dead"
           + '; a gain of 13.4 % is outside of the interval' * (gap.seeds > 1 and gap.low > -0.134),
         )
@@ -341,12 +382,13 @@ def hierarchy(rows: Rows) -> list[dict[str, Any]]:
   for ablation in ('no_norm', 'no_output_scale', 'no_residual'):
     if gap := _relative(rows, ablation, '16_top_4'):
       result.append(
-        row(
+        judged(
           f'an indexed layer is worse by more than 1 % with {ablation}, in perplexity',
           NOT_ASKED,
           _percent(gap),
-          gap.seeds,
-          below(gap, 0.01, opposite=True),
+          gap,
+          0.01,
+          opposite=True,
         )
       )
   return result
@@ -365,12 +407,13 @@ def controls(rows: Rows) -> list[dict[str, Any]]:
   for control, words in (('random_keys', 'that were drawn at random'), ('kmeans_keys', 'that follow activations')):
     if more := estimates.gap(information['emergent'], information[control]):
       result.append(
-        row(
+        judged(
           f'tiles specialise more than behind keys {words}',
           NOT_ASKED,
           more.text(sign=True, unit=' normalised mutual information'),
-          more.seeds,
-          below(more, 0.0, opposite=True),
+          more,
+          0.0,
+          opposite=True,
         )
       )
   for control in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient', 'no_signature_gradient'):
@@ -378,12 +421,12 @@ def controls(rows: Rows) -> list[dict[str, Any]]:
     for variant in filter(None, variants):
       if gap := _relative(rows, variant, control):
         result.append(
-          row(
+          judged(
             f'{variant} better than {control}, in perplexity',
             NOT_ASKED,
             _with_nats(gap, rows, variant, control),
-            gap.seeds,
-            below(gap, 0.0),
+            gap,
+            0.0,
           )
         )
   return result
@@ -427,23 +470,23 @@ def stability(rows: Rows) -> list[dict[str, Any]]:
     why = f'{apart[0]}, at the end of the schedule' if apart else ''
     if of := _of_rows(rows, variant, lambda row: float(np.mean(row['stability'][-1]['changed']))):
       result.append(
-        row(
+        judged(
           f'{variant}: less than 10 % of tokens change tile between the last two checkpoints',
           reported,
           of.text(1, ' %', 100),
-          of.seeds,
-          below(of, 0.1),
+          of,
+          0.1,
           why,
         )
       )
     if of := _of_rows(rows, variant, lambda row: max(float(np.mean(pair['changed'])) for pair in row['stability'])):
       result.append(
-        row(
+        judged(
           f'{variant}: the same between any two in a row',
           reported,
           of.text(1, ' % at worst', 100),
-          of.seeds,
-          below(of, 0.1),
+          of,
+          0.1,
           'mean over layers',
         )
       )
@@ -459,12 +502,12 @@ def tile_count(rows: Rows) -> list[dict[str, Any]]:
   ):
     if gap := _relative(rows, variant, '4_top_1'):
       result.append(
-        row(
+        judged(
           f'{words}: within 2 % of one of 4 tiles, in perplexity',
           NOT_ASKED,
           _with_nats(gap, rows, variant, '4_top_1'),
-          gap.seeds,
-          below(gap, 0.02),
+          gap,
+          0.02,
         )
       )
   return result
@@ -478,24 +521,24 @@ def _sparse_to_dense(rows: Rows, sizes: Sequence[str], words: str, more: str) ->
     if gap := _relative(rows, f'sparse_{size}', f'dense_{size}'):
       costs[size] = {seed: sparse[seed] - dense[seed] for seed in sparse.keys() & dense.keys()}
       result.append(
-        row(
+        judged(
           f'sparse within 2 % of dense with {size} {words}, in perplexity',
           NOT_ASKED,
           _with_nats(gap, rows, f'sparse_{size}', f'dense_{size}'),
-          gap.seeds,
-          below(gap, 0.02),
+          gap,
+          0.02,
         )
       )
   if len(costs) > 1:
     least, *_, most = costs
     if change := estimates.gap(costs[most], costs[least]):
       result.append(
-        row(
+        judged(
           f'sparsity costs less with {more}',
           NOT_ASKED,
           change.text(unit=' nats', sign=True),
-          change.seeds,
-          below(change, 0.0),
+          change,
+          0.0,
           f'what it costs at {most} less what it costs at {least}, on the same seed',
         )
       )
@@ -527,12 +570,12 @@ def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
   """Every variant against what it is held against, in nats, and whether both were trained on the same machine."""
   pairs = _pairs(name)
   return [
-    row(
+    judged(
       claim,
       NO_CLAIM,
       gap.text(unit=' nats', sign=True),
-      gap.seeds,
-      below(gap, 0.0),
+      gap,
+      0.0,
       '' if _same_machine(rows, *pairs[claim]) else OTHER_MACHINE,
     )
     for claim, gap in gaps(name, rows).items()
@@ -580,8 +623,8 @@ OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {
 
 
 def of_suite(name: str, rows: Rows) -> list[dict[str, Any]]:
-  """The verdicts of a suite, and the differences of all variants to what they are held against."""
-  return (OF_SUITES[name](rows) if name in OF_SUITES else []) + differences(name, rows)
+  """The verdicts of a suite, and the differences of all variants to what they are held against; `corrected`."""
+  return corrected((OF_SUITES[name](rows) if name in OF_SUITES else []) + differences(name, rows))
 
 
 def table(name: str, rows: Rows) -> str:

@@ -27,6 +27,26 @@ def test_intervals_are_those_of_student():
     estimates.estimate([])
 
 
+def test_p_values_are_those_of_student():
+  of = estimates.estimate([1.0, 2.0, 3.0])
+  # In closed form for two degrees of freedom: 1 - t / sqrt(t^2 + 2), with t = 2 sqrt(3) to 0.
+  assert of.p_value() == pytest.approx(1 - math.sqrt(12 / 14), rel=1e-12)
+  assert of.p_value(2.0) == 1
+  assert of.p_value(of.high) == pytest.approx(1 - estimates.CONFIDENCE, rel=1e-9)
+  assert of.p_value(of.high + 0.01) < 1 - estimates.CONFIDENCE < of.p_value(of.high - 0.01)
+  assert estimates.estimate([1.0, 2.0]).p_value() is None and estimates.estimate([1.0]).p_value() is None
+  same = estimates.estimate([0.5, 0.5, 0.5])  # No warning either.
+  assert (same.half_width, same.p_value(0.5), same.p_value(0.25)) == (0, 1, 0)
+
+
+def test_p_values_are_corrected_for_their_number():
+  # By hand: sorted 0.005, 0.01, 0.03, 0.04, each times 4 by its place, and none above the next.
+  got = estimates.adjusted([0.01, None, 0.04, 0.03, 0.005, None])
+  assert [got[place] for place in (1, 5)] == [None, None]
+  assert [got[place] for place in (0, 2, 3, 4)] == pytest.approx([0.02, 0.04, 0.04, 0.02])
+  assert estimates.adjusted([None]) == [None] and estimates.adjusted([]) == []
+
+
 def test_differences_are_paired_by_seed():
   rows = [
     {'variant': name, 'seed': seed, 'loss': loss}
@@ -170,6 +190,48 @@ def test_verdicts_follow_the_figures():
   assert [verdict_of('stability', rows, words)['verdict'] for words in ('emergent: less', 'emergent: the same')] == [
     'reproduced',
     'refuted',
+  ]
+
+
+def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
+  start = {'emergent': [1.0, 1.1, 1.2], 'one_hot_gate': [1.01, 1.11, 1.21]}
+  near = {name: [1.0, 1.12, 1.18] for name in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient')}
+  # Its difference, 0.05 ± 0.025, is decided alone, and no more so among those that have nothing behind them.
+  rows = rows_of('controls', {**start, **near, 'no_signature_gradient': [1.04, 1.15, 1.26]})
+  judged = {verdict['claim']: verdict for verdict in verdicts.of_suite('controls', rows)}
+  tested = [verdict for verdict in judged.values() if verdict['p_value'] is not None]
+  assert [verdict['adjusted_p'] for verdict in tested] == pytest.approx(
+    estimates.adjusted([verdict['p_value'] for verdict in tested])
+  )
+  decided = [verdict for verdict in tested if verdict['p_value'] < 0.05]
+  assert all((verdict['verdict'] != 'undecided') == (verdict in decided) for verdict in tested)
+  against = [verdict for verdict in decided if verdict['adjusted_p'] >= 0.05]
+  assert against == [verdict for verdict in judged.values() if verdicts.contradicted(verdict)]
+  assert 0 < len(against) < len(decided)
+
+  table = report.verdict_table(list(judged.values()))
+  assert table.count('undecided after correction') == len(against) and table.count(report.ADJUSTED_P) == 1
+  lines = dict(zip(judged, table.split('<tr>')[2:], strict=True))
+  for claim, verdict in judged.items():
+    assert ('undecided after correction' in lines[claim]) == (verdict in against)
+    assert f'class="{verdict["verdict"].replace(" ", "-")}">' in lines[claim]  # The word of the interval stays.
+  few = verdicts.of_suite('controls', [row for row in rows if row['seed'] < 2])
+  table = report.verdict_table(few)
+  assert table.count('<td data-name="adjusted p">-</td>') == len(few) and report.ADJUSTED_P not in table
+  assert {verdict['verdict'] for verdict in few} > {'undecided'}  # Their intervals may decide all the same.
+
+
+def published():
+  """The results of suites that the repository has."""
+  return [path for path in sorted((ROOT / 'results').rglob('*.json')) if path.stem in suites.SUITES]
+
+
+@pytest.mark.parametrize('path', published(), ids=lambda path: str(path.relative_to(ROOT / 'results')))
+def test_the_verdicts_of_stored_results_follow_from_their_rows(path):
+  stored = json.loads(path.read_text())
+  found = verdicts.of_suite(path.stem, stored['rows'])
+  assert [{key: of[key] for key in was} for was, of in zip(stored['verdicts'], found, strict=True)] == stored[
+    'verdicts'
   ]
 
 
