@@ -15,10 +15,16 @@ CONFIGS = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_a_config_trains_a_step_of_one(path):
+def test_a_config_is_valid_and_says_how_to_run_it(path):
   module = runpy.run_path(str(path))
   assert f'--config=configs/{path.name}' in module['__doc__']
-  config = module['get_config']()
+  configuration.validate(module['get_config']())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_config_trains_a_step_of_one(path):
+  config = runpy.run_path(str(path))['get_config']()
   config.training.steps = 1
   # Small, but of the same kind.
   config.training.batch_size = 2 * config.training.accumulation

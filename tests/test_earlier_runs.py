@@ -87,6 +87,7 @@ def test_a_gate_that_was_not_trained_is_refused(earlier):
     earlier_runs.start_from(config, CORPUS, state_of(config))
 
 
+@pytest.mark.slow
 def test_who_makes_no_teacher_is_told_why(earlier):
   config, trained = tiny(), earlier()
   assert same(earlier_runs.teacher_of(config, CORPUS).params, trained.params)

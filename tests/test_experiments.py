@@ -406,6 +406,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(tmp_path):
     measure.main(tmp_path, ['routings'], tmp_path / 'nowhere' / 'measured.json')
 
 
+@pytest.mark.slow
 def test_every_measure_of_a_small_run(tmp_path):
   patterns.write(tmp_path / 'patterns.txt')
   config = configuration.default_config()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import apply
 
 from trix_jax import configuration, ffn, routing, signatures, ternary
 
@@ -26,7 +27,7 @@ def layer(sparse=True, N=40, d_model=24, d_ff=48, tiles=4, seed=0, **settings):
 
 
 def call(module, params, x):
-  return jax.jit(lambda params, x: module.apply({'params': params}, x, rngs={'routing': jax.random.key(5)}))(params, x)
+  return jax.jit(lambda params, x: apply(module, {'params': params}, x, rngs={'routing': jax.random.key(5)}))(params, x)
 
 
 def relative_error(y, expected):
@@ -92,7 +93,7 @@ def test_a_differentiated_and_sharded_layer_is_the_evaluated_one(settings):
   _, module, params, x = layer(N=64, **settings)
 
   def loss(params, x):
-    y, info = module.apply({'params': params}, x)
+    y, info = apply(module, {'params': params}, x)
     return jax.lax.psum(jnp.sum(jnp.sin(y)), 'data'), (y, info.tile_NK)
 
   mesh, spec = jax.sharding.Mesh(np.array(jax.local_devices()), ('data',)), jax.sharding.PartitionSpec
@@ -114,7 +115,7 @@ def test_gradients_of_sparse_and_masked_layers_agree(settings):
   config, sparse, params, x = layer(**settings)
 
   def loss(module):
-    return lambda params, x: jnp.sum(jnp.sin(module.apply({'params': params}, x)[0]))
+    return lambda params, x: jnp.sum(jnp.sin(apply(module, {'params': params}, x)[0]))
 
   got = jax.jit(jax.grad(loss(sparse), (0, 1)))(params, x)
   expected = jax.jit(jax.grad(loss(ffn.TriXFFN(config)), (0, 1)))(params, x)
@@ -132,7 +133,7 @@ def test_a_token_pays_for_its_own_tile_only():
 
   def macs(module, params, x):
     total = 0
-    for equation in jax.make_jaxpr(lambda x: module.apply({'params': params}, x)[0])(x).jaxpr.eqns:
+    for equation in jax.make_jaxpr(lambda x: apply(module, {'params': params}, x)[0])(x).jaxpr.eqns:
       total += _macs(equation)
     return total
 
@@ -170,7 +171,7 @@ def test_zeroing_a_tile_changes_exactly_its_own_tokens():
 def test_after_init_every_tile_speaks_and_learns(settings):
   config, module, params, x = layer(N=512, **settings)
   assert not np.any(ffn.silent_tiles(ffn.quantise_tiles(params, config), config))
-  grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(module.apply({'params': p}, x)[0]))))(params)
+  grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(apply(module, {'params': p}, x)[0]))))(params)
   for name in ('up', 'down', 'up_scale') + (() if config.shared_down_scale else ('down_scale',)):
     assert np.all(np.abs(np.asarray(grads[name])).reshape(config.tiles, -1).max(axis=1) > 0), name
 
@@ -194,7 +195,7 @@ def test_routing_gradient_reaches_the_up_projection_through_the_signature():
   _, module, params, x = layer(gate='one_hot')
 
   def probability_of_tile_0(params):
-    return module.apply({'params': params}, x)[1].probability_NJ[:, 0].mean()
+    return apply(module, {'params': params}, x)[1].probability_NJ[:, 0].mean()
 
   grad = jax.grad(probability_of_tile_0)(params)
   assert np.all(np.abs(np.asarray(grad['up'])).max(axis=(1, 2)) > 0)
@@ -214,8 +215,9 @@ def test_six_patterns_go_to_six_tiles(kind, quantiser):
 
 def test_random_routing_draws_from_its_own_stream_and_first_takes_tile_0():
   _, module, params, x = layer(routing='random', N=400)
-  apply = jax.jit(lambda key: module.apply({'params': params}, x, rngs={'routing': key})[1].tile_NK)
-  tiles = [apply(jax.random.key(seed)) for seed in (0, 0, 1)]
+  tiles = [
+    apply(module, {'params': params}, x, rngs={'routing': jax.random.key(seed)})[1].tile_NK for seed in (0, 0, 1)
+  ]
   np.testing.assert_array_equal(tiles[0], tiles[1])
   assert np.any(tiles[0] != tiles[2])
   np.testing.assert_allclose(routing.load(tiles[0], 4), 0.25, atol=0.08)
@@ -241,7 +243,7 @@ def test_any_leading_shape_no_token_at_all_and_a_wrong_width(sparse):
   y_3d, _ = call(module, params, x.reshape(2, 12, -1))
   np.testing.assert_array_equal(y_3d.reshape(y.shape), y)
   with pytest.raises(ValueError, match='last axis must be 24'):
-    module.apply({'params': params}, x[:, :-1])
+    apply(module, {'params': params}, x[:, :-1])
 
 
 @pytest.mark.parametrize(

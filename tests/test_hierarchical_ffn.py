@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import apply
+from tiers import fast_first
 
 from trix_jax import configuration, ffn, hierarchical_ffn, hierarchy, routing_state, transformer
 from trix_jax.errors import InputError
@@ -24,7 +26,7 @@ def layer_of(config, tokens=80, seed=0):
   return module, jax.jit(module.init)({'params': jax.random.key(seed), 'routing': jax.random.key(2)}, x), x
 
 
-@pytest.mark.parametrize('tiles, clusters', [(16, 4), (64, 8), (128, 8), (256, 16)])
+@pytest.mark.parametrize('tiles, clusters', fast_first([(16, 4), (64, 8), (128, 8), (256, 16)]))
 def test_shapes_and_every_size_alive(tiles, clusters):
   config = config_of(tiles, clusters)
   module, variables, x = layer_of(config)
@@ -44,7 +46,7 @@ def test_a_token_scores_clusters_and_candidates_only():
 
   def largest(config):
     module = hierarchical_ffn.HierarchicalTriXFFN(config)
-    text = jax.jit(lambda v, x: module.apply(v, x)[1].score_NJ).lower(variables, x).as_text()
+    text = jax.jit(lambda v, x: apply(module, v, x)[1].score_NJ).lower(variables, x).as_text()
     return '8x256' in text
 
   assert largest(dataclasses.replace(config, routing='first')) and not largest(config)
@@ -57,14 +59,14 @@ def test_all_clusters_probed_is_flat_routing():
   state['balance_bias'] = 20.0 * jnp.cos(jnp.arange(64.0))
   variables = {**variables, 'routing': state}
   everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=8))
-  _y, info = everywhere.apply(variables, x)
+  _y, info = apply(everywhere, variables, x)
   index = hierarchical_ffn.index_of(state, config)
   flat = dataclasses.replace(config, clusters=0, probes=1)
   q, step = ffn.ternary.quantise_int8(hierarchical_ffn.normed(x, variables['params']['norm']['scale']))
   want = ffn.route_tokens(q, step, index.key_TD, index.scale_T, flat, None, state['balance_bias'])
   np.testing.assert_array_equal(info.tile_NK, want.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want.gate_NK, rtol=1e-5)
-  assert not np.array_equal(module.apply(variables, x)[1].tile_NK, want.tile_NK)
+  assert not np.array_equal(apply(module, variables, x)[1].tile_NK, want.tile_NK)
 
 
 def test_the_layer_is_the_sum_of_its_tiles():
@@ -73,11 +75,11 @@ def test_the_layer_is_the_sum_of_its_tiles():
   params = jax.tree.map(
     lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), variables['params']
   )
-  y, info = module.apply({**variables, 'params': params}, x)
+  y, info = apply(module, {**variables, 'params': params}, x)
   tile = hierarchical_ffn.TriXTile(hierarchical_ffn.one_tile(config))
   normed = hierarchical_ffn.normed(x, params['norm']['scale'])
   every_TND = jnp.stack(
-    [tile.apply({'params': hierarchical_ffn.tile_parameters(params, t, config)}, normed)[0] for t in range(16)]
+    [apply(tile, {'params': hierarchical_ffn.tile_parameters(params, t, config)}, normed)[0] for t in range(16)]
   )
   want = sum(every_TND[info.tile_NK[:, k], jnp.arange(80)] * info.gate_NK[:, k, None] for k in range(2))
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
@@ -89,18 +91,18 @@ def test_a_block_adds_to_its_input():
   config = config_of()
   module, variables, x = layer_of(config)
   nested = {kind: {'ffn': tree} for kind, tree in variables.items()}
-  y, _ = hierarchical_ffn.HierarchicalTriXBlock(config).apply(nested, x)
-  np.testing.assert_array_equal(y, x + module.apply(variables, x)[0])
+  y, _ = apply(hierarchical_ffn.HierarchicalTriXBlock(config), nested, x)
+  np.testing.assert_array_equal(y, x + apply(module, variables, x)[0])
 
 
-@pytest.mark.parametrize('tiles, clusters', [(16, 4), (64, 8), (256, 16)])
+@pytest.mark.parametrize('tiles, clusters', fast_first([(16, 4), (64, 8), (256, 16)]))
 def test_every_tile_gets_a_gradient(tiles, clusters):
   """Once it has a token; some of this many need a busy text."""
   config = config_of(tiles, clusters, top_k=4, probes=2)
   module, variables, x = layer_of(config, tokens=30 * tiles)
 
   def loss(params):
-    y, info = module.apply({**variables, 'params': params}, x)
+    y, info = apply(module, {**variables, 'params': params}, x)
     return jnp.mean(jnp.square(y - jnp.roll(x, 1, axis=1))), info
 
   grads, info = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
@@ -112,10 +114,10 @@ def test_every_tile_gets_a_gradient(tiles, clusters):
 def test_each_tile_changes_its_own_tokens():
   config = config_of(16, 4)
   module, variables, x = layer_of(config, tokens=400)
-  y, info = module.apply(variables, x)
+  y, info = apply(module, variables, x)
   for tile in range(16):
     params = {**variables['params'], 'output_scale': variables['params']['output_scale'].at[tile].set(0.0)}
-    without, _ = module.apply({**variables, 'params': params}, x)
+    without, _ = apply(module, {**variables, 'params': params}, x)
     changed = np.any(np.asarray(without != y), axis=1)
     np.testing.assert_array_equal(changed, info.tile_NK[:, 0] == tile)
     assert changed.any()
@@ -124,11 +126,11 @@ def test_each_tile_changes_its_own_tokens():
 def test_averages_route_not_the_signatures_of_now():
   config = config_of()
   module, variables, x = layer_of(config)
-  _, info = module.apply(variables, x)
+  _, info = apply(module, variables, x)
   other = {**variables, 'params': {**variables['params'], 'up': -variables['params']['up']}}
-  np.testing.assert_array_equal(module.apply(other, x)[1].tile_NK, info.tile_NK)
+  np.testing.assert_array_equal(apply(module, other, x)[1].tile_NK, info.tile_NK)
   state = {**variables['routing'], 'average': -variables['routing']['average']}
-  assert not np.array_equal(module.apply({**variables, 'routing': state}, x)[1].tile_NK, info.tile_NK)
+  assert not np.array_equal(apply(module, {**variables, 'routing': state}, x)[1].tile_NK, info.tile_NK)
 
 
 def test_sure_tokens_do_without_more_tiles():
@@ -210,7 +212,7 @@ def test_frozen_routing_stays_and_gets_no_gradient():
 
   def probability(params, frozen):
     variables_ = {'params': params, 'routing': {**state, 'frozen': jnp.array(frozen)}}
-    return module.apply(variables_, x)[1].probability_NJ[:, 0].mean()
+    return apply(module, variables_, x)[1].probability_NJ[:, 0].mean()
 
   learns, rests = (np.any(jax.grad(probability)(variables['params'], frozen)['up']) for frozen in (0.0, 1.0))
   assert learns and not rests
@@ -227,7 +229,7 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
 
   def use(state, params):
     everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=4))
-    _, info = everywhere.apply({'params': params, 'routing': state}, x)
+    _, info = apply(everywhere, {'params': params, 'routing': state}, x)
     return np.bincount(np.asarray(info.tile_NK)[:, 0], minlength=16) / 2000
 
   before = use(state, params)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import fast_first
 
 from trix_jax import ffn, forward, hierarchical_ffn, inference, transformer, weights
 from trix_jax.errors import InputError
@@ -91,7 +92,7 @@ def assert_alike(model, token_BL, want, want_infos, error, most_wrong, same_tile
   assert np.mean(tiles == want_tiles) >= same_tiles
 
 
-@pytest.mark.parametrize('settings', KINDS)
+@pytest.mark.parametrize('settings', fast_first(KINDS, 4))
 def test_every_kind_of_model_is_the_one_that_was_trained(settings):
   model, params, state = trained(config_of(**settings))
   token_BL = tokens(5, CONTEXT)
@@ -112,7 +113,7 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
 
 @pytest.mark.parametrize('clusters', [0, 4])
 @pytest.mark.parametrize('routing', ['emergent', 'learned', 'dense', 'first', 'random'])
-@pytest.mark.parametrize('signature', ['sign', 'votes'])
+@pytest.mark.parametrize('signature', fast_first(['votes', 'sign']))
 def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters):
   if clusters and routing == 'learned':
     return  # Refused, see test_hierarchical_ffn.py.
@@ -154,7 +155,7 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
   'attention, head, most',
   [('float32', 'int8', 0.1), ('int8', 'float32', 0.1), ('int8', 'int8', 0.1), ('ternary', 'ternary', 1.5)],
 )
-@pytest.mark.parametrize('form', ['modern', 'reference'])
+@pytest.mark.parametrize('form', fast_first(['modern', 'reference']))
 def test_fewer_bits_cost_little(form, attention, head, most):
   model, params, state = trained(config_of(form=form))
   token_BL = tokens(4, CONTEXT)

@@ -57,6 +57,7 @@ def test_the_extension_is_named_for_the_python_versions_it_runs_on():
   assert ('abi3' in pathlib.Path(module.__file__).name) == stable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sanitizers', ['address,undefined', 'thread'])
 def test_every_path_under_sanitizers(sanitizers, tmp_path):
   flags = ['-O1', '-g', f'-fsanitize={sanitizers}', '-fno-sanitize-recover=all']
@@ -82,6 +83,7 @@ def test_every_path_under_sanitizers(sanitizers, tmp_path):
   assert 'portable: the same integers' in result.stdout and 'threads: the same bits' in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != 'x86_64' or shutil.which('objdump') is None, reason='needs x86 and objdump')
 def test_accumulators_stay_in_registers(tmp_path):
   """GCC spills them around the intrinsic of vpdpbusd, which costs half the speed."""

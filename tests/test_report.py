@@ -7,6 +7,7 @@ import re
 
 import pytest
 from made_up_rows import rows_of
+from tiers import slow
 
 from experiments import elsewhere, estimates, figures, overview, report, suites, verdicts
 from trix_jax.errors import InputError
@@ -235,7 +236,7 @@ def test_the_verdicts_of_stored_results_follow_from_their_rows(path):
   ]
 
 
-@pytest.mark.parametrize('name', suites.SUITES)
+@pytest.mark.parametrize('name', ['controls', *slow(*(name for name in suites.SUITES if name != 'controls'))])
 def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   rows = rows_of(name, {variant: [1.5, 1.51] for variant in suites.SUITES[name].variants})
   results = {

@@ -49,6 +49,7 @@ def test_every_weight_of_a_row_gets_the_gradient_of_its_signature_entry(kind):
   np.testing.assert_allclose(grad, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
   T=st.sampled_from([1, 3]),

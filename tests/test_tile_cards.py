@@ -41,6 +41,7 @@ def test_margins_are_those_of_the_tile_that_was_chosen(settings):
   assert answer.tile_LK[0, 0] != tile and answer.margin_L[0] < 0
 
 
+@pytest.mark.slow
 def test_a_card_says_when_its_signature_did_not_route():
   tokens = np.arange(40) % 8
   words = 'its signature did not'

@@ -186,6 +186,7 @@ def test_the_first_activation_that_overflows_is_named_and_later_steps_do_nothing
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
 
 
+@pytest.mark.slow
 def test_gradients_that_a_teacher_overflows_are_named():
   config = tiny(loss__teacher='somewhere')
   model, mesh, state = start(config)
@@ -321,6 +322,7 @@ def test_parameter_counts_of_the_reference():
   }
 
 
+@pytest.mark.slow
 def test_parameter_counts_of_tiles_with_output_scales():
   config = configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512)
   model = training.make_model(config, 'x' * 65)
@@ -330,6 +332,7 @@ def test_parameter_counts_of_tiles_with_output_scales():
   assert counts['total'] - counts['active_per_token'] == 12 * 4 * (2 * 128 * 32 + 32 + 128 + 1)
 
 
+@pytest.mark.slow
 def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   """Not that of 1,024 gates of each of 1,024 chosen tiles: 32 GiB where all are computed."""
   config = configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)
