@@ -1,0 +1,1049 @@
+"""The table of mutations: what is broken, where, and which tests should notice.
+
+`old` stands in `file` exactly once. The mutation replaces it by `new`. `tests/test_mutations.py` checks that, so code
+that moves takes its mutations along. A mutation that changes nothing a user could observe does not belong here.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+  """One deliberate error.
+
+  Attributes:
+    name: what is broken, in snake_case.
+    room: the part of the project, for `--room` and the table.
+    file: from the root of the repository.
+    old, new: exact text.
+    tests: test files that should notice, the likeliest first.
+    path: the kernel path that runs the code; the mutation is left out where the CPU lacks it.
+  """
+
+  name: str
+  room: str
+  file: str
+  old: str
+  new: str
+  tests: tuple[str, ...]
+  path: str = ''
+
+
+def _in(room: str, file: str, tests: str, *mutations: tuple[str, str, str], path: str = '') -> tuple[Mutation, ...]:
+  """Mutations (name, old, new) of one file; `tests` are names without `tests/` and `.py`."""
+  files = tuple(f'tests/{test}.py' for test in tests.split())
+  return tuple(Mutation(name, room, file, old, new, files, path) for name, old, new in mutations)
+
+
+CORE = (
+  *_in(
+    'core',
+    'trix_jax/ternary.py',
+    'test_ternary test_ffn',
+    (
+      'int8_factor_rounded_in_another_order',
+      'scaled = x * jnp.where(nonzero, INT8_MAX / jnp.where(nonzero, a, 1.0), 0.0)',
+      'scaled = jnp.where(nonzero, (x * INT8_MAX) / jnp.where(nonzero, a, 1.0), 0.0)',
+    ),
+    (
+      'int8_rounds_half_up',
+      'return straight_through(jnp.round(scaled), scaled)',
+      'return straight_through(jnp.floor(scaled + 0.5), scaled)',
+    ),
+    ('tiny_rows_are_scaled', 'nonzero = a >= TINY', 'nonzero = a > 0'),
+    (
+      'straight_through_has_the_gradient_of_its_value',
+      'return primals[0], tangents[1]',
+      'return primals[0], tangents[0]',
+    ),
+    (
+      'threshold_gradient_is_not_cut',
+      'straight_through(codes, jnp.clip(latent, -GRADIENT_CUT, GRADIENT_CUT))',
+      'straight_through(codes, latent)',
+    ),
+    (
+      'one_scale_for_all_tiles',
+      'jnp.mean(jnp.abs(latent), axis=(-2, -1), keepdims=True)',
+      'jnp.mean(jnp.abs(latent)) * jnp.ones_like(latent[..., :1, :1])',
+    ),
+  ),
+  *_in(
+    'core',
+    'trix_jax/signatures.py',
+    'test_signatures test_ffn',
+    (
+      'signature_read_from_latent_weights',
+      'tally_TD = jax.lax.stop_gradient(codes_TDH).sum(axis=-1)',
+      'tally_TD = jnp.round(jax.lax.stop_gradient(latent_TDH).sum(axis=-1))',
+    ),
+    (
+      'signature_without_gradient',
+      'return with_gradient_of(value_TD, latent_TDH.sum(axis=-1)), scale_of(value_TD, kind)',
+      'return jax.lax.stop_gradient(value_TD), scale_of(value_TD, kind)',
+    ),
+    (
+      'signature_gradient_not_brought_to_size',
+      'latent_TD * (rms(value_TD) / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0))',
+      'latent_TD',
+    ),
+    (
+      'signature_scale_left_out',
+      'return jnp.where(rms_T > 0, 1.0 / jnp.where(rms_T > 0, rms_T, 1.0), 0.0)',
+      'return jnp.ones_like(rms_T)',
+    ),
+    ('tallies_beyond_int8', 'jnp.clip(tally_TD, -ternary.INT8_MAX, ternary.INT8_MAX)', 'tally_TD'),
+    (
+      'diversity_counts_tiles_with_themselves',
+      'jnp.sum(jnp.square(count_3D), axis=0)) / (T * (T - 1))',
+      'jnp.sum(jnp.square(count_3D), axis=0)) / (T * T)',
+    ),
+    (
+      'diversity_loss_without_gradient',
+      'unit_TD = signatures_TD / jnp.sqrt(',
+      'unit_TD = jax.lax.stop_gradient(signatures_TD) / jnp.sqrt(',
+    ),
+  ),
+  *_in(
+    'core',
+    'trix_jax/routing.py',
+    'test_routing test_hierarchy test_ffn test_inference',
+    (
+      'ties_go_to_the_last_tile',
+      'return jnp.argmax(selection_NJ, axis=-1, keepdims=True).astype(jnp.int32)',
+      'last_N1 = jnp.argmax(selection_NJ[:, ::-1], axis=-1, keepdims=True)\n'
+      '    return (selection_NJ.shape[-1] - 1 - last_N1).astype(jnp.int32)',
+    ),
+    ('top_k_comes_worst_first', 'top_k)[1].astype(jnp.int32)', 'top_k)[1][:, ::-1].astype(jnp.int32)'),
+    ('zeros_of_both_signs_differ', 'jnp.where(selection_NJ == 0, 0.0, selection_NJ)', 'selection_NJ'),
+    (
+      'scores_and_bias_rounded_in_another_order',
+      'return (dot_NJ + jnp.where(scale > 0, bias / jnp.where(scale > 0, scale, 1.0), 0.0)) * scale',
+      'return dot_NJ * scale + jnp.where(scale > 0, bias, 0.0)',
+    ),
+    ('wide_keys_are_not_exact', 'if 127 * 127 * q.shape[-1] < 2**24:', 'if q.shape[-1]:'),
+    (
+      'one_hot_gate_without_gradient',
+      'ternary.straight_through(jnp.ones_like(probability_NK), probability_NK)',
+      'jnp.ones_like(probability_NK)',
+    ),
+    ('probability_gate_is_one', 'gate_NK = probability_NK\n', 'gate_NK = jnp.ones_like(probability_NK)\n'),
+    (
+      'probability_gate_without_gradient',
+      'probability_NK = jnp.take_along_axis(probability_NJ, chosen_NK, axis=-1)',
+      'probability_NK = jnp.take_along_axis(jax.lax.stop_gradient(probability_NJ), chosen_NK, axis=-1)',
+    ),
+    (
+      'margin_in_units_of_integers',
+      'return (score_NK[:, :1] - score_NK) * step_N1 > margin',
+      'return score_NK[:, :1] - score_NK > margin',
+    ),
+    ('load_counts_padding', 'count_NK *= weight_N[:, None]', 'count_NK *= jnp.ones_like(weight_N)[:, None]'),
+    (
+      'balance_loss_without_gradient',
+      'jnp.sum(load_T * info.probability_NJ.mean(axis=0))',
+      'jnp.sum(load_T * jax.lax.stop_gradient(info.probability_NJ).mean(axis=0))',
+    ),
+    (
+      'balance_loss_forgets_clusters',
+      'return (of_tiles + mean_C.shape[0] * jnp.sum(jax.lax.stop_gradient(cluster_load_C) * mean_C)) / 2',
+      'return of_tiles',
+    ),
+    ('balance_bias_moves_the_wrong_way', '-jnp.sign(surplus_T), 0.0)', 'jnp.sign(surplus_T), 0.0)'),
+    ('balance_bias_without_its_unit', 'rate * score_std * direction_T', 'rate * direction_T'),
+  ),
+  *_in(
+    'core',
+    'trix_jax/dispatch.py',
+    'test_dispatch test_ffn',
+    (
+      'dispatch_takes_a_token_of_the_next_tile',
+      'rank_GR < count_T[tile_G][:, None]',
+      'rank_GR <= count_T[tile_G][:, None]',
+    ),
+    ('dispatch_gives_blocks_to_the_tile_before', "side='right'", "side='left'"),
+    ('dispatch_lacks_a_block', 'min(tiles, A) - 1\n', 'min(tiles, A) - 2\n'),
+    (
+      'dispatch_gradient_of_the_first_tile_only',
+      'grad_SX[slot_A].reshape(N, -1, grad_SX.shape[-1]).sum(axis=1)',
+      'grad_SX[slot_A].reshape(N, -1, grad_SX.shape[-1])[:, 0]',
+    ),
+  ),
+  *_in(
+    'core',
+    'trix_jax/attention.py',
+    'test_transformer test_golden_model',
+    (
+      'attention_sees_the_next_character',
+      'np.arange(start, end)[:, None] >= np.arange(end)',
+      'np.arange(start, end)[:, None] + 1 >= np.arange(end)',
+    ),
+    (
+      'attention_gradient_without_its_mean',
+      'weight_BHKQ * (grad_weight_BHKQ - mean_BHL[:, :, None, start:])',
+      'weight_BHKQ * grad_weight_BHKQ',
+    ),
+    ('rotary_angles_of_half_the_width', '(-np.arange(half) / half)', '(-np.arange(half) / (2 * half))'),
+  ),
+  *_in(
+    'core',
+    'trix_jax/hierarchy.py',
+    'test_hierarchy test_hierarchical_ffn',
+    ('clusters_of_unequal_size', 'set(rank_T >= T // C)', 'set(rank_T >= T // C + 1)'),
+    ('clusters_never_improve', '(state[0] < iterations)', '(state[0] < 1)'),
+    (
+      'probes_in_order_of_score',
+      'cluster_NP = jnp.sort(routing.select(selection_NC, probes), axis=-1)',
+      'cluster_NP = routing.select(selection_NC, probes)',
+    ),
+    (
+      'cluster_bias_ignored',
+      'routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, cluster_bias_C)',
+      'routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, None)',
+    ),
+  ),
+)
+
+NN = (
+  *_in(
+    'nn',
+    'trix_jax/ffn.py',
+    'test_ffn test_packed_layer test_inference',
+    (
+      'probability_without_the_root_of_the_width',
+      'score_NJ * step_N1 * config.d_model**-0.5',
+      'score_NJ * step_N1',
+    ),
+    (
+      'accumulators_rescaled_in_another_order',
+      'return (accumulator * step) * scale',
+      'return accumulator * (step * scale)',
+    ),
+    ('tile_scale_left_out', "up_T11[:, 0] * params['up_scale']", "params['up_scale']"),
+    (
+      'output_scale_left_out',
+      "down_scale_TD = down_scale_TD * params['output_scale'][:, None]",
+      "down_scale_TD = down_scale_TD * jnp.ones_like(params['output_scale'])[:, None]",
+    ),
+    (
+      'hidden_activations_stay_float',
+      'ACTIVATIONS[config.activation](hidden_GRH), config.int8_activations)',
+      'ACTIVATIONS[config.activation](hidden_GRH), False)',
+    ),
+    (
+      'dense_tiles_share_their_quantisation',
+      'ACTIVATIONS[config.activation](hidden_NTH), config.int8_activations)\n',
+      'ACTIVATIONS[config.activation](hidden_NTH).reshape(N, 1, T * H), config.int8_activations)\n'
+      '  q_NTH = q_NTH.reshape(N, T, H)\n',
+    ),
+    (
+      'tiles_start_dead',
+      'nn.initializers.normal(D**-0.5), nn.initializers.normal(config.d_ff**-0.5)',
+      'nn.initializers.normal(D**-0.5), nn.initializers.zeros',
+    ),
+    (
+      'silent_tiles_are_never_dead',
+      'jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0',
+      'jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) < 0',
+    ),
+    (
+      'every_tile_has_the_gate_of_the_best',
+      'out_AD.reshape(tile_NK.shape + (-1,)), gate_NK)',
+      'out_AD.reshape(tile_NK.shape + (-1,)), 0 * gate_NK + gate_NK[:, :1])',
+    ),
+  ),
+  *_in(
+    'nn',
+    'trix_jax/hierarchical_ffn.py',
+    'test_hierarchical_ffn test_inference',
+    (
+      'signatures_of_now_route_instead_of_averages',
+      "return hierarchy.make_index(state['average'], ",
+      "return hierarchy.make_index(state['average'] if signatures_TD is None else signatures_TD, ",
+    ),
+    (
+      'frozen_routing_gets_a_gradient',
+      "signatures_TD = signatures_TD * (1 - state['frozen'])",
+      'signatures_TD = signatures_TD',
+    ),
+    ('indexed_block_without_its_residual', 'return x + y, info', 'return y, info'),
+    (
+      'indexed_layer_without_its_norm',
+      "prepared_ND: jax.Array = nn.RMSNorm(name='norm')(x_ND)",
+      "prepared_ND: jax.Array = 0 * nn.RMSNorm(name='norm')(x_ND) + x_ND",
+    ),
+  ),
+  *_in(
+    'nn',
+    'trix_jax/transformer.py',
+    'test_transformer test_controls test_inference test_golden_model',
+    ('block_without_its_residual', "== 'no_residual' else x_BLD + y_BLD)", "== 'no_residual' else y_BLD)"),
+    ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
+    ('dropout_loses_the_mean', 'x * (256 / (256 - dropped))', 'x'),
+    (
+      'projection_gradient_of_one_window',
+      "jnp.einsum('bld,ble->bde', x_BLD, grad_BLE).sum(axis=0)",
+      "jnp.einsum('bld,ble->bde', x_BLD, grad_BLE)[0]",
+    ),
+  ),
+  *_in(
+    'nn',
+    'trix_jax/controls.py',
+    'test_controls',
+    ('tile_dropout_loses_the_mean', 'gate_NK=2.0 * info.gate_NK * kept_NT', 'gate_NK=info.gate_NK * kept_NT'),
+    ('gradual_sparsity_goes_backwards', 'bernoulli(key, 1 - progress, ', 'bernoulli(key, progress, '),
+  ),
+)
+
+DATA = (
+  *_in(
+    'data',
+    'trix_jax/data.py',
+    'test_data test_training',
+    ('batches_forget_the_seed', 'np.random.Philox(key=[seed, epoch])', 'np.random.Philox(key=[0, epoch])'),
+    ('every_epoch_is_the_first', 'np.random.Philox(key=[seed, epoch])', 'np.random.Philox(key=[seed, 0])'),
+    (
+      'batches_forget_the_step',
+      'index = np.arange(step * batch_size, (step + 1) * batch_size)',
+      'index = np.arange(batch_size)',
+    ),
+    (
+      'padding_of_the_last_window_counts',
+      'return windows, np.minimum(context, targets - np.arange(count) * context)',
+      'return windows, np.full(count, context)',
+    ),
+    (
+      'evaluation_windows_overlap',
+      'windows = padded[np.arange(count)[:, None] * context +',
+      'windows = padded[np.arange(count)[:, None] * (context - 1) +',
+    ),
+    ('validation_text_lacks_its_first_predecessor', 'tokens[cut - 1 :]', 'tokens[cut:]'),
+    ('split_of_another_fraction', 'TRAIN_FRACTION = 0.9', 'TRAIN_FRACTION = 0.8'),
+    (
+      'damaged_corpus_accepted',
+      'if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:\n    raise InputError(',
+      'if not content:\n    raise InputError(',
+    ),
+    (
+      'missing_corpus_swapped_for_another',
+      'text = _tinyshakespeare()',
+      'try:\n      text = _tinyshakespeare()\n    except InputError:\n      text = _python_stdlib()',
+    ),
+    ('file_ignored_with_another_corpus', "if (name == 'file') != bool(file):", "if name == 'file' and not file:"),
+  ),
+)
+
+CONFIGURATION = (
+  *_in(
+    'configuration',
+    'trix_jax/configuration.py',
+    'test_configs test_command_lines',
+    (
+      'earlier_defaults_replace_settings',
+      'values[section].setdefault(name, default)',
+      'values[section][name] = default',
+    ),
+    ('earlier_configs_are_refused', 'for name, default in LATER.items():', 'for name, default in {}.items():'),
+    ('unknown_settings_accepted', 'if unknown := given - known:', 'if unknown := given - given:'),
+  ),
+)
+
+RUNS = (
+  *_in(
+    'runs',
+    'trix_jax/checkpoints.py',
+    'test_training test_command_lines',
+    (
+      'optimizer_state_not_restored',
+      "state = training.TrainState(tree['step'], tree['params'], tree['opt_state'],",
+      "state = training.TrainState(tree['step'], tree['params'], like.opt_state,",
+    ),
+    (
+      'routing_state_not_restored',
+      "tree['opt_state'], tree.get('routing', {}))",
+      "tree['opt_state'], like.routing)",
+    ),
+    (
+      'best_loss_forgotten_on_resume',
+      'return state, math.nan if best_loss is None else best_loss',
+      'return state, math.nan',
+    ),
+    ('best_checkpoints_beyond_the_step_stay', 'if saved > step:', 'if saved > step + saved:'),
+    (
+      'another_text_evaluated_silently',
+      "if corpus.sha256 != self.run['corpus']['sha256']:",
+      "if not self.run['corpus']['sha256']:",
+    ),
+    ('checkpoints_are_never_deleted', 'max_to_keep=self._keep[kind]', 'max_to_keep=None'),
+  ),
+  *_in(
+    'runs',
+    'trix_jax/metrics.py',
+    'test_training test_command_lines',
+    ('rows_after_the_restored_step_stay', "if (row := _row(line)) and row['step'] <= resume_step", 'if _row(line)'),
+    ('rows_of_both_splits_mixed', "split in (None, row['split'])]", 'True]'),
+    ('bits_are_not_bits', 'loss / math.log(2)', 'loss * math.log(2)'),
+  ),
+  *_in(
+    'runs',
+    'trix_jax/workdirs.py',
+    'test_training test_command_lines',
+    ('workdir_of_another_config_accepted', '      if changed:\n', '      if not begun:\n'),
+    (
+      'workdir_of_another_text_accepted',
+      "if known['sha256'] != corpus.sha256:",
+      "if not known['sha256']:",
+    ),
+    ('idle_tiles_count_as_active', "'active_per_token': total - idle", "'active_per_token': total"),
+    (
+      'gate_parameters_not_counted',
+      "'routing': transformer.count_parameters([layer.get('gate', {}) for layer in layers])",
+      "'routing': transformer.count_parameters([layer.get('gates', {}) for layer in layers])",
+    ),
+    ('earlier_sessions_forgotten', "run['sessions'].append(session)", "run['sessions'] = [session]"),
+  ),
+)
+
+SYSTEM = (
+  *_in(
+    'system',
+    'trix_jax/files.py',
+    'test_files test_artifact',
+    (
+      'files_written_in_place',
+      '    partial.write_bytes(content)\n    partial.replace(os.path.realpath(path))',
+      '    path.write_bytes(content)',
+    ),
+    ('partial_files_left_behind', 'partial.unlink(missing_ok=True)', 'pass'),
+    ('links_replaced_by_files', 'partial.replace(os.path.realpath(path))', 'partial.replace(path)'),
+  ),
+  *_in(
+    'system',
+    'trix_jax/errors.py',
+    'test_command_lines test_experiments test_training',
+    ('mistakes_exit_with_success', '\n  exit_code = 2\n', '\n  exit_code = 0\n'),
+    ('workdir_in_use_is_an_ordinary_mistake', 'exit_code = 75', 'exit_code = 2'),
+  ),
+)
+
+TRAINING = (
+  *_in(
+    'training',
+    'trix_jax/training.py',
+    'test_training test_controls',
+    (
+      'the_present_is_predicted',
+      'transformer.next_token_loss(logits, windows[:, 1:])',
+      'transformer.next_token_loss(logits, windows[:, :-1])',
+    ),
+    ('seed_ignored_at_the_start', 'return init(jax.random.key(config.seed))', 'return init(jax.random.key(0))'),
+    (
+      'the_same_randomness_at_every_step',
+      'key = jax.random.fold_in(key, state.step)',
+      'key = jax.random.fold_in(key, 0)',
+    ),
+    (
+      'the_same_randomness_on_every_device',
+      'key = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))',
+      'key = jax.random.fold_in(key, 0)',
+    ),
+    (
+      'the_same_randomness_in_every_part',
+      'part_windows, jax.random.fold_in(key, part))',
+      'part_windows, key)',
+    ),
+    ('gradients_of_parts_summed', 'lambda leaf: leaf / parts', 'lambda leaf: leaf'),
+    (
+      'gradients_of_devices_summed',
+      'return jax.lax.pmean(result, devices.AXIS)',
+      'return jax.lax.psum(result, devices.AXIS)',
+    ),
+    (
+      'balance_loss_of_one_device',
+      'loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in',
+      'loads = [metrics[name] for name in',
+    ),
+    ('balance_loss_left_out', 'objective += config.loss.balance_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
+    ('diversity_loss_left_out', 'objective += config.loss.diversity_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
+    (
+      'teacher_and_text_swapped',
+      '(1 - weight) * loss + weight * teacher.cross_entropy(',
+      'weight * loss + (1 - weight) * teacher.cross_entropy(',
+    ),
+    (
+      'a_step_that_is_not_finite_is_taken',
+      'valid = finite & (state.step == index)',
+      'valid = state.step == index',
+    ),
+    ('steps_after_a_bad_one_are_taken', 'valid = finite & (state.step == index)', 'valid = finite'),
+  ),
+  *_in(
+    'training',
+    'trix_jax/optimizers.py',
+    'test_training',
+    (
+      'muon_takes_all_tiles_as_one_matrix',
+      'contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)',
+      'contrib.MuonDimensionNumbers(reduction_axis=(0, 1), output_axis=2)',
+    ),
+    (
+      'muon_leaves_attention_out',
+      "if 'attention' in names and names[-1] == 'kernel':",
+      "if 'attention' in names and names[-1] == 'kernels':",
+    ),
+    ('no_warm_up', 'warmup = min(round(settings.warmup_fraction * steps), steps - 1)', 'warmup = 0'),
+    ('schedule_ends_at_zero', 'end_value=settings.final_fraction * peak', 'end_value=0.0'),
+    ('weight_decay_never_ends', '{end: 0.0} if end < steps else None', 'None'),
+    ('weight_decay_of_matrices_only', '      adam_weight_decay=decay,\n', ''),
+    ('gradients_are_not_clipped', 'optax.clip_by_global_norm(settings.clip_norm)', 'optax.identity()'),
+  ),
+  *_in(
+    'training',
+    'trix_jax/routing_state.py',
+    'test_hierarchical_ffn test_training',
+    (
+      'averages_forget_at_once',
+      "decay * state['average'] + (1 - decay) * signatures_TD",
+      "(1 - decay) * state['average'] + decay * signatures_TD",
+    ),
+    (
+      'clusters_are_never_rebuilt',
+      'rebuild = (step + 1) % settings.hierarchy.rebuild_every == 0',
+      'rebuild = step < 0',
+    ),
+    ('routing_never_freezes', 'frozen = (step >= round(', 'frozen = (step >= 2 * settings.training.steps + round('),
+    ('dead_tiles_stay_dead', 'dead_T = T * load_T < below', 'dead_T = load_T < 0'),
+    (
+      'revived_tile_copies_the_idlest',
+      'jnp.argsort(-load_T)[rank_T',
+      'jnp.argsort(load_T)[rank_T',
+    ),
+  ),
+  *_in(
+    'training',
+    'trix_jax/trainer.py',
+    'test_command_lines',
+    ('a_signal_saves_nothing', '      if signals.received:\n        self._save()\n', '      if signals.received:\n'),
+    ('training_goes_on_without_a_number', "if not values['finite']:", 'if not len(values):'),
+    ('the_worst_checkpoint_is_best', "row['loss'] < self.best_loss:", "row['loss'] > self.best_loss:"),
+    ('resuming_counts_from_zero', 'self.step = int(state.step)', 'self.step = 0'),
+    (
+      'every_step_sees_the_first_batch',
+      'train_step(self.state, self._batch(self.step), self.step)',
+      'train_step(self.state, self._batch(0), self.step)',
+    ),
+    (
+      'the_last_step_is_not_evaluated',
+      'if self.step % settings.eval_every == 0 or last:\n            self._validate()',
+      'if self.step % settings.eval_every == 0 and not last:\n            self._validate()',
+    ),
+    (
+      'a_lost_checkpoint_starts_over',
+      'if reached > self.config.training.checkpoint_every:',
+      'if reached > self.config.training.steps:',
+    ),
+  ),
+  *_in(
+    'training',
+    'trix_jax/earlier_runs.py',
+    'test_earlier_runs',
+    ('another_model_accepted_to_start_from', 'and theirs[key] != ours[key]', 'and theirs[key] is None'),
+    (
+      'the_index_of_an_earlier_run_is_lost',
+      'routing=trained.routing if alike else state.routing)',
+      'routing=state.routing)',
+    ),
+    (
+      'teacher_of_another_vocabulary_accepted',
+      'if trained.vocabulary != corpus.vocabulary:',
+      'if not trained.vocabulary:',
+    ),
+  ),
+)
+
+EVALUATION = (
+  *_in(
+    'evaluation',
+    'trix_jax/evaluation.py',
+    'test_training test_command_lines',
+    (
+      'a_character_of_padding_is_evaluated',
+      'weight_N = (jnp.arange(loss_BL.shape[1]) < targets[:, None])',
+      'weight_N = (jnp.arange(loss_BL.shape[1]) <= targets[:, None])',
+    ),
+    ('unreached_tiles_are_not_dead', 'int(np.sum(np.asarray(quiet) | (used == 0)))', 'int(np.sum(np.asarray(quiet)))'),
+    ('silent_tiles_are_not_dead', 'int(np.sum(np.asarray(quiet) | (used == 0)))', 'int(np.sum(used == 0))'),
+    (
+      'packed_tiles_never_disagree',
+      'jnp.any(a != b, axis=1) & counted_N',
+      'jnp.any(a != a, axis=1) & counted_N',
+    ),
+    (
+      'other_routings_keep_the_balance_bias',
+      'routing=routing_name, balance_bias=False, control=control',
+      'routing=routing_name, control=control',
+    ),
+  ),
+  *_in(
+    'evaluation',
+    'eval_sparse.py',
+    'test_command_lines',
+    ('packed_rows_are_not_written', 'for row in rows + packed_rows', 'for row in rows'),
+  ),
+)
+
+INFERENCE = (
+  *_in(
+    'inference',
+    'trix_jax/inference.py',
+    'test_inference',
+    (
+      'rows_share_one_seed',
+      'np.arange(seed, seed + len(rows), dtype=np.uint32)',
+      'np.full(len(rows), seed, np.uint32)',
+    ),
+    ('the_same_noise_at_every_step', 'jax.random.gumbel(jax.random.fold_in(key, step), (', 'jax.random.gumbel(key, ('),
+    (
+      'temperature_multiplies',
+      'scores_BV / jnp.where(warm, temperature, 1.0) + noise_BV',
+      'scores_BV * jnp.where(warm, temperature, 1.0) + noise_BV',
+    ),
+    (
+      'one_character_beyond_top_k',
+      'config.vocabulary_size - top_k, 1, axis=1',
+      'config.vocabulary_size - top_k - 1, 1, axis=1',
+    ),
+    (
+      'a_full_context_keeps_its_oldest_half',
+      'text[-_half(context) :] if len(text) > context else text for text in texts',
+      'text[: _half(context)] if len(text) > context else text for text in texts',
+    ),
+    ('one_character_beyond_the_context', 'step + context - filled + 1)', 'step + context - filled + 2)'),
+    ('a_long_prompt_is_cut_at_its_end', 'texts = [row[-context:].tolist()', 'texts = [row[:context].tolist()'),
+  ),
+  *_in(
+    'inference',
+    'trix_jax/forward.py',
+    'test_inference test_golden_model',
+    (
+      'the_cache_counts_padding',
+      'Cache(layers, cache.position_B + length_B)',
+      'Cache(layers, cache.position_B + L)',
+    ),
+    (
+      'positions_start_over',
+      'position_BL = cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+      'position_BL = 0 * cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+    ),
+    (
+      'the_convolution_remembers_padding',
+      'index_BW = length_B[:, None] + jnp.arange(count)',
+      'index_BW = 0 * length_B[:, None] + L + jnp.arange(count)',
+    ),
+    ('inference_without_a_residual', 'x_BLD += y_ND.reshape(x_BLD.shape)', 'x_BLD = y_ND.reshape(x_BLD.shape)'),
+    (
+      'packed_layer_forgets_the_margin',
+      '      keep_margin=config.keep_margin,\n',
+      '',
+    ),
+  ),
+  *_in(
+    'inference',
+    'trix_jax/weights.py',
+    'test_inference test_artifact',
+    (
+      'packed_scales_in_the_order_of_tiles',
+      "'signature_scale': in_order(scale_T)}",
+      "'signature_scale': scale_T.reshape(in_order(scale_T).shape)}",
+    ),
+    (
+      'packed_bias_in_the_order_of_tiles',
+      "arrays['balance_bias'] = in_order(state['balance_bias'])",
+      "arrays['balance_bias'] = state['balance_bias'].reshape(in_order(scale_T).shape)",
+    ),
+    (
+      'packed_index_of_the_signatures_of_now',
+      'key_TD, scale_T = index.key_TD, index.scale_T\n',
+      'scale_T = index.scale_T\n',
+    ),
+  ),
+  *_in(
+    'inference',
+    'trix_jax/artifact.py',
+    'test_artifact',
+    (
+      'damaged_arrays_accepted',
+      '_require(_sha256(arrays[name].tobytes()) == digests[name], name,',
+      '_require(bool(digests[name]), name,',
+    ),
+    (
+      'damaged_description_accepted',
+      "_sha256(metadata[name].encode('utf-8', 'surrogatepass')) == digests[name], name,",
+      'bool(digests[name]), name,',
+    ),
+    ('another_version_accepted', '_require(version == FORMAT_VERSION, ', '_require(version is not None, '),
+    (
+      'another_dtype_accepted',
+      'part.get_dtype() == _DTYPES[entry.dtype], name,',
+      'part.get_dtype() in _DTYPES.values(), name,',
+    ),
+    (
+      'another_shape_accepted',
+      '_require(tuple(part.get_shape()) == entry.shape, name,',
+      '_require(len(part.get_shape()) == len(entry.shape), name,',
+    ),
+    (
+      'infinite_scales_accepted',
+      '_require(bool((np.abs(array) <= most).all()), name,',
+      '_require(not np.isnan(array).any(), name,',
+    ),
+    (
+      'int8_of_minus_128_accepted',
+      'int(array.min()) >= -weights.INT8_MAX',
+      'int(array.min()) >= -weights.INT8_MAX - 1',
+    ),
+    (
+      'codes_of_three_accepted',
+      '_require(not np.any(array & (array >> 1) & 0b010101), name,',
+      '_require(not np.any(array & (array >> 1) & 0b010001), name,',
+    ),
+    (
+      'codes_of_minus_two_accepted',
+      '_require(not np.any(array >> 6 == 2), name,',
+      '_require(not np.any(array >> 6 == 4), name,',
+    ),
+    (
+      'an_index_with_a_tile_twice_accepted',
+      'np.array_equal(np.sort(array, axis=None), np.arange(array.size))',
+      'bool(array.min() >= 0 and array.max() < array.size)',
+    ),
+    (
+      'superfluous_arrays_accepted',
+      "_require(name in entries, name, 'is no array of such a model')",
+      "_require(bool(name), name, 'is no array of such a model')",
+    ),
+  ),
+)
+
+INSPECTION = (
+  *_in(
+    'inspection',
+    'trix_jax/analysis.py',
+    'test_training',
+    ('mutual_information_is_half', '2 * information / total', 'information / total'),
+  ),
+  *_in(
+    'inspection',
+    'trix_jax/lookup.py',
+    'test_lookup',
+    (
+      'margin_to_the_tile_itself',
+      'first_N - jnp.where(columns_J == chosen_N1, 0.0, info.probability_NJ).max(axis=-1)',
+      'first_N - info.probability_NJ.max(axis=-1)',
+    ),
+  ),
+)
+
+CLI = (
+  *_in(
+    'cli',
+    'trix_jax/cli.py',
+    'test_command_lines',
+    ('a_stopped_training_exits_as_a_mistake', '_fail(str(stopped), stopped.exit_code)', '_fail(str(stopped), 2)'),
+  ),
+)
+
+KERNELS = (
+  *_in(
+    'kernels',
+    'xla_kernels/packing.py',
+    'kernels/test_packing kernels/test_products',
+    ('two_planes_swapped', 'np.array([1, 4, 16, 64])', 'np.array([4, 1, 16, 64])'),
+    ('codes_that_are_not_ternary_packed', 'if low < -1 or high > 1:', 'if low < -2 or high > 2:'),
+  ),
+  *_in(
+    'kernels',
+    'xla_kernels/reference.py',
+    'kernels/test_products kernels/test_route kernels/test_index kernels/test_attention',
+    (
+      'reference_rounds_half_up',
+      'jnp.round(jnp.where(usable, x, 0.0) * factor)',
+      'jnp.floor(jnp.where(usable, x, 0.0) * factor + 0.5)',
+    ),
+    (
+      'reference_probes_in_order_of_score',
+      'cluster_NP = jnp.sort(_best(cluster_dot_NC, cluster_scale, cluster_offset, step, probes)[0], axis=-1)',
+      'cluster_NP = _best(cluster_dot_NC, cluster_scale, cluster_offset, step, probes)[0]',
+    ),
+    (
+      'reference_attention_does_not_see_itself',
+      'visible_BLS = jnp.arange(S) <= last_BL[..., None]',
+      'visible_BLS = jnp.arange(S) < jnp.maximum(last_BL, 1)[..., None]',
+    ),
+    (
+      'reference_writes_a_full_cache',
+      'jnp.where(room_B[:, None, None, None], out_BLHW, jnp.nan)',
+      'out_BLHW',
+    ),
+  ),
+  *_in(
+    'kernels',
+    'xla_kernels/operations.py',
+    'kernels/test_route kernels/test_tiles test_packed_layer',
+    (
+      'bias_of_a_kernel_not_divided_by_the_scale',
+      'jnp.where(scale_T > 0, bias_T / jnp.where(scale_T > 0, scale_T, 1.0), 0.0)',
+      'jnp.where(scale_T > 0, bias_T, 0.0)',
+    ),
+    (
+      'kernel_probability_of_another_width',
+      'np.float32(x_ND.shape[1] ** -0.5)',
+      'np.float32(x_ND.shape[0] ** -0.5)',
+    ),
+  ),
+  *_in(
+    'kernels',
+    'xla_kernels/native.py',
+    'kernels/test_transformations',
+    (
+      'kernels_of_other_sources_are_called',
+      "if getattr(module, 'interface', 1) != INTERFACE:",
+      "if getattr(module, 'interface', 1) is None:",
+    ),
+  ),
+)
+
+CSRC = (
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/portable.cc',
+    'kernels/test_products',
+    ('zero_point_left_out_portable', 'out[r] = -sums[t];', 'out[r] = 0 * sums[t];'),
+    path='portable',
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/avx2.cc',
+    'kernels/test_products',
+    ('zero_point_left_out_avx2', 'store(p + 1, _mm256_sub_epi32(upper, zero_point));', 'store(p + 1, upper);'),
+    path='avx2',
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/avx512_vnni.cc',
+    'kernels/test_products',
+    ('zero_point_off_by_one_avx512', '_mm512_set1_epi32(128 * sums[t])', '_mm512_set1_epi32(127 * sums[t])'),
+    ('sum_without_the_last_columns_avx512', '    total = _mm512_add_epi32(total, values);\n', ''),
+    path='avx512_vnni',
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/elementwise.h',
+    'kernels/test_products kernels/test_tiles',
+    (
+      'step_by_division_in_a_kernel',
+      'return {true, 127.0f / a, a * kInverseInt8Max};',
+      'return {true, 127.0f / a, a / 127.0f};',
+    ),
+    (
+      'accumulators_rescaled_in_another_order_in_a_kernel',
+      'return (static_cast<float>(acc) * step) * scale;',
+      'return static_cast<float>(acc) * (step * scale);',
+    ),
+    ('not_a_number_becomes_zero', 'return value < 0.0f ? 0.0f : value;', 'return value > 0.0f ? value : 0.0f;'),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/panels.h',
+    'kernels/test_products',
+    (
+      'tail_rows_not_multiplied',
+      'return PaddedRows(rows) / kWideRows + PaddedRows(rows) % kWideRows / kNarrowRows;',
+      'return rows / kWideRows + rows % kWideRows / kNarrowRows;',
+    ),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/matmul.cc',
+    'kernels/test_products',
+    (
+      'threads_leave_blocks_out',
+      'blocks * task / tasks, blocks * (task + 1) / tasks, rows',
+      'blocks / tasks * task, blocks / tasks * (task + 1), rows',
+    ),
+    (
+      'a_task_quantises_a_token_too_few',
+      't < tokens * (task + 1) / quantise_tasks; ++t)',
+      't < tokens * (task + 1) / quantise_tasks - (task > 0); ++t)',
+    ),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/routing.cc',
+    'kernels/test_route kernels/test_index kernels/test_tiles',
+    (
+      'ties_go_to_the_last_tile_in_a_kernel',
+      'for (; at > 0 && selection > best[at - 1]; --at)',
+      'for (; at > 0 && selection >= best[at - 1]; --at)',
+    ),
+    (
+      'no_number_is_chosen_in_a_kernel',
+      'selection = -std::numeric_limits<float>::infinity();',
+      'selection = std::numeric_limits<float>::infinity();',
+    ),
+    (
+      'bias_of_a_kernel_scores',
+      'score[at] = product * candidates.scale[c];',
+      'score[at] = selection;',
+    ),
+    ('probes_in_order_of_score_in_a_kernel', '    std::sort(w.cluster, w.cluster + index.probes);\n', ''),
+    ('kernel_probability_without_the_root_of_the_width', '* step) * temperature;', '* step);'),
+    (
+      'kernel_computes_what_a_sure_token_does_without',
+      '> gating.margin) gate[i] = 0.0f;',
+      '> gating.margin) gate[i] *= 1.0f;',
+    ),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/tile_ffn.cc',
+    'kernels/test_tiles',
+    ('all_tiles_have_the_scale_of_the_first', 'tiles.down_scale + tile * d;', 'tiles.down_scale;'),
+    (
+      'all_tiles_have_the_gate_of_the_first',
+      'w.gate[i] = gate[tokens[i] * top_k + k];',
+      'w.gate[i] = gate[tokens[i] * top_k];',
+    ),
+    ('long_groups_lose_their_rest', 'first, std::min(kGroup, end - first)}', 'begin, std::min(kGroup, end - first)}'),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/attention.cc',
+    'kernels/test_attention',
+    ('new_keys_overwrite_the_oldest', 'const int64_t slot = first + l, block', 'const int64_t slot = l, block'),
+    ('queries_are_not_scaled', 'q[at(l + i) + w] * shape.scale;', 'q[at(l + i) + w];'),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/attention_loops.h',
+    'kernels/test_attention',
+    (
+      'later_queries_see_what_the_first_does',
+      'Softmax(weights + i * slots, length + i);',
+      'Softmax(weights + i * slots, length);',
+    ),
+  ),
+  *_in(
+    'csrc',
+    'xla_kernels/csrc/ffi_buffers.h',
+    'kernels/test_transformations kernels/test_index',
+    ('every_batch_entry_is_the_first', 'offset += entry % lengths_[i] * stride;', 'offset += 0 * entry;'),
+  ),
+)
+
+EXPERIMENTS = (
+  *_in(
+    'experiments',
+    'experiments/planning.py',
+    'test_experiments',
+    (
+      'digest_depends_on_the_folder',
+      'text = configuration.to_json(config_of(portable))',
+      'text = configuration.to_json(config_of(settings))',
+    ),
+    (
+      'digest_forgets_the_settings',
+      'hashlib.sha256(text.encode()).hexdigest()[:12],\n    folder / budget',
+      'hashlib.sha256(variant.encode()).hexdigest()[:12],\n    folder / budget',
+    ),
+  ),
+  *_in(
+    'experiments',
+    'experiments/estimates.py',
+    'test_report',
+    ('intervals_of_90_percent', 'CONFIDENCE = 0.95', 'CONFIDENCE = 0.9'),
+    (
+      'differences_the_wrong_way_round',
+      'of_difference(first[seed] - second[seed])',
+      'of_difference(second[seed] - first[seed])',
+    ),
+    ('spread_divided_by_all_seeds', 'ddof=1', 'ddof=0'),
+  ),
+  *_in(
+    'experiments',
+    'experiments/verdicts.py',
+    'test_report',
+    ('undecided_intervals_decide', 'if estimate.low <= limit <= estimate.high:', 'if estimate.high < estimate.low:'),
+    ('one_seed_decides', 'if seeds > 1 and true is not None:', 'if seeds > 0 and true is not None:'),
+    (
+      'five_percent_are_fifty',
+      "below(gap, 0.05),\n        'the original ignored its gate in training'",
+      "below(gap, 0.5),\n        'the original ignored its gate in training'",
+    ),
+  ),
+  *_in(
+    'experiments',
+    'experiments/stored.py',
+    'test_experiments test_report',
+    ('results_doubled', 'if seen.count(of) > 1', 'if seen.count(of) > 2'),
+    ('results_of_another_budget_lost', "if results['budget'] != budget:", "if not results['budget']:"),
+  ),
+  *_in(
+    'experiments',
+    'experiments/run.py',
+    'test_experiments',
+    (
+      'a_suite_starts_over',
+      "if known := [row for row in rows if row['digest'] == run.digest]:",
+      "if known := [row for row in rows if row['digest'] is run]:",
+    ),
+    ('failed_runs_are_not_told', '      failed += 1\n', ''),
+    (
+      'results_of_other_versions_taken',
+      "and row['versions'] == workdirs.versions() and",
+      'and',
+    ),
+  ),
+  *_in(
+    'experiments',
+    'experiments/report.py',
+    'test_report',
+    ('differences_are_not_drawn', 'if gaps := verdicts.gaps(name, rows):', 'if gaps := verdicts.gaps(name, []):'),
+    ('failures_are_not_told', "failed else ''", "not failed else ''"),
+  ),
+  *_in(
+    'experiments',
+    'experiments/suites.py',
+    'test_experiments',
+    ('a_run_that_goes_on_sees_the_same_text', "'seed': seed + later}", "'seed': seed}"),
+  ),
+  *_in(
+    'experiments',
+    'experiments/measure.py',
+    'test_experiments',
+    ('chance_is_the_least_of_the_tables', "'most': float(np.max(values))", "'most': float(np.min(values))"),
+  ),
+  *_in(
+    'experiments',
+    'experiments/jobs.py',
+    'test_jobs test_experiments',
+    ('jobs_share_one_core', 'set(cores[job::count])', 'set(cores[::count])'),
+    ('a_stop_leaves_programs_running', '        program.terminate()\n', '        program.poll()\n'),
+  ),
+)
+
+MUTATIONS = (
+  CORE
+  + NN
+  + DATA
+  + CONFIGURATION
+  + RUNS
+  + SYSTEM
+  + TRAINING
+  + EVALUATION
+  + INFERENCE
+  + INSPECTION
+  + CLI
+  + KERNELS
+  + CSRC
+  + EXPERIMENTS
+)
