@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -15,6 +16,8 @@ from trix_jax import (
   evaluation,
   gate_fitting,
   optimizers,
+  routing,
+  signatures,
   training,
   transformer,
   workdirs,
@@ -117,6 +120,54 @@ def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_
 def gradients(config, mesh_size=2):
   model, mesh, state = start(config, mesh_size)
   return jax.jit(training.make_gradients(config, model, mesh))(state, batch(config, mesh), jax.random.key(config.seed))
+
+
+def test_randomness_is_of_the_step_the_device_and_the_part():
+  """On the same windows everywhere, so that the loss differs only where dropout does."""
+  config = tiny(model__layers=1, model__dropout=0.5)
+
+  def loss(devices_, parts, step=0):
+    config.training.accumulation = parts
+    model, mesh, state = start(config, devices_)
+    window = data.training_batch(text(), config.model.context, 1, 0, 0)
+    windows = devices.split_batch(np.repeat(window, devices_ * parts, axis=0), mesh)
+    compute = jax.jit(training.make_gradients(config, model, mesh))
+    return float(compute(state.replace(step=jnp.int32(step)), windows, jax.random.key(0))[1]['loss'])
+
+  one = loss(1, 1)
+  # The mean over two copies is that of one copy only where both draw the same.
+  for other in (loss(1, 1, step=1), loss(2, 1), loss(1, 2)):
+    assert abs(other - one) > 1e-4
+
+
+def test_the_objective_is_the_sum_of_its_parts():
+  config = tiny(
+    loss__teacher='somewhere', loss__distillation_weight=0.25, loss__balance_weight=0.5, loss__diversity_weight=2.0
+  )
+  model, mesh, state = start(config, 1)
+  windows, key = batch(config, mesh), jax.random.key(0)
+  teacher = training.Teacher(model, jax.tree.map(lambda leaf: 1.5 * leaf, state.params), {})
+
+  @jax.jit
+  def objective(params):
+    loss_fn = training.make_loss(config, model, teacher)
+    return jax.vmap(lambda windows: loss_fn(params, {}, windows, key)[0], axis_name=devices.AXIS)(windows[None])[0]
+
+  @jax.jit
+  def parts(params):
+    logits, infos = transformer.apply(model, params, {}, windows[:, :-1])
+    balance = [routing.balance_loss(info, routing.statistics(info)['tile_load']) for info in infos]
+    similarity = [signatures.similarity_loss(info.signatures_TD) for info in infos]
+    return (
+      transformer.next_token_loss(logits, windows[:, 1:]).mean(),
+      teacher.cross_entropy(logits, windows[:, :-1]),
+      sum(balance) / 2,
+      sum(similarity) / 2,
+    )
+
+  found = [float(part) for part in parts(state.params)]
+  assert min(found) > 0.01 and abs(found[0] - found[1]) > 0.01
+  assert float(objective(state.params)) == pytest.approx(np.dot([0.75, 0.25, 0.5, 2.0], found), rel=1e-4)
 
 
 def test_seeds_share_one_program():
@@ -222,6 +273,22 @@ def test_weight_decay_reaches_every_parameter_until_it_ends():
       updates, opt_state = update(zeros, opt_state, params)
       decayed = [bool(jnp.all(leaf < 0)) for leaf in jax.tree.leaves(updates)]
       assert all(decayed) if step < 2 else not any(decayed)
+
+
+def test_a_gradient_is_clipped_to_its_norm():
+  settings = configuration.default_config().optimizer
+  settings.name = 'adamw'
+  params = {'scale': jnp.ones(3)}
+  grads = {'scale': jnp.array([1.0, -2.0, 2.0])}  # Of norm 3, and clipped to 1.
+  optimizer = optimizers.make_optimizer(settings, 100)
+
+  def second_update(factor):
+    # After an ordinary gradient, since Adam makes one alone as large as any other.
+    _, opt_state = optimizer.update(grads, optimizer.init(params), params)
+    return optimizer.update(jax.tree.map(lambda grad: factor * grad, grads), opt_state, params)[0]['scale']
+
+  np.testing.assert_allclose(second_update(1e4), second_update(1.0), rtol=1e-5)
+  assert np.all(second_update(1e-2) != second_update(1.0))
 
 
 def test_the_balance_bias_moves_towards_balance():
@@ -337,8 +404,8 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   """Not that of 1,024 gates of each of 1,024 chosen tiles: 32 GiB where all are computed."""
   config = configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)
   config.model.layers = 1
-  for routing in ('dense', 'emergent'):
-    model = evaluation.with_routing(transformer.model_config(config.model), routing)
+  for name in ('dense', 'emergent'):
+    model = evaluation.with_routing(transformer.model_config(config.model), name)
     state = jax.eval_shape(lambda: training.init_state(config, training.make_model(config, VOCABULARY)))
     evaluator = evaluation.Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
     windows = jax.ShapeDtypeStruct((evaluation.WINDOWS_AT_A_TIME, 257), jnp.int32)
@@ -346,6 +413,20 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
     compiled = evaluator._step.lower(state.params, state.routing, windows, targets, 0).compile()
     hidden = evaluation.WINDOWS_AT_A_TIME * 256 * 8192 * 4 // jax.device_count()
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * hidden
+
+
+def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
+  config = tiny(model__layers=1)
+  model, _, state = start(config)
+  config.seed = 1
+  others = training.init_state(config, model).params
+  backend = evaluation.trained_backend(model.config, len(VOCABULARY))
+  tokens = text(5 * 16 + 1)
+  both = jax.device_get((state.params, others))
+  share = evaluation._tile_disagreement(16, tokens, *((backend, params, {}) for params in both))
+  first, second = (evaluation.tiles_of(model, params, {}, tokens[:-1])[0] for params in both)
+  np.testing.assert_allclose(share, np.mean(first[..., 0] != second[..., 0], axis=1))
+  assert min(share) > 0
 
 
 def test_mutual_information_of_known_tables():
@@ -416,6 +497,28 @@ def test_the_best_checkpoint_beyond_the_step_resumed_from_is_forgotten(tmp_path)
   assert not saved.forget_after(1)
   with pytest.raises(InputError, match='there is no checkpoint'):
     saved.restore('best', state)
+
+
+def test_the_newest_checkpoints_stay(tmp_path):
+  _, _, state = start(tiny(model__layers=1))
+  saved = checkpoints.Checkpoints(tmp_path, keep=1)
+  for step in (1, 2, 3):
+    for kind in checkpoints.KINDS:
+      saved.save(kind, state.replace(step=jnp.int32(step)), 1.0)
+  assert saved.steps('last') == [3] and saved.steps('best') == [2, 3]
+
+
+def test_run_json_lists_every_session(tmp_path):
+  config = tiny(model__layers=1)
+  _, mesh, state = start(config)
+  corpus = data.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
+  for step in (0, 20):
+    workdirs.write_run(tmp_path, config, corpus, state.params, state.routing, mesh, step)
+  described = workdirs.read_run(tmp_path)
+  assert [session['started_at_step'] for session in described['sessions']] == [0, 20]
+  assert described['corpus']['validation_characters'] == 99
+  with pytest.raises(InputError, match='was trained on another text'):
+    workdirs.check_corpus(tmp_path, dataclasses.replace(corpus, sha256='other'))
 
 
 def test_a_workdir_is_written_by_one_training_at_a_time(tmp_path):
