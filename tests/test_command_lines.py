@@ -245,12 +245,16 @@ def test_a_run_that_starts_from_another_and_learns_from_it(text, trained, tmp_pa
     '--config.training.eval_every=1',
     '--config.optimizer.learning_rate=0',
     '--config.optimizer.adam_learning_rate=0',
+    '--config.model.dropout=0',
+    '--config.training.log_every=1',
   ]
   result = train(text, tmp_path / 'run', *settings)
   assert result.returncode == 0, result.stderr
   # Nothing was learned, so all that it has is what it started from.
   losses = [row['loss'] for row in metrics.read_metrics(tmp_path / 'run', 'validation')]
   np.testing.assert_allclose(losses, first.validation_loss, rtol=1e-6)
+  # Every step has windows of its own.
+  assert len({row['loss'] for row in metrics.read_metrics(tmp_path / 'run', 'train')}) == 4
   assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps('last') == [2, 3, 4]
   assert [checkpoints.load_trained(tmp_path / 'run', 'last', step).step for step in (2, 4)] == [2, 4]
   assert checkpoints.Checkpoints(tmp_path / 'none', read_only=True).steps('last') == []
