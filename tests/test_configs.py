@@ -59,3 +59,13 @@ def test_a_config_of_an_earlier_version_means_what_it_did():
     configuration.from_json(json.dumps(values), 'config.json')
   with pytest.raises(InputError, match='is not a config'):
     configuration.from_json('{}', 'config.json')
+
+
+def test_a_config_says_what_it_was_written_with():
+  config = configuration.default_config()
+  config.training.keep_checkpoints = 7  # A later setting, with a default for earlier configs.
+  assert configuration.from_json(configuration.to_json(config), 'config.json') == config
+  values = config.to_dict()
+  values['training']['stepps'] = 3
+  with pytest.raises(InputError, match=r'unknown settings training\.stepps'):
+    configuration.from_json(json.dumps(values), 'config.json')

@@ -67,6 +67,15 @@ def test_the_sparse_layer_is_the_integer_layer(activation, quantiser):
   assert relative_error(y, expected) <= 1e-6
 
 
+def test_accumulators_are_rescaled_in_the_order_of_the_kernels():
+  rng = np.random.default_rng(0)
+  accumulator = rng.integers(-4000, 4000, 1000).astype(np.float32)
+  step, scale = rng.random((2, 1000)).astype(np.float32)
+  want = (accumulator * step) * scale
+  np.testing.assert_array_equal(jax.jit(ffn._rescaled)(accumulator, step, scale), want)
+  assert np.any(accumulator * (step * scale) != want)
+
+
 def test_tiles_are_chosen_by_exact_integer_scores():
   _, module, params, x = layer()
   _, info = call(module, params, x)

@@ -83,6 +83,8 @@ def test_the_layer_is_the_sum_of_its_tiles():
   )
   want = sum(every_TND[info.tile_NK[:, k], jnp.arange(80)] * info.gate_NK[:, k, None] for k in range(2))
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
+  doubled = {**params, 'output_scale': 2 * params['output_scale']}
+  np.testing.assert_allclose(module.apply({**variables, 'params': doubled}, x)[0], 2 * y, rtol=1e-5, atol=1e-6)
   fresh = jax.eval_shape(tile.init, jax.random.key(0), normed)['params']
   assert jax.tree.map(jnp.shape, hierarchical_ffn.tile_parameters(params, 0, config)) == jax.tree.map(jnp.shape, fresh)
 

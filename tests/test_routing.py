@@ -21,6 +21,8 @@ def test_scores_are_exact_integers(D):
   rng = np.random.default_rng(0)
   q, s = rng.integers(-127, 128, (50, D)), rng.integers(-127, 128, (9, D))
   q[0], s[0] = 127, 127  # The largest sum there is: beyond 2**24 at D = 4096.
+  # Sums of one sign come beyond it too, and most of them are no multiple of a power of 2, as that one is.
+  q[25:], s[5:] = rng.integers(100, 128, (25, D)), rng.integers(100, 128, (4, D))
   scores = jax.jit(routing.signature_dots)(q.astype(np.float32), s.astype(np.float32))
   np.testing.assert_array_equal(scores, (q.astype(np.int64) @ s.T).astype(np.float32))
 
