@@ -1,9 +1,11 @@
 """The table of mutations stands for the code as it is; `mutations/run.py` tries them."""
 
 import ast
+import dataclasses
 import pathlib
 
 import pytest
+from mutations import run
 from mutations.mutations import MUTATIONS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -24,3 +26,41 @@ def test_mutations_have_names_of_their_own_and_tests_that_exist():
   named = {test for mutation in MUTATIONS for test in mutation.tests}
   assert [test for test in sorted(named) if not (ROOT / test).is_file()] == []
   assert all(mutation.tests for mutation in MUTATIONS)
+
+
+FAILURE = """..F
+=========================== short test summary info ============================
+FAILED tests/test_x.py::test_y[a-1] - AssertionError: no
+1 failed, 2 passed in 0.1s
+"""
+
+
+def test_a_failure_a_crash_and_a_timeout_are_noticed_and_nothing_else():
+  assert run.verdict(1, FAILURE) == 'tests/test_x.py::test_y[a-1]'
+  assert run.verdict(2, 'ERROR tests/test_x.py - ImportError: no\n') == 'tests/test_x.py'
+  assert run.verdict(-11, '..') == run.verdict(3, 'INTERNALERROR') == 'crash'
+  assert run.verdict(None, '..') == 'timeout'
+  assert run.verdict(0, '..') == run.verdict(run.NO_TESTS, '') == ''
+  with pytest.raises(run.TableError):
+    run.verdict(4, 'no such option')
+
+
+def test_fast_tests_come_before_slow_ones_and_named_files_before_all():
+  mutation = MUTATIONS[0]
+  named = list(mutation.tests)
+  found = [stage.arguments for stage in run.stages(mutation)]
+  assert found == [['--numprocesses=0', *named], [], ['-m', 'slow', '--numprocesses=0', *named], ['-m', 'slow']]
+
+
+def test_results_are_found_again_unless_the_mutation_has_changed(tmp_path):
+  first, second, third = MUTATIONS[:3]
+  row = {'name': first.name, 'change': run.change_of(first), 'result': 'fast', 'test': 'tests/a.py::b', 'seconds': 2.0}
+  results = run.Results(tmp_path / 'out.jsonl')
+  results.add(row)
+  results.add({**row, 'name': second.name, 'change': run.change_of(second), 'result': 'unnoticed', 'test': ''})
+  again = run.Results(tmp_path / 'out.jsonl')
+  assert again.of(first) == row and again.of(third) is None
+  assert again.of(dataclasses.replace(first, new='something else')) is None
+  lines = run.table((first, second, third), again).splitlines()
+  assert '| all | 3 | 1 | 0 | 1 | 0 | 0 |' in lines
+  assert [line.split(' | ')[2] for line in lines[-3:]] == ['fast', 'unnoticed', 'not tried']
