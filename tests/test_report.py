@@ -254,6 +254,7 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   assert figures.INK not in page and 'currentColor' in page
   assert all(variant in page for variant in suites.SUITES[name].variants) and 'a &lt; b' in page
   assert page.count('<svg') >= 1 and page.count('</svg>') == page.count('<svg')
+  assert ('Differences of loss' in page) == bool(verdicts.gaps(name, rows))
   if 'passage' in suites.SUITES[name].measures:
     assert 'title="tile 0">a&lt;</b>' in page
   report.write(tmp_path)
