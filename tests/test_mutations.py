@@ -30,13 +30,13 @@ def test_mutations_have_names_of_their_own_and_tests_that_exist():
 
 FAILURE = """..F
 =========================== short test summary info ============================
-FAILED tests/test_x.py::test_y[a-1] - AssertionError: no
+FAILED tests/test_x.py::test_y[a b-1] - AssertionError: no
 1 failed, 2 passed in 0.1s
 """
 
 
 def test_a_failure_a_crash_and_a_timeout_are_noticed_and_nothing_else():
-  assert run.verdict(1, FAILURE) == 'tests/test_x.py::test_y[a-1]'
+  assert run.verdict(1, FAILURE) == 'tests/test_x.py::test_y[a b-1]'
   assert run.verdict(2, 'ERROR tests/test_x.py - ImportError: no\n') == 'tests/test_x.py'
   assert run.verdict(-11, '..') == run.verdict(3, 'INTERNALERROR') == 'crash'
   assert run.verdict(None, '..') == 'timeout'

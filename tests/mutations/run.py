@@ -214,7 +214,7 @@ def verdict(code: int | None, output: str) -> str:
     return 'timeout'
   if code in (0, NO_TESTS):
     return ''
-  if found := re.search(r'^(?:FAILED|ERROR) (\S+)', output, re.MULTILINE):
+  if found := re.search(r'^(?:FAILED|ERROR) (.+?)(?: - .*)?$', output, re.MULTILINE):
     return found[1]
   if code == 4:  # The command line of pytest.
     raise TableError(output[-500:])
