@@ -33,7 +33,8 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
   """Take two workers for the whole suite, and none for files that are named: a worker starts as long as they take."""
-  if config.args_source == pytest.Config.ArgsSource.TESTPATHS and config.option.numprocesses is None:
+  whole_suite = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+  if whole_suite and config.option.numprocesses is None and not hasattr(config, 'workerinput'):
     config.option.numprocesses = 2
     config.option.dist = 'loadfile'
 
