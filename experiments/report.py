@@ -185,19 +185,22 @@ def section(name: str, results: dict[str, Any], judged: list[dict[str, Any]]) ->
     if rows
     else ''
   )
-  text, question = html.escape(_trained(rows)), re.sub('`(.+?)`', r'<code>\1</code>', html.escape(suite.question))
+  text, question = html.escape(_trained(name, rows)), re.sub('`(.+?)`', r'<code>\1</code>', html.escape(suite.question))
   return f"""<h2 id="{name}">{html.escape(suite.title)}</h2><p>{question}</p>
 <p class="faint"><code>{html.escape(results['command'])}</code> <a href="{name}.json">{name}.json</a><br>
 {text}</p>{failures}
 {loss_table(name, rows, judged)}{verdict_table(judged)}{drawn}"""
 
 
-def _trained(rows: list[dict[str, Any]]) -> str:
+def _trained(name: str, rows: list[dict[str, Any]]) -> str:
   """On what, and how long, as the first run of a suite was; the table tells what others had."""
   if not rows:
     return ''
   settings = rows[0]['settings']
-  corpus = {'file': 'a text of six kinds of lines', 'python_stdlib': "the source of Python's standard library"}.get(
+  file = settings.get('file', '')
+  if suites.SUITES[name].base.get('file') == suites.PATTERNS:
+    file = 'a text of six kinds of lines'
+  corpus = {'file': file, 'python_stdlib': "the source of Python's standard library"}.get(
     settings.get('corpus', ''), 'TinyShakespeare'
   )
   layers = f'{settings["model.layers"]} layers' if 'model.layers' in settings else 'four layers'

@@ -13,6 +13,9 @@ that fails is listed, and does not stop those that do not start from it.
   recipe  configs/sparse.py as it stands, 10 to 40 minutes a run and core, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
 
+A Python file that defines a suite is one as well: --suite=my_suite.py (`own_suites.py` says what is in it). The report
+shows it in calls that name it.
+
 With --jobs=2 two runs are made at a time, each on half the cores: what two cores do in the least time. A GPU may be
 shared by a dozen. Two calls may share --out and --workdirs as well, each with suites of its own.
 """
@@ -32,7 +35,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import elsewhere, patterns, planning, report, stored, suites, verdicts
+from experiments import elsewhere, own_suites, patterns, planning, report, stored, suites, verdicts
 from experiments.jobs import Jobs
 from experiments.planning import Run
 from trix_jax import files, workdirs
@@ -96,7 +99,8 @@ class Plan:
 
 
 def main(names: Sequence[str], plan: Plan) -> None:
-  """Run suites, and leave with 1 where a run failed."""
+  """Run suites, each by its name or a file that defines it, and leave with 1 where a run failed."""
+  names = [own_suites.add(name, plan.budget) if own_suites.is_file(name) else name for name in names]
   if 'all' in names:  # Those that have any of the variants; where none has, that is said below.
     names = [name for name in suites.SUITES if plan.variants_of(name)] or list(suites.SUITES)
   names = list(dict.fromkeys(names))
@@ -127,7 +131,10 @@ def _check(names: Sequence[str], plan: Plan) -> None:
   if not names:
     raise InputError(f'--suite is empty; choose from {", ".join(suites.SUITES)}, or all')
   if unknown := set(names) - set(suites.SUITES):
-    raise InputError(f'unknown suite {_listed(unknown)}; choose from {", ".join(suites.SUITES)}, or all')
+    raise InputError(
+      f'unknown suite {_listed(unknown)}; choose from {", ".join(suites.SUITES)}, or all, or give a file that ends '
+      f'in {own_suites.SUFFIX}'
+    )
   known = {variant: None for name in names for variant in suites.SUITES[name].variants}
   if unknown := set(plan.variants) - set(known):
     raise InputError(f'no suite of these has a variant {_listed(unknown)}; choose from {", ".join(known)}')
@@ -144,6 +151,8 @@ def _check(names: Sequence[str], plan: Plan) -> None:
   for name in suites.SUITES:  # The report shows what is there of others too.
     stored.read(plan.path(name), plan.budget)
   elsewhere.rows(plan.out)
+  for name in names:  # Most of what may be wrong with verdicts shows without a single row.
+    verdicts.of_suite(name, standing(name, plan)[0])
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -404,7 +413,10 @@ def _hours(seconds: float) -> str:
 
 if __name__ == '__main__':
   _SUITE = flags.DEFINE_list(
-    'suite', None, 'Suites to run, separated by commas, or "all": ' + ', '.join(suites.SUITES), required=True
+    'suite',
+    None,
+    'Suites to run, separated by commas: files that define one, or "all", or of ' + ', '.join(suites.SUITES),
+    required=True,
   )
   _BUDGET = flags.DEFINE_enum('budget', 'small', list(suites.BUDGETS), 'How much is trained.')
   _OUT = flags.DEFINE_string('out', 'results', 'Folder for SUITE.json and report.html, of one budget.')

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,15 +86,18 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
   name = path.stem
   order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
-  results = {
+  results: dict[str, Any] = {
     'suite': name,
     'budget': budget,
     'command': _command(name, budget, rows, variants),
     'failures': failures,
-    'verdicts': verdicts.of_suite(name, rows),
+    'verdicts': [],
     'rows': rows,
   }
-  workdirs.write_text(path, json.dumps(results) + '\n')
+  try:
+    results['verdicts'] = verdicts.of_suite(name, rows)
+  finally:  # A user's verdicts may raise; what was measured is kept.
+    workdirs.write_text(path, json.dumps(results) + '\n')
 
 
 def _command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:
@@ -105,7 +109,7 @@ def _command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str
   made = [variant for variant in suites.SUITES[name].variants if variant in variants or variant in seeds_of]
   commands: list[str] = []
   for seeds in sorted(set(seeds_of.values())) or [suites.BUDGETS[budget].seeds]:
-    words = f'python -m experiments.run --suite={name} --budget={budget}'
+    words = f'python -m experiments.run --suite={shlex.quote(suites.SUITES[name].file or name)} --budget={budget}'
     if seeds != suites.BUDGETS[budget].seeds:
       words += f' --seeds={seeds}'
     chosen = [variant for variant in made if seeds_of.get(variant, 0) >= seeds or not commands]

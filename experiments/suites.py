@@ -4,7 +4,9 @@ A setting that names a variant in braces, such as `{dense}`, stands for the work
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trix_jax import routing
@@ -107,6 +109,9 @@ class Suite:
     measures: of `measure.MEASURES`, what is measured of every run besides its loss.
     base: settings that all variants share.
     large: variants for budgets that pay for a GPU.
+    verdicts: from the rows so far, which may lack any run, lines that `verdicts.row` makes. Suites of this repository
+      have theirs in `verdicts.py`.
+    file: where a suite of the user's stands; `own_suites.add` sets it.
   """
 
   title: str
@@ -117,6 +122,8 @@ class Suite:
   against: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
   evaluated: Mapping[str, str] = dataclasses.field(default_factory=dict)
   large: tuple[str, ...] = ()
+  verdicts: Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]] | None = None
+  file: str = ''
 
   def baseline(self, variant: str) -> str | None:
     """What a variant is held against."""
@@ -366,3 +373,17 @@ def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[s
   own |= {name: max(1, round(own[name] * budget.settings[name])) for name in SCALED if name in own}
   later = LATER_SEED if 'training.start_from' in own else 0
   return {'sample_length': 0, 'training.keep_checkpoints': 20, **budget.settings, **own, 'seed': seed + later}
+
+
+def raised(error: BaseException, file: str) -> str:
+  """What code of a user's file raised, in one line, with the line of the file where it did."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, file)]
+  if isinstance(error, SyntaxError) and _same(error.filename or '', file):
+    lines = [error.lineno]
+  where = f'line {lines[-1]}: ' if lines else ''
+  message = error.msg if isinstance(error, SyntaxError) else ' '.join(str(error).split())
+  return f'{where}{type(error).__name__}' + (f': {message}' if message else '')
+
+
+def _same(path: str, file: str) -> bool:
+  return os.path.abspath(path) == os.path.abspath(file)

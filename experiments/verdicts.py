@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments import estimates, suites
 from trix_jax import analysis
+from trix_jax.errors import InputError
 
 Rows = Sequence[dict[str, Any]]
 
@@ -26,6 +27,18 @@ ANSWERS = {NOT_ASKED: ('holds', 'does not hold'), NO_CLAIM: ('better', 'worse')}
 OF_CLAIMS = ('reproduced', 'refuted')
 OTHER_BUDGET = 'another recipe and budget; see the differences'
 OTHER_MACHINE = 'trained on different machines, whose rounding changes losses too, by more than the interval knows'
+
+
+# What `row` makes.
+VERDICT = {
+  'claim': (str,),
+  'reported': (str,),
+  'ours': (str,),
+  'seeds': (int,),
+  'verdict': (str,),
+  'why': (str,),
+  'p_value': (float, type(None)),
+}
 
 
 def row(
@@ -623,8 +636,34 @@ OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {
 
 
 def of_suite(name: str, rows: Rows) -> list[dict[str, Any]]:
-  """The verdicts of a suite, and the differences of all variants to what they are held against; `corrected`."""
-  return corrected((OF_SUITES[name](rows) if name in OF_SUITES else []) + differences(name, rows))
+  """The verdicts of a suite, and the differences of all variants to what they are held against; `corrected`.
+
+  Raises:
+    InputError: where a user's verdicts raise, or are none.
+  """
+  suite = suites.SUITES[name]
+  if suite.verdicts:
+    found = _own(suite.verdicts, rows, suite.file)
+  else:
+    found = OF_SUITES[name](rows) if name in OF_SUITES else []
+  return corrected(found + differences(name, rows))
+
+
+def _own(verdicts: Callable[[Rows], list[dict[str, Any]]], rows: Rows, file: str) -> list[dict[str, Any]]:
+  """A user's verdicts, which may raise or be anything."""
+  advice = 'mend it and run the same command again; what was measured is kept'
+  try:
+    found = list(verdicts(rows))
+  except Exception as error:
+    raise InputError(f'the verdicts of {file} failed at {suites.raised(error, file)}; {advice}') from error
+  for verdict in found:
+    if (
+      not isinstance(verdict, dict)
+      or verdict.keys() != VERDICT.keys()
+      or not all(isinstance(verdict[name], kinds) for name, kinds in VERDICT.items())
+    ):
+      raise InputError(f'the verdicts of {file} have {verdict!r}, which verdicts.row does not make; {advice}')
+  return found
 
 
 def table(name: str, rows: Rows) -> str:

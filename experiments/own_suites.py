@@ -1,0 +1,107 @@
+"""A suite in a file of the user's: loaded, checked before anything is trained, and added to the table of suites.
+
+The file defines `SUITE`, a `suites.Suite`, and may name a function of its own as the suite's `verdicts`:
+
+  python -m experiments.run --suite=my_suite.py --budget=smoke --out=runs/my_results
+
+The file's name without `.py` is the suite's name, and names its results.
+"""
+
+import dataclasses
+import pathlib
+import re
+import runpy
+from collections.abc import Collection
+from typing import Any
+
+import ml_collections
+
+from experiments import elsewhere, measure, planning, suites
+from trix_jax import configuration, routing
+from trix_jax.errors import InputError
+
+SUFFIX = '.py'
+# Other files of a folder of results have these names, and one word of --suite is none.
+TAKEN = (*elsewhere.OF_FILES, 'all')
+
+
+def is_file(name: str) -> bool:
+  """Whether a word of `--suite` names a file."""
+  return name.endswith(SUFFIX)
+
+
+def add(name: str, budget: str) -> str:
+  """Load the suite in a file, check it, and add it to `suites.SUITES`; its name there.
+
+  Raises:
+    InputError: where there is no such file, it raises or defines no suite, its name is taken, or a run cannot be.
+  """
+  path = pathlib.Path(name)
+  stem = path.stem
+  if not path.is_file():
+    raise InputError(f'--suite={name}: there is no such file; give a Python file that defines SUITE')
+  if not re.fullmatch(r'[\w-]+', stem, re.ASCII):
+    raise InputError(f'--suite={name}: {stem!r} becomes a name of files; use letters, digits, _ and - alone')
+  known = suites.SUITES.get(stem)
+  if stem in TAKEN or (known and pathlib.Path(known.file) != path):
+    owner = known.file if known and known.file else 'this repository'
+    raise InputError(f'--suite={name}: {owner} has the name {stem!r} already; rename the file')
+  try:
+    suite = runpy.run_path(name).get('SUITE')
+  except (Exception, SystemExit) as error:  # The file is a program, which can raise anything.
+    raise InputError(f'--suite={name}: {suites.raised(error, name)}; mend the file') from error
+  if not isinstance(suite, suites.Suite):
+    found = 'no SUITE' if suite is None else f'a SUITE that is a {type(suite).__name__}'
+    raise InputError(f'--suite={name} defines {found}; set SUITE = experiments.suites.Suite(...)')
+  suite = dataclasses.replace(suite, file=name)
+  suites.SUITES[stem] = suite
+  try:
+    _check(stem, suite, budget)
+  except InputError as error:
+    del suites.SUITES[stem]
+    raise InputError(f'--suite={name}: {error}') from error
+  return stem
+
+
+def _check(name: str, suite: suites.Suite, budget: str) -> None:
+  """InputError for the first part of a suite that cannot be."""
+  if not isinstance(suite.variants, dict) or not suite.variants:
+    raise InputError('variants must be a dict of settings by name, with one variant or more')
+  if suite.verdicts is not None and not callable(suite.verdicts):
+    raise InputError(f'verdicts is a {type(suite.verdicts).__name__}; give a function of rows, or leave it out')
+  variants: Collection[str] = suite.variants
+  _check_names('against', [*suite.against, *filter(None, suite.against.values())], variants)
+  _check_names('evaluated', suite.evaluated, variants)
+  _check_names('evaluated', suite.evaluated.values(), routing.ROUTINGS)
+  _check_names('large', suite.large, variants)
+  _check_names('measures', suite.measures, measure.MEASURES)
+  if suite.evaluated and 'routings' not in suite.measures:
+    raise InputError("evaluated needs the measure 'routings'; add it to measures")
+  for variant in suite.variants:
+    try:
+      _check_settings({**suite.base, **suite.variants[variant]}, variants)
+      run = planning.run_of(name, variant, budget, pathlib.Path(), 0)
+      configuration.validate(planning.config_of(run.settings))
+    except (InputError, TypeError, ValueError) as error:
+      raise InputError(f'variant {variant!r}: {" ".join(str(error).split())}') from error
+    except RecursionError as error:
+      raise InputError(f'variant {variant!r} starts from, or learns from, what needs it in turn') from error
+
+
+def _check_settings(settings: suites.Settings, variants: Collection[str]) -> None:
+  """InputError for a setting that there is not, or a variant in braces that there is not."""
+  for name, value in settings.items():
+    part: Any = configuration.default_config()
+    for key in name.split('.'):
+      part = part[key] if isinstance(part, ml_collections.ConfigDict) and key in part else None
+    if part is None or isinstance(part, ml_collections.ConfigDict):
+      raise InputError(f'there is no setting {name!r}; trix_jax/configuration.py names every setting')
+    if isinstance(value, str) and value.startswith('{') and value != suites.PATTERNS and value[1:-1] not in variants:
+      raise InputError(f'{name} = {value!r} names no variant; choose from {", ".join(variants)}')
+
+
+def _check_names(what: str, given: Any, allowed: Collection[str]) -> None:
+  if isinstance(given, str):  # Its characters would be taken for names.
+    raise InputError(f'{what} is the text {given!r}; give a tuple, such as ({given!r},)')
+  if unknown := [name for name in given if name not in allowed]:
+    raise InputError(f'{what} has {unknown[0]!r}; choose from {", ".join(allowed)}')
