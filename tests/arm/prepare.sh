@@ -6,11 +6,13 @@
 #
 # What is there already stays:
 #   FOLDER/sysroot  arm64 packages of Debian, unpacked
-#   FOLDER/site     JAX for aarch64, and what the kernel tests and text generation need
-#   FOLDER/python   runs the emulated Python with FOLDER/site. QEMU_CPU chooses the CPU.
+#   FOLDER/site     for aarch64: what TriX-JAX depends on, and pytest
+#   FOLDER/pip      pip, for the installation of more
+#   FOLDER/python   runs the emulated Python, with FOLDER/site and with what wheel.sh installs. QEMU_CPU chooses the CPU.
 # For Debian 12 on x86_64, as root or with sudo: installs QEMU and a cross compiler.
 set -euo pipefail
 : "${1:?usage: tests/arm/prepare.sh FOLDER [sysroot]}"
+repository=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$1/debs"
 work=$(cd "$1" && pwd)
 exec 9>"$work/.lock"
@@ -35,26 +37,26 @@ fi
 if [ "${2:-}" = sysroot ]; then exit; fi
 
 jax=${JAX_VERSION:-0.10.2}
-packages=("jax==$jax" "jaxlib==$jax" hypothesis pytest safetensors msgpack rich PyYAML absl-py typing_extensions)
-# Without what these need for training alone.
-alone=(flax ml_collections)
-if [ "$(cat "$work/site/packages" 2>/dev/null)" != "${packages[*]} ${alone[*]}" ]; then
+python3.11 -m venv "$work/pip"
+mapfile -t packages < <("$work/pip/bin/python" -c '
+import sys, tomllib
+with open(sys.argv[1], "rb") as file:
+  print(*tomllib.load(file)["project"]["dependencies"], sep="\n")' "$repository/pyproject.toml")
+packages+=("jax==$jax" "jaxlib==$jax" hypothesis pytest)
+if [ "$(cat "$work/site/packages" 2>/dev/null)" != "${packages[*]}" ]; then
   rm -rf "$work/site"
-  python3.11 -m venv "$work/pip"
   for platform in manylinux_2_28_aarch64 manylinux_2_27_aarch64 manylinux_2_17_aarch64 manylinux2014_aarch64; do
     platforms+=(--platform "$platform")
   done
-  download=("$work/pip/bin/pip" install -q --disable-pip-version-check --only-binary=:all: --target "$work/site")
-  "${download[@]}" "${platforms[@]}" --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
-    "${packages[@]}"
-  "${download[@]}" --no-deps "${alone[@]}"
-  echo "${packages[*]} ${alone[*]}" > "$work/site/packages"
+  "$work/pip/bin/pip" install -q --disable-pip-version-check --only-binary=:all: "${platforms[@]}" \
+    --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none --target "$work/site" "${packages[@]}"
+  echo "${packages[*]}" > "$work/site/packages"
 fi
 
 cat > "$work/python" <<'SCRIPT'
 #!/usr/bin/env bash
 work=$(cd "$(dirname "$0")" && pwd)
-export QEMU_LD_PREFIX=$work/sysroot PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$work/site
+export QEMU_LD_PREFIX=$work/sysroot PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$work/trix:$work/site
 exec qemu-aarch64-static "$work/sysroot/usr/bin/python3.11" "$@"
 SCRIPT
 chmod +x "$work/python"
