@@ -8,8 +8,8 @@
 #   --python KIND  cp311 (Python 3.11), abi3 (Python 3.12 and newer) or all (default)
 #   --arm DIR      keeps the arm64 packages that a build for aarch64 needs; tests/arm/prepare.sh fills it
 #
-# For Debian 12 on x86_64, with g++, Python 3.11 and, for abi3, Python 3.12 or newer (on PATH or from pyenv). Build tools
-# and the headers of XLA come from the package index, in a new virtual environment. A build for aarch64 also installs
+# For Debian 12 on x86_64, with g++, Python 3.11 and, for abi3, Python 3.12 or newer, on PATH or from pyenv. The package
+# index provides build tools and the headers of XLA, for a new virtual environment. A build for aarch64 also installs
 # Debian's cross compiler, as root or with sudo.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,8 +26,16 @@ while [ $# -gt 0 ]; do
     *) usage >&2; exit 2 ;;
   esac
 done
-case "$arch" in x86_64 | aarch64) architectures=("$arch") ;; all) architectures=(x86_64 aarch64) ;; *) usage >&2; exit 2 ;; esac
-case "$kind" in cp311 | abi3) kinds=("$kind") ;; all) kinds=(cp311 abi3) ;; *) usage >&2; exit 2 ;; esac
+case "$arch" in
+  x86_64 | aarch64) architectures=("$arch") ;;
+  all) architectures=(x86_64 aarch64) ;;
+  *) usage >&2; exit 2 ;;
+esac
+case "$kind" in
+  cp311 | abi3) kinds=("$kind") ;;
+  all) kinds=(cp311 abi3) ;;
+  *) usage >&2; exit 2 ;;
+esac
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 scratch=$(mktemp -d)

@@ -8,7 +8,7 @@
 #   FOLDER/sysroot  arm64 packages of Debian, unpacked
 #   FOLDER/site     for aarch64: what TriX-JAX depends on, and pytest
 #   FOLDER/pip      pip, for the installation of more
-#   FOLDER/python   runs the emulated Python, with FOLDER/site and with what wheel.sh installs. QEMU_CPU chooses the CPU.
+#   FOLDER/python   runs the emulated Python, with FOLDER/site and what wheel.sh installs. QEMU_CPU chooses the CPU.
 # For Debian 12 on x86_64, as root or with sudo: installs QEMU and a cross compiler.
 set -euo pipefail
 : "${1:?usage: tests/arm/prepare.sh FOLDER [sysroot]}"

@@ -13,4 +13,5 @@ rm -rf "$work/wheels" "$work/trix"
 wheel=("$work"/wheels/*_aarch64.whl)
 platform=${wheel[0]##*-}
 "$work/pip/bin/pip" install -q --disable-pip-version-check --no-index --no-deps --only-binary=:all: \
-  --platform "${platform%.whl}" --python-version 3.11 --implementation cp --abi cp311 --target "$work/trix" "${wheel[0]}"
+  --platform "${platform%.whl}" --python-version 3.11 --implementation cp --abi cp311 --target "$work/trix" \
+  "${wheel[0]}"
