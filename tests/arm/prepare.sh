@@ -57,6 +57,8 @@ cat > "$work/python" <<'SCRIPT'
 #!/usr/bin/env bash
 work=$(cd "$(dirname "$0")" && pwd)
 export QEMU_LD_PREFIX=$work/sysroot PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$work/trix:$work/site
+# The programs restart themselves where this variable is missing, which the kernel of this machine would refuse.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES-}
 exec qemu-aarch64-static "$work/sysroot/usr/bin/python3.11" "$@"
 SCRIPT
 chmod +x "$work/python"
