@@ -65,14 +65,12 @@ build() {  # KIND ARCH: one wheel, from the unpacked sdist.
   if [ "$2" = aarch64 ]; then
     # Without the first two variables the wheel and its extension would be named for this machine.
     suffix=.abi3.so
-    [ "$1" = abi3 ] || suffix=.cpython-311-aarch64-linux-gnu.so
+    if [ "$1" = cp311 ]; then
+      suffix=.cpython-311-aarch64-linux-gnu.so
+      options+=(-C cmake.define.Python_INCLUDE_DIR="$arm/sysroot/usr/include/python3.11")
+    fi  # Debian 12 has no newer arm64 Python. What the stable ABI declares is the same in this machine's headers.
     variables=(_PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX="$suffix" ARM_SYSROOT="$arm/sysroot")
     options+=(-C cmake.define.CMAKE_TOOLCHAIN_FILE="$source/tests/arm/aarch64.cmake")
-    if [ "$1" = abi3 ]; then
-      # Debian 12 has no newer arm64 Python. What the stable ABI declares is the same in this machine's headers.
-      options+=(-C cmake.define.Python_INCLUDE_DIR="$("$environment/bin/python" -c \
-        'import sysconfig; print(sysconfig.get_path("include"))')")
-    fi
   fi
   env "${variables[@]}" PATH="$environment/bin:$PATH" "$environment/bin/python" -m pip wheel -q --no-build-isolation \
     --no-deps -w "$raw" "$source" "${options[@]}"
