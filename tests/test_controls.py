@@ -50,7 +50,7 @@ def assert_same(got, want):
   np.testing.assert_array_equal(got[1].tile_NK, want[1].tile_NK)
 
 
-@pytest.mark.parametrize('control', ['no_router_gradient', 'no_signature_gradient', 'gumbel', 'gradual'])
+@pytest.mark.parametrize('control', fast_first(['no_router_gradient', 'no_signature_gradient', 'gumbel', 'gradual']))
 def test_in_evaluation_what_belongs_to_training_does_nothing(control):
   module, variables, x = layer_of(control)
   assert_same(apply(module, variables, x), plain(x, variables))
@@ -157,6 +157,7 @@ def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
   assert_same(apply(ablated, {**variables, 'params': kept}, given), apply(whole, variables, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('control', ['no_residual', *slow(controls.NONE)])
 def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control):
   config = config_of(control, layers=2, tiles=4, clusters=2, balance_bias=False)
@@ -181,7 +182,7 @@ def config_of(control, **settings):
 
 @pytest.mark.parametrize(
   'control',
-  ['hash', 'kmeans_keys', *slow(*(name for name in routing.CONTROLS[1:] if name not in ('hash', 'kmeans_keys')))],
+  ['hash', *slow(*(name for name in routing.CONTROLS[1:] if name != 'hash'))],
 )
 def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   settings = {
@@ -223,6 +224,7 @@ def test_controls_of_other_models_are_refused(control, settings):
     configuration.validate(config_of(control, **settings))
 
 
+@pytest.mark.slow
 def test_a_student_moves_towards_its_teacher():
   config = config_of('none')
   config.loss.update({'distillation_weight': 1.0, 'balance_weight': 0.0})

@@ -159,6 +159,7 @@ def test_wide_keys_are_exact(N):
   np.testing.assert_array_equal(found.dot_NJ, np.take_along_axis(want, np.asarray(found.tile_NJ), 1).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_recall_rises_with_probes_to_one_and_is_that_of_chance_for_random_keys():
   index = hierarchy.make_index(
     jax.random.normal(jax.random.key(1), (256, 64)) * 4, jnp.arange(256, dtype=jnp.int32).reshape(16, 16), 'votes'

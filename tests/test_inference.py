@@ -92,7 +92,7 @@ def assert_alike(model, token_BL, want, want_infos, error, most_wrong, same_tile
   assert np.mean(tiles == want_tiles) >= same_tiles
 
 
-@pytest.mark.parametrize('settings', fast_first(KINDS, 4))
+@pytest.mark.parametrize('settings', fast_first(KINDS, 2))
 def test_every_kind_of_model_is_the_one_that_was_trained(settings):
   model, params, state = trained(config_of(**settings))
   token_BL = tokens(5, CONTEXT)
@@ -350,6 +350,7 @@ def test_leaving_in_the_middle_leaves_the_model_as_it_was(model):
   assert model.generate(['abc'], 60, seed=1) == want
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_model():
   result = inference_soak.soak(3, threads=8, busy_core=True)
   assert result['different'] == 0 and result['least_of_a_thread'] > 0

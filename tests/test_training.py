@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import fast_first, slow
 
 from trix_jax import (
   analysis,
@@ -29,7 +30,7 @@ VOCABULARY = ' .0abc\n'
 
 def tiny(**overrides):
   config = configuration.default_config()
-  config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 16, 'dropout': 0.0})
+  config.model.update({'layers': 1, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 16, 'dropout': 0.0})
   config.training.update({'steps': 60, 'batch_size': 4})
   for name, value in overrides.items():
     section, key = name.split('__')
@@ -66,9 +67,9 @@ def run(config, steps, mesh_size=2):
   return state, losses, metrics
 
 
-@pytest.mark.parametrize('name', ['muon', 'adamw'])
+@pytest.mark.parametrize('name', fast_first(['muon', 'adamw']))
 def test_training_learns(name):
-  _, losses, metrics = run(tiny(optimizer__name=name, optimizer__learning_rate=2e-2), 60)
+  _, losses, metrics = run(tiny(model__layers=2, optimizer__name=name, optimizer__learning_rate=2e-2), 60)
   assert losses[0] == pytest.approx(np.log(len(VOCABULARY)), abs=0.2)
   assert np.mean(losses[-5:]) < 0.75 * losses[0]
   assert metrics['finite'] and metrics['tile_load'].shape == (2, 4)
@@ -86,10 +87,12 @@ def test_the_number_of_devices_does_not_change_loss_and_gradient():
   'overrides',
   [
     {'model__balance_bias': True, 'loss__balance_bias_rate': 0.01},
-    {'training__accumulation': 2},
-    {'model__routing': 'random'},
-    {'model__routing': 'learned', 'optimizer__name': 'adamw'},
     {'model__tiles': 8, 'model__top_k': 2, 'model__dropout': 0.3},
+    *slow(
+      {'training__accumulation': 2},
+      {'model__routing': 'random'},
+      {'model__routing': 'learned', 'optimizer__name': 'adamw'},
+    ),
     {
       'model__tiles': 8,
       'model__clusters': 2,
@@ -101,7 +104,7 @@ def test_the_number_of_devices_does_not_change_loss_and_gradient():
   ],
 )
 def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_path):
-  config = tiny(model__layers=1, **overrides)
+  config = tiny(**overrides)
   model, mesh, state = start(config)
   step = training.make_train_step(config, model, mesh)
   for index in range(6):
@@ -124,7 +127,7 @@ def gradients(config, mesh_size=2):
 
 def test_randomness_is_of_the_step_the_device_and_the_part():
   """On the same windows everywhere, so that the loss differs only where dropout does."""
-  config = tiny(model__layers=1, model__dropout=0.5)
+  config = tiny(model__dropout=0.5)
 
   def loss(devices_, parts, step=0):
     config.training.accumulation = parts
@@ -142,7 +145,11 @@ def test_randomness_is_of_the_step_the_device_and_the_part():
 
 def test_the_objective_is_the_sum_of_its_parts():
   config = tiny(
-    loss__teacher='somewhere', loss__distillation_weight=0.25, loss__balance_weight=0.5, loss__diversity_weight=2.0
+    model__layers=2,
+    loss__teacher='somewhere',
+    loss__distillation_weight=0.25,
+    loss__balance_weight=0.5,
+    loss__diversity_weight=2.0,
   )
   model, mesh, state = start(config, 1)
   windows, key = batch(config, mesh), jax.random.key(0)
@@ -192,7 +199,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
   np.testing.assert_allclose(metrics['loss'], part_metrics['loss'], rtol=1e-5)
 
 
-@pytest.mark.parametrize('overrides', [{}, {'model__tiles': 8, 'model__clusters': 2}])
+@pytest.mark.parametrize('overrides', fast_first([{}, {'model__tiles': 8, 'model__clusters': 2}]))
 def test_a_training_step_and_evaluation_route_alike(overrides):
   """The differentiated, sharded step against the evaluator on the same windows; float noise may flip a few tokens."""
   config = tiny(training__batch_size=8, **overrides)
@@ -208,7 +215,7 @@ def test_a_training_step_and_evaluation_route_alike(overrides):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_the_tensor_is_named():
-  config = tiny()
+  config = tiny(model__layers=2)
   model, mesh, state = start(config)
   params = jax.tree.map(np.array, state.params)
   params['layer_1']['attention']['key']['kernel'][0, 0] = np.inf
@@ -223,7 +230,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_tensor_is_named():
 
 
 def test_the_first_activation_that_overflows_is_named_and_later_steps_do_nothing():
-  config = tiny()
+  config = tiny(model__layers=2)
   model, mesh, state = start(config)
   params = jax.tree.map(np.array, state.params)
   params['layer_1']['ffn']['down_scale'][:] = 1e38  # Finite itself.
@@ -249,6 +256,7 @@ def test_gradients_that_a_teacher_overflows_are_named():
   assert not training.first_non_finite(*given).startswith('gradient of ')
 
 
+@pytest.mark.slow
 def test_the_parameter_that_an_update_overflows_is_named():
   config = tiny(optimizer__name='adamw', optimizer__learning_rate=3e38, optimizer__warmup_fraction=0.0)
   model, mesh, state = start(config)
@@ -292,7 +300,7 @@ def test_a_gradient_is_clipped_to_its_norm():
 
 
 def test_the_balance_bias_moves_towards_balance():
-  config = tiny(model__balance_bias=True, loss__balance_bias_rate=0.05, loss__balance_weight=0.0)
+  config = tiny(model__layers=2, model__balance_bias=True, loss__balance_bias_rate=0.05, loss__balance_weight=0.0)
   model, mesh, state = start(config)
   new_state, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   for layer in range(2):
@@ -338,7 +346,7 @@ def test_muon_takes_the_matrices_and_every_tile_by_itself():
 
 
 def test_evaluation_counts_every_character_once():
-  config = tiny()
+  config = tiny(model__layers=2)
   model, _, state = start(config)
   tokens = text(333)  # Not a multiple of the context, nor of the batch.
   row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params)
@@ -363,7 +371,7 @@ def test_evaluation_counts_every_character_once():
 
 
 def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
-  config = tiny()
+  config = tiny(model__layers=2)
   model, _, state = start(config)
   params = jax.tree.map(np.array, state.params)
   evaluate = evaluation.Evaluator(model.config, VOCABULARY, text())
@@ -416,7 +424,7 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
 
 
 def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
-  config = tiny(model__layers=1)
+  config = tiny()
   model, _, state = start(config)
   config.seed = 1
   others = training.init_state(config, model).params
@@ -455,8 +463,9 @@ def trained_on_nothing(config):
   return trained, run_corpus
 
 
+@pytest.mark.slow
 def test_a_fitted_gate_lowers_the_loss_and_touches_nothing_else(monkeypatch):
-  config = tiny(model__layers=1, model__gate='one_hot')
+  config = tiny(model__gate='one_hot')
   trained, corpus = trained_on_nothing(config)
   monkeypatch.setattr(checkpoints.Trained, 'corpus', lambda _: corpus)
 
@@ -471,8 +480,9 @@ def test_a_fitted_gate_lowers_the_loss_and_touches_nothing_else(monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, last, trained.params)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_learned_gate_is_evaluated_by_it_too():
-  config = tiny(model__layers=1, model__routing='learned', model__balance_bias=True, loss__balance_bias_rate=0.1)
+  config = tiny(model__routing='learned', model__balance_bias=True, loss__balance_bias_rate=0.1)
   trained, corpus = trained_on_nothing(config)
   # A bias so large that only tile 3 is chosen, which the other routings must not see.
   state = {'layer_0': {'ffn': {'balance_bias': np.float32([0, 0, 0, 1e6])}}}
@@ -488,7 +498,7 @@ def test_a_model_with_a_learned_gate_is_evaluated_by_it_too():
 
 
 def test_the_best_checkpoint_beyond_the_step_resumed_from_is_forgotten(tmp_path):
-  _, _, state = start(tiny(model__layers=1))
+  _, _, state = start(tiny())
   saved = checkpoints.Checkpoints(tmp_path)
   for step, loss in ((2, 1.5), (4, 1.25)):
     saved.save('best', state.replace(step=jnp.int32(step)), loss)
@@ -500,7 +510,7 @@ def test_the_best_checkpoint_beyond_the_step_resumed_from_is_forgotten(tmp_path)
 
 
 def test_the_newest_checkpoints_stay(tmp_path):
-  _, _, state = start(tiny(model__layers=1))
+  _, _, state = start(tiny())
   saved = checkpoints.Checkpoints(tmp_path, keep=1)
   for step in (1, 2, 3):
     for kind in checkpoints.KINDS:
@@ -509,7 +519,7 @@ def test_the_newest_checkpoints_stay(tmp_path):
 
 
 def test_run_json_lists_every_session(tmp_path):
-  config = tiny(model__layers=1)
+  config = tiny()
   _, mesh, state = start(config)
   corpus = data.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   for step in (0, 20):

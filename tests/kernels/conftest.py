@@ -8,7 +8,8 @@ import pytest
 from xla_kernels import native
 
 # Every example is a size of its own and has to be compiled.
-hypothesis.settings.register_profile('kernels', deadline=None, max_examples=15)
+hypothesis.settings.register_profile('kernels', deadline=None, max_examples=6)
+hypothesis.settings.register_profile('exhaustive', deadline=None, max_examples=100)
 hypothesis.settings.register_profile('emulated', deadline=None, max_examples=2)
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'kernels'))
 
