@@ -36,7 +36,7 @@ def pytest_cmdline_main(config):
   whole_suite = config.args_source == pytest.Config.ArgsSource.TESTPATHS
   if whole_suite and config.option.numprocesses is None and not hasattr(config, 'workerinput'):
     config.option.numprocesses = 2
-    config.option.dist = 'loadfile'
+    config.option.dist = 'worksteal'
 
 
 @pytest.fixture(scope='session')

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -102,3 +103,29 @@ def rows_of(workdir):
 def assert_same_run(workdir, other):
   jax.tree.map(np.testing.assert_array_equal, state_of(workdir), state_of(other))
   assert rows_of(workdir) == rows_of(other)
+
+
+def wait_for(condition, process):
+  for _ in range(30_000):
+    if condition():
+      return
+    if process.poll() is not None:
+      raise AssertionError(f'ended early: {process.communicate()}')
+    time.sleep(0.02)
+  raise AssertionError('waited too long')
+
+
+def interrupted(text, workdir, number, when, *arguments):
+  """Start a training and send it a signal once `when()`; returns the finished process and what it said."""
+  process = subprocess.Popen(
+    command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments),
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  wait_for(when, process)
+  process.send_signal(number)
+  output = process.communicate(timeout=600)
+  return process.returncode, ''.join(output)

@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
+import signal
 import sys
 
 import jax
 import numpy as np
 import pytest
-from programs import ROOT, TINY, bad, rows_of, run, train
+from programs import ROOT, TINY, assert_same_run, bad, interrupted, rows_of, run, train
 
 from trix_jax import checkpoints, inference, metrics
 from trix_jax.cli import arguments, launcher
@@ -52,6 +53,22 @@ def test_a_finished_run_trains_no_more(text, trained):
   assert rows_of(workdir) == before
 
 
+def test_kill_minus_9_after_a_checkpoint_and_resume_ends_with_the_same_bits(text, trained, tmp_path):
+  workdir = tmp_path / 'killed'
+  folder = workdir / 'checkpoints' / 'last'
+  code, _ = interrupted(
+    text, workdir, signal.SIGKILL, lambda: any(path.name.isdigit() and int(path.name) >= 4 for path in folder.glob('*'))
+  )
+  assert code == -signal.SIGKILL
+  with (workdir / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 99, "split": "train", "loss": 1.0}\n{"step": 99, "spl')  # Rows the resumed run must cut.
+  result = train(text, workdir)
+  assert result.returncode == 0, result.stderr
+  assert 'resuming from step' in result.stdout
+  assert_same_run(workdir, trained[0])
+
+
+@pytest.mark.slow
 def test_evaluating_and_generating_from_a_run(text, trained):
   workdir, _ = trained
   result = run('eval', f'--workdir={workdir}', '--fit_gate', '--gate_steps=3', '--plot')
@@ -176,6 +193,7 @@ def test_a_profile_is_written_even_by_a_short_run(text, tmp_path):
   assert any(path.is_file() for path in (tmp_path / 'run' / 'profile').rglob('*'))
 
 
+@pytest.mark.slow
 def test_a_damaged_or_missing_checkpoint_is_named(text, tmp_path):
   workdir = tmp_path / 'run'
   assert train(text, workdir, '--config.training.steps=2').returncode == 0

@@ -142,7 +142,8 @@ def test_centroids_come_to_lie_in_the_middle_of_their_tokens():
   assert progress == pytest.approx([1 / 7, 1, 1])
 
 
-@pytest.mark.parametrize('control', fast_first(routing.ABLATIONS))
+@pytest.mark.slow
+@pytest.mark.parametrize('control', routing.ABLATIONS)
 def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
   settings = {**CONFIG, 'clusters': 2, 'probes': 1, 'top_k': 2}
   whole = hierarchical_ffn.HierarchicalTriXFFN(ffn.FFNConfig(**settings))

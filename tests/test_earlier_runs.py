@@ -59,6 +59,7 @@ def test_parameters_come_along_and_nothing_else_does(earlier):
   assert same(dataclasses.replace(state, params=before.params), before)
 
 
+@pytest.mark.slow
 def test_an_index_is_that_of_its_tiles(earlier):
   settings = {'tiles': 4, 'clusters': 2, 'probes': 1, 'balance_bias': True}
   trained, config = earlier(**settings), tiny(**settings)

@@ -135,6 +135,7 @@ def test_averages_route_not_the_signatures_of_now():
   assert not np.array_equal(apply(module, {**variables, 'routing': state}, x)[1].tile_NK, info.tile_NK)
 
 
+@pytest.mark.slow
 def test_sure_tokens_do_without_more_tiles():
   config = config_of(16, 4, top_k=4, probes=4)
   _module, variables, x = layer_of(config, tokens=300)
@@ -196,6 +197,7 @@ def test_the_state_moves_after_a_step():
   np.testing.assert_array_equal(rebuilt['member'], hierarchy.recluster(points, points[state['member']].sum(axis=1)))
 
 
+@pytest.mark.slow
 def test_frozen_routing_stays_and_gets_no_gradient():
   config = config_of(balance_bias=True)
   module, variables, x = layer_of(config)

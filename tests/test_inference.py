@@ -92,7 +92,7 @@ def assert_alike(model, token_BL, want, want_infos, error, most_wrong, same_tile
   assert np.mean(tiles == want_tiles) >= same_tiles
 
 
-@pytest.mark.parametrize('settings', fast_first(KINDS, 2))
+@pytest.mark.parametrize('settings', fast_first(KINDS))
 def test_every_kind_of_model_is_the_one_that_was_trained(settings):
   model, params, state = trained(config_of(**settings))
   token_BL = tokens(5, CONTEXT)
@@ -167,7 +167,7 @@ def test_fewer_bits_cost_little(form, attention, head, most):
   assert size == sum(weights.sizes(compact.config).values()) < whole
 
 
-@pytest.mark.parametrize('settings', [FLOAT_MODERN, FLOAT_REFERENCE, {}])
+@pytest.mark.parametrize('settings', fast_first([FLOAT_MODERN, FLOAT_REFERENCE, {}]))
 @pytest.mark.parametrize('make', ['as_trained', 'packed'])
 def test_a_cache_changes_nothing(settings, make):
   """Prompts of different lengths in one batch, then token by token: the logits of whole texts."""
@@ -257,6 +257,7 @@ def test_top_k_and_temperature_bound_the_choice(model):
   assert model.generate(['abc'], 20, top_k=1000, seed=3) == model.generate(['abc'], 20, seed=3)
 
 
+@pytest.mark.slow
 def test_temperature_is_that_of_the_softmax(model):
   """The first characters of many seeds come as often as their probabilities say."""
   count, temperature = 4000, 0.7

@@ -1,6 +1,6 @@
-"""The programs as processes of their own: signals, `kill -9`, full disks and what each leaves behind.
+"""The programs as processes of their own: signals, full disks and what each leaves behind.
 
-Most are slow: a process takes as long to start as a model takes to train here.
+All are slow: a process takes as long to start as a model takes to train here.
 """
 
 import json
@@ -15,7 +15,7 @@ import time
 
 import programs
 import pytest
-from programs import ROOT, TINY, assert_same_run, bad, command, environment, run_process
+from programs import ROOT, TINY, assert_same_run, bad, command, environment, interrupted, run_process, wait_for
 
 from trix_jax import metrics
 
@@ -26,48 +26,8 @@ def train(text, workdir, *arguments, **options):
   return run_process('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments, **options)
 
 
-def wait_for(condition, process):
-  for _ in range(30_000):
-    if condition():
-      return
-    if process.poll() is not None:
-      raise AssertionError(f'ended early: {process.communicate()}')
-    time.sleep(0.02)
-  raise AssertionError('waited too long')
-
-
-def interrupted(text, workdir, number, when, *arguments):
-  """Start a training and send it a signal once `when()`; returns the finished process and what it said."""
-  process = subprocess.Popen(
-    command('train.py', *TINY, f'--config.file={text}', f'--workdir={workdir}', *arguments),
-    cwd=ROOT,
-    env=environment(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  wait_for(when, process)
-  process.send_signal(number)
-  output = process.communicate(timeout=600)
-  return process.returncode, ''.join(output)
-
-
-def test_kill_minus_9_after_a_checkpoint_and_resume_ends_with_the_same_bits(text, trained, tmp_path):
-  workdir = tmp_path / 'killed'
-  folder = workdir / 'checkpoints' / 'last'
-  code, _ = interrupted(
-    text, workdir, signal.SIGKILL, lambda: any(path.name.isdigit() and int(path.name) >= 4 for path in folder.glob('*'))
-  )
-  assert code == -signal.SIGKILL
-  with (workdir / 'metrics.jsonl').open('a') as file:
-    file.write('{"step": 99, "split": "train", "loss": 1.0}\n{"step": 99, "spl')  # Rows the resumed run must cut.
-  result = programs.train(text, workdir)
-  assert result.returncode == 0, result.stderr
-  assert 'resuming from step' in result.stdout
-  assert_same_run(workdir, trained[0])
-
-
-@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_first_and_resumes_exactly(text, trained, tmp_path, number):
   workdir = tmp_path / 'stopped'
   path = workdir / 'metrics.jsonl'

@@ -93,14 +93,16 @@ def test_the_number_of_devices_does_not_change_loss_and_gradient():
       {'model__routing': 'random'},
       {'model__routing': 'learned', 'optimizer__name': 'adamw'},
     ),
-    {
-      'model__tiles': 8,
-      'model__clusters': 2,
-      'model__balance_bias': True,
-      'loss__balance_bias_rate': 0.01,
-      'hierarchy__rebuild_every': 2,
-      'hierarchy__revive_below': 1.0,
-    },
+    *slow(
+      {
+        'model__tiles': 8,
+        'model__clusters': 2,
+        'model__balance_bias': True,
+        'loss__balance_bias_rate': 0.01,
+        'hierarchy__rebuild_every': 2,
+        'hierarchy__revive_below': 1.0,
+      },
+    ),
   ],
 )
 def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_path):
@@ -125,6 +127,7 @@ def gradients(config, mesh_size=2):
   return jax.jit(training.make_gradients(config, model, mesh))(state, batch(config, mesh), jax.random.key(config.seed))
 
 
+@pytest.mark.slow
 def test_randomness_is_of_the_step_the_device_and_the_part():
   """On the same windows everywhere, so that the loss differs only where dropout does."""
   config = tiny(model__dropout=0.5)
