@@ -820,7 +820,7 @@ KERNELS = (
   *_in(
     'kernels',
     'xla_kernels/operations.py',
-    'kernels/test_route kernels/test_tiles test_packed_layer',
+    'kernels/test_tiles kernels/test_index kernels/test_route test_packed_layer test_inference',
     (
       'bias_of_a_kernel_not_divided_by_the_scale',
       'jnp.where(scale_T > 0, bias_T / jnp.where(scale_T > 0, scale_T, 1.0), 0.0)',

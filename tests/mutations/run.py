@@ -57,6 +57,27 @@ OWN_TEST = 'tests/test_mutations.py'
 SITE = """import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]
 """
+# A plugin: Hypothesis looks for a simpler example of each failure, which takes minutes where each has to be compiled.
+PLUGIN, PLUGIN_TEXT = (
+  'first_example',
+  """import hypothesis
+
+settings = hypothesis.settings
+load = settings.load_profile
+
+
+def load_without_shrinking(name):
+  load(name)
+  phases = [phase for phase in settings.default.phases if phase.name not in ('shrink', 'explain')]
+  settings.register_profile('first_example', settings.default, phases=phases)
+  load('first_example')
+
+
+# What a conftest.py loads later as well, since a test takes its settings where it is defined.
+type.__setattr__(settings, 'load_profile', staticmethod(load_without_shrinking))
+load_without_shrinking('default')
+""",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +134,7 @@ class Copy:
       shutil.copy2(ROOT / name, target)
     self._site.mkdir()
     (self._site / 'sitecustomize.py').write_text(SITE)
+    (self._site / f'{PLUGIN}.py').write_text(PLUGIN_TEXT)
     if native is not None:
       shutil.copy2(native, self.folder / 'xla_kernels')
     self._check_imports()
@@ -183,7 +205,7 @@ class Copy:
   def test(self, stage: Stage, timeout: float) -> Outcome:
     """Run a stage to its first failure."""
     shutil.rmtree(self.folder / '.hypothesis', ignore_errors=True)  # Examples that failed for another mutation.
-    options = ['-x', '-q', '-p', 'no:cacheprovider', '--color=no', f'--ignore={OWN_TEST}']
+    options = ['-x', '-q', '-p', 'no:cacheprovider', '-p', PLUGIN, '--color=no', f'--ignore={OWN_TEST}']
     command = [sys.executable, '-m', 'pytest', *options, *stage.arguments]
     start = time.monotonic()
     with tempfile.TemporaryFile('w+') as log:
