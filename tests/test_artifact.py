@@ -116,6 +116,10 @@ UP = 'layer_0.ffn.up'
     (lambda c: reconfigured(c, attention='int4'), 'config: attention precision'),
     (lambda c: reconfigured(c, speed=3), 'config.speed: is no setting'),
     (lambda c: reconfigured(c, routing='random'), "config.routing: is 'random'"),
+    (
+      lambda c: rewritten(c, None, lambda arrays, *_: arrays.update(extra=arrays[UP])),
+      'extra: is no array of such a model',
+    ),
     (lambda c: with_array(c, UP, lambda a: a[:1]), rf'{UP}: has shape \[1, 64\], not \[2, 64\]'),
     (lambda c: with_array(c, UP, lambda a: a.astype(np.int8)), f'{UP}: is I8, not U8'),
     (lambda c: with_array(c, UP, lambda a: a | 3), f'{UP}: holds a code that is not -1, 0 or 1'),

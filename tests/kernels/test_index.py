@@ -76,6 +76,21 @@ def test_lookups_are_exact_for_every_size(size, tally):
     np.testing.assert_array_equal(got[1], want[1])
 
 
+def test_among_equal_tiles_the_first_in_the_order_of_clusters_wins():
+  members, ones = np.int32([[4, 1], [0, 3], [5, 2]]), np.ones((1, 16), np.float32)
+  packed = xla_kernels.pack_int8(np.ones((3, 2, 16), np.int8))
+  # The last cluster matches best, then the first; the other is not probed.
+  clusters = xla_kernels.pack_int8(np.int8([1, -1, 2])[:, None] * np.ones((3, 16), np.int8))
+  index = xla_kernels.TileIndex(clusters, None, None, members, 2)
+  scales, biases = ((np.full((3, 2), of, np.float32), np.full(3, of, np.float32)) for of in (1, 0))
+  keys = (packed, scales[0], biases[0], clusters, scales[1], biases[1], members)
+  for tile, _ in (
+    *on_every_path(lambda: xla_kernels.route(ones, packed, top_k=3, index=index)),
+    jax.jit(reference.route, static_argnums=(2, 3))(ones, keys, 3, 2),
+  ):
+    np.testing.assert_array_equal(tile, [[4, 1, 5]])
+
+
 def layer_arguments(rng, N=50, C=4, M=5, D=48, H=16, probes=2):
   tiles, clusters, members = random_keys(rng, C, M, D)
   x, *weights = ffn_arguments(rng, N, D, H, C * M, 1)[:5]

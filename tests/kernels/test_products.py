@@ -37,6 +37,16 @@ def test_extremes_do_not_saturate(path, code, columns):
   np.testing.assert_array_equal(got, code * signs.astype(np.int64).sum(axis=1, keepdims=True).repeat(17, axis=1))
 
 
+def test_halves_are_rounded_to_even():
+  values = [127, 0.5, 1.5, 2.5, 3.5, -0.5, -1.5, -2.5, 126.5, 0, 0.25, -0.75, 0, 0, 0, 0]
+  q = np.float32([127, 0, 2, 2, 4, 0, -2, -2, 126, 0, 0, -1, 0, 0, 0, 0])
+  step = np.float32(127) * reference.INVERSE_INT8_MAX
+  x, packed = np.float32([values]), xla_kernels.pack(np.eye(16, dtype=np.int8))
+  np.testing.assert_array_equal(jax.jit(reference.quantise)(x)[0][0], q)
+  for got in on_every_path(lambda: xla_kernels.ternary_matmul(x, packed, np.ones(16, np.float32))):
+    np.testing.assert_array_equal(got[0], q * step)
+
+
 @given(ODD_SIZES)
 def test_matmul_has_the_bits_of_the_reference(size):
   rows, columns, tokens, seed = size

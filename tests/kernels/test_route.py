@@ -78,6 +78,15 @@ def test_many_tokens_are_routed_as_few(path):
   np.testing.assert_array_equal(score, dot.max(axis=1))
 
 
+def test_bias_has_the_unit_of_scores(path):
+  x, keys = np.ones((1, 16), np.float32), np.ones((2, 16), np.int8)
+  keys[1, 0] = 0
+  # Scores 0.5 * 16 * 127 and 0.5 * 15 * 127: a bias of 64 brings the second before the first, and one of 63 does not.
+  for bias, want in ((63, 0), (64, 1)):
+    tile, score = xla_kernels.route(x, keys, np.float32([0, bias]), scale_T=np.full(2, 0.5, np.float32))
+    assert (tile[0], score[0]) == (want, 63.5 * (16 - want))
+
+
 def test_bias_selects_but_does_not_score(path):
   signatures = np.stack([np.ones(16), -np.ones(16)]).astype(np.int8)
   tile, score = xla_kernels.route(np.ones((1, 16), np.float32), signatures, np.array([0, 1e6], np.float32))
