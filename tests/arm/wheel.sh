@@ -8,8 +8,9 @@ set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 "$repository/tests/arm/prepare.sh" "${1:?usage: tests/arm/wheel.sh FOLDER}"
 work=$(cd "$1" && pwd)
-sources=$(cd "$repository" && find CMakeLists.txt pyproject.toml LICENSE README.md packaging trix_jax xla_kernels configs \
-  tests/arm/aarch64.cmake -type f ! -name '*.pyc' ! -name '*.so' -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+parts=(CMakeLists.txt pyproject.toml LICENSE README.md packaging trix_jax xla_kernels configs tests/arm/aarch64.cmake)
+sources=$(cd "$repository" && find "${parts[@]}" -type f ! -name '*.pyc' ! -name '*.so' -print0 | sort -z |
+  xargs -0 sha256sum | sha256sum)
 if [ "$(cat "$work/trix/sources" 2>/dev/null)" = "$sources" ]; then exit; fi
 rm -rf "$work/wheels" "$work/trix"
 "$repository/packaging/build_wheels.sh" --arch aarch64 --python cp311 --arm "$work" --out "$work/wheels"
