@@ -1,4 +1,4 @@
-"""What tiles specialise in: character classes and their mutual information with tiles."""
+"""Measure what tiles specialise in: character classes and their mutual information with tiles."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ CLASSES = ('letter', 'digit', 'space', 'punctuation', 'newline')
 
 
 def character_class(character: str) -> str:
-  """One of `CLASSES`; spaces are all blanks but the newline, punctuation is whatever is left."""
+  """Return one of `CLASSES`. Every blank except the newline is a space; every other character is punctuation."""
   if character == '\n':
     return 'newline'
   if character.isspace():
@@ -17,15 +17,15 @@ def character_class(character: str) -> str:
 
 
 def class_of_tokens(vocabulary: str) -> np.ndarray:
-  """Index into `CLASSES` of every token, [V] int32."""
+  """Return the index into `CLASSES` of every token, [V] int32."""
   return np.array([CLASSES.index(character_class(character)) for character in vocabulary], np.int32)
 
 
 def normalised_mutual_information(counts_CT: np.ndarray) -> float:
-  """2 I(class; tile) / (H(class) + H(tile)) of a contingency table: 0 when independent, 1 when one tells the other.
+  """Return 2 I(class; tile) / (H(class) + H(tile)) of a contingency table.
 
-  Plug-in estimate, which is biased upwards by about (C - 1)(T - 1) / 2N nats in I. 0 if neither varies, or nothing was
-  counted.
+  It is 0 when class and tile are independent, and 1 when each determines the other. It is also 0 when neither varies
+  or nothing was counted. The plug-in estimate has an upward bias of about (C - 1)(T - 1) / 2N nats in I.
   """
   joint_CT = np.asarray(counts_CT, np.float64) / max(1, np.sum(counts_CT))
 

@@ -1,9 +1,9 @@
 """A packed model as one safetensors file: arrays, config, vocabulary and provenance, without code of any kind.
 
 The arrays are those of `weights.layout`, in the bytes that every kernel reads. The metadata is text: `format`,
-`format_version`, `config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON, of every array and of those
-three). A reader trusts nothing: whatever is missing, superfluous, damaged or out of range is refused by name, before
-memory is spent on it.
+`format_version`, `config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON). `sha256` covers every array,
+the config, the vocabulary and the provenance. The reader trusts nothing in a file. It names and refuses every entry
+that is missing, superfluous, damaged or out of range, before it allocates memory for it.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from trix_jax.weights import Entry, InferenceConfig
 FORMAT, FORMAT_VERSION = 'trix-jax', '1'
 DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
-# Far beyond what training gives, and far from where products of scales would overflow.
+# Training stays far below these limits, and products of scales overflow far above them.
 MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
-# Settings that came after the first files of this version, and what those files mean by leaving them out.
+# Settings that the first files of this version lack, each with the value that a reader assumes for them.
 LATER = {'keep_ratio': 0.0, 'clusters': 0, 'probes': 1, 'control': 'none'}
 _DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-  """What a file holds: NumPy arrays by name, and what they mean."""
+  """The content of a file: NumPy arrays by name, and their description."""
 
   config: InferenceConfig
   vocabulary: str
@@ -43,7 +43,7 @@ class Artifact:
 
 
 def write(path: pathlib.Path, artifact: Artifact) -> None:
-  """Write a file, whole or not at all; InputError when it cannot be written."""
+  """Write a file, whole or not at all. Raise InputError when the file cannot be written."""
   described = {
     'config': json.dumps(_config_to_dict(artifact.config), sort_keys=True),
     'vocabulary': artifact.vocabulary,
@@ -70,12 +70,12 @@ def read(path: pathlib.Path) -> Artifact:
   """Read a file and check all of it.
 
   Raises:
-    InputError: naming the field that is wrong, when this is not a file that `write` wrote.
+    InputError: when `write` did not write this file; the message names the wrong field.
   """
   try:
-    if path.exists() and not path.is_file():  # Reading from a pipe would wait for ever.
+    if path.exists() and not path.is_file():  # Reading from a pipe would block for ever.
       raise OSError(0, 'it is no ordinary file')
-    path.open('rb').close()  # An error of the file system, said better than safetensors says it.
+    path.open('rb').close()  # Python explains an error of the file system better than safetensors.
   except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
     raise InputError(f'cannot read {path}: {reason}; give a file that trix_jax.export wrote') from error
@@ -84,7 +84,7 @@ def read(path: pathlib.Path) -> Artifact:
       return _read(file)
   except InputError as error:
     raise InputError(f'{path}: {error}; export the model again') from error
-  # Its own errors, and those of Python for headers that are no text.
+  # safetensors raises its own errors, and Python's for headers that are not text.
   except (safetensors.SafetensorError, OSError, ValueError) as error:
     raise InputError(
       f'{path}: header: {" ".join(str(error).split())[:200]}; give a file that trix_jax.export wrote'
@@ -114,7 +114,7 @@ def _read(file) -> Artifact:
   for name in sorted(entries.keys() ^ names):
     _require(name in names, name, 'is missing')
     _require(name in entries, name, 'is no array of such a model')
-  for name, entry in entries.items():  # All of them before the first is read.
+  for name, entry in entries.items():  # Check all entries before reading the first.
     part = file.get_slice(name)
     _require(part.get_dtype() == _DTYPES[entry.dtype], name, f'is {part.get_dtype()}, not {_DTYPES[entry.dtype]}')
     _require(tuple(part.get_shape()) == entry.shape, name, f'has shape {part.get_shape()}, not {list(entry.shape)}')
@@ -139,7 +139,7 @@ def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
   elif entry.dtype == 'int8':
     _require(not array.size or int(array.min()) >= -weights.INT8_MAX, name, 'holds -128; values are -127 to 127')
   else:
-    # Two bits a code: 3 is none in the lower three planes, and 2, which is -2, none in the top one.
+    # A code has two bits. The lower three planes have no code 3; the top plane has no code 2, which would mean -2.
     _require(not np.any(array & (array >> 1) & 0b010101), name, 'holds a code that is not -1, 0 or 1')
     _require(not np.any(array >> 6 == 2), name, 'holds a code that is not -1, 0 or 1')
 
@@ -193,7 +193,7 @@ def _require(condition: bool, field: str, problem: str) -> None:
 
 
 def _shown(value: Any) -> str:
-  """A value in one short line, whatever it is."""
+  """Show any value in one short line."""
   text = repr(value)
   return text if len(text) <= 80 else f'{text[:77]}...'
 

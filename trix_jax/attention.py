@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Measured on a 2-core x86 CPU at length 256, head width 32 (benchmarks/train_speed.py): the scores of two windows stay
-# in cache, and four blocks skip 3/8 of the products and are still large enough to be fast.
+# Measured on a 2-core x86 CPU at length 256, head width 32 (benchmarks/train_speed.py). The scores of two windows stay
+# in cache. Four blocks skip 3/8 of the products, and each block is still large enough to be fast.
 BLOCKS = 4
 WINDOWS_AT_A_TIME = 2
 
 
 def causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
-  """softmax(q k^T / sqrt(width) + causal mask) v, [B, L, heads, width] each.
+  """Compute softmax(q k^T / sqrt(width) + causal mask) v, [B, L, heads, width] each.
 
-  On a GPU this is `jax.nn.dot_product_attention`; elsewhere the block-wise form below, which on a CPU is faster.
+  On a GPU this calls `jax.nn.dot_product_attention`. Elsewhere it calls the block-wise form below, which is faster on
+  a CPU.
   """
   if jax.default_backend() == 'gpu':
     return jax.nn.dot_product_attention(q_BLHD, k_BLHD, v_BLHD, is_causal=True)
@@ -22,9 +23,9 @@ def causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) ->
 
 @jax.custom_vjp
 def blockwise_causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
-  """Exact causal attention in blocks, which never multiplies what the mask hides but along the diagonal.
+  """Compute exact causal attention in blocks, without the products that the mask hides outside the diagonal blocks.
 
-  Windows are mapped over a few at a time so that scores stay in cache. The gradient computes them again from the
+  It maps over a few windows at a time, so that scores stay in cache. The gradient recomputes the scores from the
   logarithm of their normaliser (FlashAttention, arXiv 2205.14135).
   """
   return _forward(q_BLHD, k_BLHD, v_BLHD)[0]
@@ -43,7 +44,7 @@ blockwise_causal_attention.defvjp(_forward, _backward)
 
 
 def _map_windows(function, *arrays):
-  """`function` over the leading axis, a few at a time."""
+  """Map `function` over the leading axis, a few windows at a time."""
   B = arrays[0].shape[0]
   few = _largest_divisor(B, WINDOWS_AT_A_TIME)
   split = tuple(x.reshape((B // few, few) + x.shape[1:]) for x in arrays)
@@ -51,7 +52,7 @@ def _map_windows(function, *arrays):
 
 
 def _attend(q_BLHD, k_BLHD, v_BLHD):
-  """Block by block of queries: output [B, L, heads, width], and log of the sum of exp(scores) [B, heads, L]."""
+  """Return the output [B, L, heads, width] and log(sum(exp(scores))) [B, heads, L], one block of queries at a time."""
   L, width = q_BLHD.shape[1], q_BLHD.shape[3]
   q, k, v = _heads_first(q_BLHD * width**-0.5), _heads_first(k_BLHD), _heads_first(v_BLHD)
   outputs, normalisers = [], []
@@ -67,11 +68,11 @@ def _attend(q_BLHD, k_BLHD, v_BLHD):
 
 
 def _attend_gradient(q_BLHD, k_BLHD, v_BLHD, out_BLHD, normaliser_BHL, grad_BLHD):
-  """Block by block of keys, with the queries from that block on: gradients of q, k and v."""
+  """Return the gradients of q, k and v, one block of keys at a time with the queries from that block on."""
   L, width = q_BLHD.shape[1], q_BLHD.shape[3]
   q, k, v = _heads_first(q_BLHD * width**-0.5), _heads_first(k_BLHD), _heads_first(v_BLHD)
   grad = _heads_first(grad_BLHD)
-  # sum_k weight_qk * (gradient of weight_qk), which the softmax subtracts.
+  # The gradient of the softmax subtracts sum_k weight_qk * (gradient of weight_qk).
   mean_BHL = jnp.sum(out_BLHD * grad_BLHD, axis=-1).transpose(0, 2, 1)
   spans = _spans(L)
   grads_k, grads_v = [], []
@@ -107,16 +108,16 @@ def _largest_divisor(n: int, at_most: int) -> int:
 
 
 def rotary(x_BLHD: jax.Array, position_BL: jax.Array | None = None, context: int | None = None) -> jax.Array:
-  """Rotary position embedding, base 10,000 (RoFormer, arXiv 2104.09864).
+  """Apply rotary position embedding, base 10,000 (RoFormer, arXiv 2104.09864).
 
   Args:
     x_BLHD: [B, L, heads, width], width even.
     position_BL: int32 positions, by default 0 ... L - 1 in every row.
-    context: the number of positions there are, where `position_BL` is given.
+    context: number of positions; needed when `position_BL` is given.
   """
   L, half = x_BLHD.shape[1], x_BLHD.shape[-1] // 2
   angle_Ph = np.arange(context or L)[:, None] * 10_000.0 ** (-np.arange(half) / half)
-  # One table for both cases, so that a position gets the same bits in both.
+  # Both cases use the same table, so that a position gets the same bits in both.
   tables = [f(angle_Ph)[:, None].astype(np.float32) for f in (np.cos, np.sin)]
   cos, sin = (table if position_BL is None else jnp.take(table, position_BL, axis=0, mode='clip') for table in tables)
   first, second = x_BLHD[..., :half], x_BLHD[..., half:]

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: `last` to resume from, `best` by validation loss; the newest few of each."""
+"""Orbax checkpoints of a run: `last` to resume from and `best` by validation loss; a run keeps the newest of each."""
 
 import dataclasses
 import errno
@@ -20,19 +20,22 @@ class Checkpoints:
   """The checkpoints under `workdir/checkpoints`. Each is written whole or not at all."""
 
   def __init__(self, workdir: pathlib.Path, read_only: bool = False, keep: int = 2):
-    """`read_only` for all but the training that owns the workdir: nothing is created or cleaned up.
+    """Open the folder of the checkpoints.
 
-    `keep` is how many of the newest `last` checkpoints stay; of `best` two do.
+    Args:
+      workdir: of the run.
+      read_only: create and delete nothing; only the training that owns the workdir may write.
+      keep: how many of the newest `last` checkpoints to keep; the newest two `best` ones always stay.
     """
     self._read_only, self._keep = read_only, {'last': keep, 'best': 2}
     self._folders = {kind: (workdir / 'checkpoints' / kind).absolute() for kind in KINDS}
     self._managers: dict[str, ocp.CheckpointManager] = {}
 
   def save(self, kind: str, state: training.TrainState, validation_loss: float) -> None:
-    """Write the state; `validation_loss` is the best so far, and NaN before the first evaluation.
+    """Write the state; `validation_loss` is the best so far, or NaN before the first evaluation.
 
     Raises:
-      OSError: when it cannot be written; checkpoints that are there stay.
+      OSError: when the disk refuses the checkpoint; earlier checkpoints stay.
     """
     step = int(state.step)
     manager = self._manager(kind)
@@ -51,15 +54,15 @@ class Checkpoints:
       raise OSError(errno.EIO, _reason(error), str(self._folders[kind] / str(step))) from error
 
   def latest_step(self, kind: str) -> int | None:
-    """Step of the newest checkpoint, or None."""
+    """Return the step of the newest checkpoint, or None."""
     return self._manager(kind).latest_step() if self._folders[kind].is_dir() else None
 
   def steps(self, kind: str) -> list[int]:
-    """Steps of which there are checkpoints, ascending."""
+    """List the steps that have checkpoints, ascending."""
     return sorted(self._manager(kind).all_steps()) if self._folders[kind].is_dir() else []
 
   def restore(self, kind: str, like: training.TrainState, step: int | None = None) -> tuple[training.TrainState, float]:
-    """A checkpoint, by default the newest, and the best validation loss up to it.
+    """Return a checkpoint, by default the newest, and the best validation loss up to it.
 
     Args:
       kind: one of `KINDS`.
@@ -67,7 +70,7 @@ class Checkpoints:
       step: one of `steps`.
 
     Raises:
-      InputError: when there is none, or it cannot be read.
+      InputError: when the checkpoint is missing or damaged.
     """
     step = self.latest_step(kind) if step is None else step
     if step is None:
@@ -88,7 +91,7 @@ class Checkpoints:
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
       )
       best_loss = restored['progress']['best_loss']
-    # Orbax, TensorStore and JSON raise a dozen types between them for damaged files.
+    # For damaged files Orbax, TensorStore and JSON raise about a dozen different types.
     except Exception as error:
       raise InputError(
         f'checkpoint {folder} cannot be read as the model of config.json and run.json; restore those if '
@@ -100,7 +103,7 @@ class Checkpoints:
     return state, math.nan if best_loss is None else best_loss
 
   def forget_after(self, step: int) -> bool:
-    """Delete `best` checkpoints beyond a step: a resumed run will come to them again. True if any is left."""
+    """Delete `best` checkpoints after a step, because a resumed run repeats those steps. Return whether any is left."""
     manager = self._manager('best')
     for saved in manager.all_steps():
       if saved > step:
@@ -110,7 +113,7 @@ class Checkpoints:
     return left
 
   def close(self) -> None:
-    """Wait for what is being written."""
+    """Wait until all checkpoints are written."""
     for manager in self._managers.values():
       manager.close()
     self._managers.clear()
@@ -129,26 +132,26 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-  """One line out of an exception."""
+  """Return an exception's message as one line."""
   return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _tree(state: training.TrainState) -> dict[str, Any]:
-  """The state as a dict. Orbax refuses empty trees, so a routing collection that is empty is left out."""
+  """Return the state as a dict. Orbax refuses empty trees, so an empty routing collection is left out."""
   tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state}
   return {**tree, 'routing': state.routing} if state.routing else tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A model out of a workdir, ready to use: parameters and routing state are on one device.
+  """A model loaded from a workdir, with parameters and routing state on one device.
 
   Attributes:
     config: of the run.
-    model, vocabulary: what `params` and `routing` belong to.
-    run: `run.json`.
-    checkpoint, step: which one it is.
-    validation_loss: the best of the run up to there, in nats; NaN before the first evaluation.
+    model, vocabulary: the model that uses `params` and `routing`, and its vocabulary.
+    run: the content of `run.json`.
+    checkpoint, step: kind and step of the checkpoint.
+    validation_loss: best validation loss of the run up to that step, in nats; NaN before the first evaluation.
   """
 
   config: ml_collections.ConfigDict
@@ -163,14 +166,14 @@ class Trained:
 
   @property
   def provenance(self) -> dict[str, Any]:
-    """Where the parameters come from, for whoever meets them without their workdir."""
+    """Return the origin of the parameters, for readers who do not have the workdir."""
     corpus = {name: self.run['corpus'][name] for name in ('name', 'sha256')}
     session = {name: self.run.get(name) for name in ('parameters', 'command', 'commit', 'versions', 'machine')}
     loss = None if math.isnan(self.validation_loss) else self.validation_loss
     return {'corpus': corpus, 'checkpoint': self.checkpoint, 'step': self.step, 'best_validation_loss': loss, **session}
 
   def corpus(self) -> data.Corpus:
-    """The corpus it was trained on; InputError when the text has changed since."""
+    """Load the corpus of the training run. Raise InputError when its text has changed since."""
     corpus = data.load_corpus(self.config.corpus, self.config.file)
     if corpus.sha256 != self.run['corpus']['sha256']:
       raise InputError(
@@ -181,7 +184,7 @@ class Trained:
 
 
 def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None) -> Trained:
-  """Load a `best` or `last` checkpoint, the newest by default; InputError when something is missing or damaged."""
+  """Load a `best` or `last` checkpoint, by default the newest. Raise InputError when a file is missing or damaged."""
   if kind not in KINDS:
     raise InputError(f'checkpoint kind is {kind!r}; choose one of {", ".join(KINDS)}')
   workdir = pathlib.Path(workdir)

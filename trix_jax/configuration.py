@@ -1,4 +1,4 @@
-"""The settings of a training run: every field there is, with its default. Files in `configs/` change what they need."""
+"""All settings of a training run, with their defaults. The files in `configs/` override some of them."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from trix_jax import controls, data, routing, transformer
 from trix_jax.errors import InputError
 
 OPTIMIZERS = ('muon', 'adamw')
-# Settings that earlier configs lack, and what runs without them did.
+# Settings that older configs lack, each with the behaviour of runs without it.
 LATER = {
   'model.control': 'none',
   'loss.teacher': '',
@@ -21,7 +21,7 @@ LATER = {
 
 
 def default_config() -> ml_collections.ConfigDict:
-  """The default run: the modern form, sparse, on TinyShakespeare. Locked: an unknown key is an error."""
+  """Return the default config: the modern form, sparse, on TinyShakespeare. It is locked, so unknown keys fail."""
   config = ml_collections.ConfigDict(
     {
       'seed': 0,
@@ -52,14 +52,14 @@ def default_config() -> ml_collections.ConfigDict:
       },
       'hierarchy': {  # Of the index, with model.clusters; see routing_state.updated.
         'average_decay': 0.9,  # Of the running averages of signatures, a step.
-        'rebuild_every': 100,  # Steps between two rebuildings of the clusters.
-        'freeze_after': 1.0,  # The index stays as it is after this part of the steps.
-        'revive_below': 0.05,  # Tiles with less than this part of a fair share become copies of busy ones, then.
+        'rebuild_every': 100,  # Steps between two rebuilds of the clusters.
+        'freeze_after': 1.0,  # After this part of the steps the index no longer changes.
+        'revive_below': 0.05,  # A rebuild turns tiles with less than this part of a fair share into copies.
       },
       'optimizer': {
         'name': 'muon',  # 'muon' for matrices with AdamW for the rest, or 'adamw' for all.
-        'learning_rate': 2e-2,  # Peak; of the matrices under Muon.
-        'adam_learning_rate': 2e-3,  # Peak, of what Muon leaves to AdamW; unused by 'adamw'.
+        'learning_rate': 2e-2,  # Peak; under 'muon' for the matrices only.
+        'adam_learning_rate': 2e-3,  # Peak for the parameters that 'muon' leaves to AdamW; 'adamw' ignores it.
         'adam_b2': 0.99,
         'warmup_fraction': 0.02,  # Of all steps, linear from 0.
         'final_fraction': 0.01,  # Cosine decay ends at this part of the peak.
@@ -70,32 +70,33 @@ def default_config() -> ml_collections.ConfigDict:
       'loss': {
         'balance_weight': 0.01,  # Of routing.balance_loss, mean over layers.
         'diversity_weight': 0.0,  # Of signatures.similarity_loss, mean over layers.
-        'balance_bias_rate': 0.0,  # Step of the loss-free bias; needs model.balance_bias.
-        'teacher': '',  # Workdir of a trained model whose predictions are learned from as well.
-        'distillation_weight': 0.5,  # Of those, the text itself having the rest; without a teacher it has all.
+        'balance_bias_rate': 0.0,  # Step size of the loss-free bias; needs model.balance_bias.
+        'teacher': '',  # Workdir of a trained model; the run also learns from its predictions.
+        'distillation_weight': 0.5,  # Weight of the teacher's predictions; the text has the rest, or all without one.
       },
       'training': {
         'steps': 1200,
         'batch_size': 16,  # Windows in one optimizer step.
-        'accumulation': 1,  # Parts the batch is computed in to save memory; the balance loss is then of each part.
+        'accumulation': 1,  # Parts of the batch, computed in turn to save memory; each has its own balance loss.
         'log_every': 20,
         'eval_every': 200,
         'checkpoint_every': 200,
-        'keep_checkpoints': 2,  # How many of the newest stay, of `last`.
-        'start_from': '',  # Workdir whose best parameters are the first ones; otherwise they are random.
+        'keep_checkpoints': 2,  # How many of the newest `last` checkpoints stay.
+        'start_from': '',  # Workdir whose best parameters the run starts from; by default they are random.
       },
       'sample_length': 400,  # Characters written at the end.
-      'profile': False,  # Trace five steps, from the eleventh of a call, into WORKDIR/profile.
+      'profile': False,  # Trace five steps of a call, from its eleventh, into WORKDIR/profile.
     }
   )
   return config.lock()
 
 
 def reference_config(routing: str) -> ml_collections.ConfigDict:
-  """The original's model and recipe under one routing: 842,817 parameters, or 844,881 with a learned gate.
+  """Return the original's model and recipe under one routing: 842,817 parameters, or 844,881 with a learned gate.
 
-  Threshold quantiser, `sign` signatures, one-hot gate, float activations; AdamW for the original's four epochs of
-  every window, 1,028 million characters. Its balance loss, which had no gradient, is ours, which has.
+  The model has the threshold quantiser, `sign` signatures, the one-hot gate and float activations. AdamW trains it for
+  the original's four epochs of every window, 1,028 million characters. The original's balance loss had no gradient;
+  this one has.
   """
   config = default_config()
   config.model.update(
@@ -121,7 +122,7 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
 
 
 def hierarchical_config(tiles: int, clusters: int, probes: int, top_k: int, d_ff: int) -> ml_collections.ConfigDict:
-  """The recipe with its tiles behind an index, both levels balanced by biases on top of the loss."""
+  """Return the recipe with tiles behind an index. The loss and biases balance both levels."""
   config = default_config()
   config.model.update(
     {'tiles': tiles, 'clusters': clusters, 'probes': probes, 'top_k': top_k, 'd_ff': d_ff, 'balance_bias': True}
@@ -132,7 +133,7 @@ def hierarchical_config(tiles: int, clusters: int, probes: int, top_k: int, d_ff
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-  """InputError naming the first setting that cannot be."""
+  """Raise InputError for the first setting that is out of range or contradicts another."""
   settings = _settings(config.to_dict())
   _check_names(settings)
   for name, value in settings.items():
@@ -229,12 +230,12 @@ def _validate_control(config: ml_collections.ConfigDict) -> None:
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-  """The config as indented JSON, keys in alphabetical order."""
+  """Return the config as indented JSON, keys in alphabetical order."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
 def from_json(text: str, source: str) -> ml_collections.ConfigDict:
-  """A config written by `to_json`; InputError names `source` when it is none."""
+  """Read a config that `to_json` wrote. Raise InputError, which names `source`, for other text."""
   config = default_config()
   problem = f'{source} is not a config of this version of trix_jax'
   try:
@@ -261,7 +262,7 @@ def _check_names(settings: dict[str, Any]) -> None:
 
 
 def _settings(settings: dict, prefix: str = '') -> dict[str, Any]:
-  """All settings of a dict of dicts by their full names."""
+  """Return all settings of a dict of dicts by their full names."""
   result: dict[str, Any] = {}
   for name, value in settings.items():
     result |= _settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
@@ -269,7 +270,7 @@ def _settings(settings: dict, prefix: str = '') -> dict[str, Any]:
 
 
 def differences(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, prefix: str = '') -> list[str]:
-  """`name: a -> b` for every setting that differs."""
+  """Return `name: a -> b` for every setting that differs."""
   result = []
   for name, value in sorted(ours.items()):
     other = theirs[name]

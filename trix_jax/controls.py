@@ -1,6 +1,7 @@
-"""Controls: layers that route or train in another way, or lack a part, to tell what it is worth. For experiments only.
+"""Controls, for experiments only: layers that route or train in another way, or lack one part.
 
-A control trains and is evaluated like any other model. It has no packed form.
+A comparison with a control measures what the changed part contributes. A control trains and is evaluated like any other
+model. It has no packed form.
 """
 
 import dataclasses
@@ -12,24 +13,24 @@ import jax.numpy as jnp
 from trix_jax import ffn, hierarchical_ffn, routing, signatures, ternary
 
 NONE = 'none'
-# Part of the way to the mean of a batch's activations that a centroid goes, a step.
+# In a step a centroid moves by this part of the way to the mean of the batch's activations.
 KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
 
 
 class ControlFFN(ffn.SparseTriXFFN):
-  """`SparseTriXFFN` under one of `routing.CONTROLS`. Training is where there is an RNG stream `tiles`.
+  """`SparseTriXFFN` under one of `routing.CONTROLS`. The layer trains when there is an RNG stream `tiles`.
 
-  hash: a character's own tile, its number modulo T, whatever stands around it (arXiv 2106.04426).
-  random_keys: keys that were drawn at first and stay.
-  kmeans_keys: keys that follow the mean of the activations which chose them, online k-means.
-  no_router_gradient: signatures and activations learn nothing from probabilities.
-  no_signature_gradient: signatures learn nothing from them, activations do.
-  gumbel: in training tiles are drawn by their probabilities (Gumbel-max).
-  tile_dropout: for a model trained `dense`; a token does without each tile with probability 1 / 2, the others count
+  hash: each character has a fixed tile, its number modulo T, in every context (arXiv 2106.04426).
+  random_keys: keys are drawn at random once and never change.
+  kmeans_keys: each key follows the mean of the activations that chose it, by online k-means.
+  no_router_gradient: no gradient passes from probabilities into signatures and activations.
+  no_signature_gradient: no gradient passes from probabilities into signatures; activations still get theirs.
+  gumbel: training draws tiles by their probabilities (Gumbel-max).
+  tile_dropout: for a model trained `dense`; a token drops each tile with probability 1 / 2, and the others count
     double.
-  gradual: a token does without each tile but its best with a probability that rises from 0 to 1, which it reaches
-    after `SPARSE_AFTER` of the steps. The balance loss sees the load of all tiles that are left.
+  gradual: a token drops each tile except its best with a probability that rises from 0 to 1. It reaches 1 after
+    `SPARSE_AFTER` of the steps. The balance loss counts the load of the remaining tiles.
   """
 
   token_N: jax.Array | None = None
@@ -85,9 +86,9 @@ class ControlFFN(ffn.SparseTriXFFN):
 class AblatedFFN(hierarchical_ffn.HierarchicalTriXFFN):
   """`HierarchicalTriXFFN` under one of `routing.ABLATIONS`.
 
-  no_norm: tiles see the layer's input as it comes.
-  no_output_scale: tiles have none.
-  no_residual: the layer is as it was; the block that holds it does not add its input to what comes out.
+  no_norm: tiles read the layer's input without normalisation.
+  no_output_scale: tiles have no output scale.
+  no_residual: the layer itself is unchanged; its block does not add the input to the layer's output.
   """
 
   def _prepared(self, x_ND: jax.Array) -> jax.Array:
@@ -98,7 +99,7 @@ class AblatedFFN(hierarchical_ffn.HierarchicalTriXFFN):
 
 
 def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Keys as `votes` signatures are: int8 integers, and the scales that bring them to root mean square 1."""
+  """Return keys in the form of `votes` signatures: int8 integers, and scales to root mean square 1."""
   key_TD, _ = ternary.quantise_int8(jax.lax.stop_gradient(centroid_TD))
   return key_TD, signatures.scale_of(key_TD, 'votes')
 
@@ -106,7 +107,7 @@ def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
 def moved(
   state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step: jax.Array, steps: int
 ) -> dict[str, jax.Array]:
-  """The state of a layer after a step: k-means centroids at `KMEANS_RATE` nearer to their tokens, and progress."""
+  """Return the state of a layer after a step: centroids moved towards their tokens by `KMEANS_RATE`, and progress."""
   after = dict(state)
   if 'progress' in state:
     after['progress'] = jnp.minimum((step + 1) / (SPARSE_AFTER * steps), 1.0).astype(jnp.float32)

@@ -20,10 +20,10 @@ TRAIN_FRACTION = 0.9
 
 TINYSHAKESPEARE_URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
 TINYSHAKESPEARE_SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
-# Seconds without an answer, or without another part of it.
+# Seconds to wait for an answer, or for the next part of it.
 DOWNLOAD_TIMEOUT = 30
 
-# Half as much text again as TinyShakespeare, from modules that every Python from 3.11 on has.
+# These modules hold 1.5 times the text of TinyShakespeare. Every Python from 3.11 on has them.
 STDLIB_MODULES = (
   'argparse',
   'ast',
@@ -75,10 +75,10 @@ class Corpus:
   """A text as token arrays.
 
   Attributes:
-    name: how it was asked for.
-    vocabulary: its distinct characters, sorted; a token is an index into it.
+    name: the name that `load_corpus` was given.
+    vocabulary: the distinct characters of the text, sorted; a token is an index into it.
     train: first 90 % of the tokens, int32.
-    validation: the last training token and then the rest, so that every validation character has a predecessor.
+    validation: the last training token, then the rest of the text; so every validation character has a predecessor.
     sha256: of the UTF-8 text.
   """
 
@@ -93,12 +93,13 @@ def load_corpus(name: str, file: str = '') -> Corpus:
   """Load a corpus.
 
   Args:
-    name: `tinyshakespeare` (read from `$TRIX_DATA_DIR`, else from a cache, else downloaded into it; its hash is
-      checked), `python_stdlib` (source text of the running Python's standard library), or `file`.
+    name: `tinyshakespeare`, `python_stdlib` or `file`. `tinyshakespeare` comes from `$TRIX_DATA_DIR`, else from a
+      cache, else from a download into that cache; its hash is checked. `python_stdlib` is source text of the running
+      Python's standard library.
     file: path of any UTF-8 text, for `file`.
 
   Raises:
-    InputError: for an unknown name, or a text that cannot be had.
+    InputError: for an unknown name, or a text that cannot be read or downloaded.
   """
   if name not in CORPORA:
     raise InputError(f'unknown corpus {name!r}; choose one of {", ".join(CORPORA)}')
@@ -122,7 +123,7 @@ def load_corpus(name: str, file: str = '') -> Corpus:
 
 
 def read_text(file: str) -> str:
-  """A whole UTF-8 file; InputError when it is missing, empty or not UTF-8."""
+  """Read a whole UTF-8 file. Raise InputError when it is missing, empty or not UTF-8."""
   try:
     text = pathlib.Path(file).read_bytes().decode('utf-8-sig')  # A byte order mark is not text.
   except OSError as error:
@@ -137,7 +138,7 @@ def read_text(file: str) -> str:
 
 
 def encode(text: str, vocabulary: str) -> np.ndarray:
-  """Text to int32 tokens; InputError names the characters that the vocabulary lacks."""
+  """Turn text into int32 tokens. Raise InputError, which names them, for characters that the vocabulary lacks."""
   unknown = sorted(set(text) - set(vocabulary))
   if unknown:
     shown = ' '.join(repr(character) for character in unknown[:10])
@@ -150,7 +151,7 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
 
 
 def decode(tokens, vocabulary: str) -> str:
-  """Tokens to text; InputError for a token that the vocabulary has not."""
+  """Turn tokens into text. Raise InputError for a token outside the vocabulary."""
   tokens = np.asarray(tokens)
   if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(vocabulary):
     raise InputError(f'tokens go from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {len(vocabulary) - 1}')
@@ -158,11 +159,11 @@ def decode(tokens, vocabulary: str) -> str:
 
 
 def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-  """Windows of `context + 1` tokens for one step, [batch_size, context + 1]: a pure function of its arguments.
+  """Return the windows of one step, [batch_size, context + 1]: a pure function of its arguments.
 
-  An epoch is a random permutation of non-overlapping windows that start at a random offset, so that windows differ
-  between epochs and every character is predicted equally often, but for fewer than two windows' worth in all at both
-  ends of the text, which some offsets leave out.
+  An epoch is a random permutation of non-overlapping windows that start at a random offset. So windows differ between
+  epochs, and the model predicts every character equally often. The exception is the two ends of the text: some offsets
+  leave out characters there, in all fewer than two windows hold.
   """
   check_context(tokens, context, 'training')
   windows = max(1, (len(tokens) - context) // context)
@@ -179,10 +180,10 @@ def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int,
 
 
 def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
-  """Non-overlapping windows in which every token after the first is a target exactly once.
+  """Cut a split into non-overlapping windows in which every token after the first is a target exactly once.
 
   Returns:
-    windows [W, context + 1] int32, and the number of true targets in each, [W]; the last window is padded with 0.
+    windows [W, context + 1] int32, the last one padded with 0, and the number of true targets in each, [W].
   """
   if len(tokens) < 2:
     raise InputError(f'{len(tokens)} character(s) leave nothing to predict; give a longer text')
@@ -195,14 +196,14 @@ def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np
 
 
 def batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-  """Arrays of one length in parts of `size`, the last padded with 0, each with the place where it starts."""
+  """Yield arrays of one length in parts of `size`, the last padded with 0, each with its start index."""
   for start in range(0, len(arrays[0]), size):
     parts = [array[start : start + size] for array in arrays]
     yield start, tuple(np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1)) for part in parts)
 
 
 def check_context(tokens: np.ndarray, context: int, split: str) -> None:
-  """InputError unless at least one window of `context` predictions fits into the split."""
+  """Raise InputError unless at least one window of `context` predictions fits into the split."""
   if len(tokens) < context + 1:
     raise InputError(
       f'model.context = {context} needs at least {context + 1} characters of {split} text, and there '
@@ -229,16 +230,16 @@ def _tinyshakespeare() -> str:
 
 
 def _download(url: str, path: pathlib.Path) -> None:
-  """Write the text that an address has; InputError when it cannot be had, is another text, or cannot be written."""
-  import pooch  # Here alone, as it takes long to import and most programs download nothing.
+  """Download a text into a file. Raise InputError when the download, its hash check or the writing fails."""
+  import pooch  # Imported only here, because it imports slowly and most programs download nothing.
 
   logger = pooch.get_logger()
   level = logger.level
-  logger.setLevel(logging.WARNING)  # It would name the temporary file.
+  logger.setLevel(logging.WARNING)  # Lower levels print the name of the temporary file.
   try:
-    # An empty folder, so that pooch replaces nothing; a file of its making could be read by its owner alone.
+    # Download into an empty folder, so that pooch replaces nothing. Only the owner could read a file that pooch makes.
     with tempfile.TemporaryDirectory() as folder:
-      # Not in parts, as pooch leaves the connection open where one fails to come.
+      # Download in one piece: when a part fails to come, pooch leaves the connection open.
       downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT, stream=False)
       file = pooch.retrieve(url, f'sha256:{TINYSHAKESPEARE_SHA256}', path.name, folder, downloader=downloader)
       content = pathlib.Path(file).read_bytes()
@@ -264,7 +265,7 @@ def _python_stdlib() -> str:
       path = folder / module / '__init__.py'
     if path.is_file():
       texts.append(path.read_text(encoding='utf-8'))
-  # A non-ASCII character or two in a docstring is not worth an entry in the vocabulary.
+  # A few docstrings hold a non-ASCII character, which would enlarge the vocabulary.
   text = ''.join(texts).encode('ascii', 'ignore').decode('ascii')
   if not text:
     raise InputError(

@@ -1,8 +1,8 @@
-"""Group tokens by tile with static shapes, so that a token pays for its own tile and no other.
+"""Group tokens by tile with static shapes, so that each token costs the work of its own tiles only.
 
-Tokens are sorted by tile and each tile's run is padded to whole blocks of `block` rows, so that every block belongs to
-one tile and the layer becomes one batched matrix product over blocks. At most T - 1 blocks are padding
-(the block-sparse grouping of MegaBlocks, arXiv 2211.15841, on a dense batched product).
+Tokens are sorted by tile. Padding fills each tile's run to whole blocks of `block` rows, so every block belongs to one
+tile. The layer becomes one batched matrix product over blocks. At most T - 1 blocks are padding. This is the
+block-sparse grouping of MegaBlocks (arXiv 2211.15841) on a dense batched product.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 
 class DispatchPlan(NamedTuple):
-  """Where every token goes. A = N * K assignments (token n's k-th tile is assignment n * K + k), S = G * block slots.
+  """The slot of every token's assignments.
+
+  There are A = N * K assignments: token n's k-th tile is assignment n * K + k. There are S = G * block slots.
 
   Attributes:
     slot_A: [A] int32, slot of each assignment.
@@ -30,11 +32,11 @@ class DispatchPlan(NamedTuple):
 
 
 def block_size(assignments: int, tiles: int) -> int:
-  """Rows in a block: on a GPU 1, which makes `multiply` a ragged product.
+  """Return the rows in a block. On a GPU it is 1, which makes `multiply` a ragged product.
 
-  Elsewhere an eighth of a tile's fair share, so that padding adds at most an eighth to the work (more only where the
-  share is less than 64 rows: a block has at least 8). Larger blocks are faster matrix products: at 128 x 128, blocks of
-  512 rows ran twice as fast as blocks of 64.
+  Elsewhere a block is an eighth of a tile's fair share, so that padding adds at most an eighth to the work. A block has
+  at least 8 rows, so padding adds more where the share is below 64 rows. Larger blocks give faster matrix products: at
+  128 x 128, blocks of 512 rows ran twice as fast as blocks of 64.
   """
   if jax.default_backend() == 'gpu':
     return 1
@@ -52,7 +54,7 @@ def plan_dispatch(tile_A: jax.Array, tiles: int, block: int | None = None) -> Di
   """
   A = tile_A.shape[0]
   block = block or block_size(A, tiles)
-  # ceil(A / block) would hold one tile's tokens; every further tile that is not empty adds at most one partial block.
+  # The tokens of one tile would fill ceil(A / block) blocks. Each further non-empty tile adds at most a partial block.
   G = -(-A // block) + min(tiles, A) - 1
   order_A = jnp.argsort(tile_A, stable=True).astype(jnp.int32)
   count_T = jnp.zeros(tiles, jnp.int32).at[tile_A].add(1)
@@ -65,7 +67,7 @@ def plan_dispatch(tile_A: jax.Array, tiles: int, block: int | None = None) -> Di
   taken_GR = rank_GR < count_T[tile_G][:, None]
   position_GR = jnp.where(taken_GR, first_T[tile_G][:, None] + rank_GR, 0)
   assignment_S = jnp.where(taken_GR, order_A[position_GR], A).reshape(-1)
-  # The inverse permutation; padding writes to the extra last entry, which is cut off.
+  # This is the inverse permutation. Padding writes to the extra last entry, which is cut off.
   slot_A = jnp.zeros(A + 1, jnp.int32).at[assignment_S].set(jnp.arange(G * block, dtype=jnp.int32))[:A]
   return DispatchPlan(slot_A, assignment_S, tile_G, count_T, block)
 
@@ -77,10 +79,10 @@ def to_slots(x_NX: jax.Array, plan: DispatchPlan) -> jax.Array:
 
 
 def multiply(x_GRX: jax.Array, weights_TXY: jax.Array, plan: DispatchPlan) -> jax.Array:
-  """Every slot's row times the weights of its tile: [G, block, X] -> [G, block, Y].
+  """Multiply every slot's row by the weights of its tile: [G, block, X] -> [G, block, Y].
 
-  With blocks of one row the slots are simply sorted, and `jax.lax.ragged_dot` does it, which is fast on GPU and TPU;
-  on CPU it multiplies every row with every tile, so there a batched product over larger blocks is used.
+  With blocks of one row the slots are simply sorted, and `jax.lax.ragged_dot` multiplies them fast on GPU and TPU. On
+  CPU `ragged_dot` multiplies every row by every tile, so a batched product over larger blocks replaces it.
   """
   if plan.block == 1:
     return jax.lax.ragged_dot(x_GRX[:, 0], weights_TXY, plan.count_T)[:, None]
@@ -92,8 +94,8 @@ def from_slots(y_GRX: jax.Array, plan: DispatchPlan) -> jax.Array:
   return _from_slots(y_GRX.reshape(-1, y_GRX.shape[-1]), plan.slot_A, plan.assignment_S)
 
 
-# Each direction is a gather, and the gradient of a gather is a scatter. Because slots and assignments are a
-# permutation, the gradient is again a gather: that of the other direction.
+# Each direction is a gather, and JAX makes the gradient of a gather a scatter. Slots and assignments are permutations
+# of each other, so here the gradient is also a gather: that of the other direction.
 
 
 @jax.custom_vjp
@@ -126,7 +128,7 @@ def _from_slots_bwd(assignment_S, grad_AX):
 
 
 def _take_rows(x_NX, index_S):
-  """Rows of `x_NX`; zeros where the index is N."""
+  """Take rows of `x_NX`, zeros where the index is N."""
   return jnp.take(x_NX, index_S, axis=0, mode='fill', fill_value=0)
 
 
@@ -136,7 +138,7 @@ _from_slots.defvjp(_from_slots_fwd, _from_slots_bwd)
 
 @jax.custom_vjp
 def tiles_of_blocks(weights_TX: jax.Array, tile_G: jax.Array) -> jax.Array:
-  """Each block's tile parameters: [T, ...] -> [G, ...]; blocks are in the order of tiles, as in a plan."""
+  """Take each block's tile parameters: [T, ...] -> [G, ...]. Blocks are in the order of tiles, as in a plan."""
   return weights_TX[tile_G]
 
 

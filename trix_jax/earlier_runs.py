@@ -1,4 +1,4 @@
-"""Trained models that a training takes up: its teacher, and one to start from."""
+"""Load the trained models that a training run uses: its teacher, and a model to start from."""
 
 import dataclasses
 import pathlib
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from trix_jax import checkpoints, data, training
 from trix_jax.errors import InputError
 
-# Of the model's settings those that leave its parameters what they were: how tiles are chosen, and how it is trained.
+# Model settings that do not change the meaning of the parameters: they concern routing and training only.
 MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')
 
 
 def teacher_of(config, corpus: data.Corpus) -> training.Teacher | None:
-  """The model of `config.loss.teacher`, None without one; InputError when it cannot teach this text."""
+  """Load the model of `config.loss.teacher`, None without one. Raise InputError when it cannot teach this text."""
   if not config.loss.teacher:
     return None
   trained = _trained('loss.teacher', config.loss.teacher, corpus)
@@ -27,12 +27,12 @@ def teacher_of(config, corpus: data.Corpus) -> training.Teacher | None:
 
 
 def start_from(config, corpus: data.Corpus, state: training.TrainState) -> training.TrainState:
-  """The state before the first step with the model of `config.training.start_from` in it.
+  """Return the state before the first step, with the parameters of `config.training.start_from`.
 
-  Its routing state comes along where this model has the same, so that an index is that of its tiles.
+  The earlier model's routing state is taken too where both models have the same kind. So the index fits the tiles.
 
   Raises:
-    InputError: when it is of another text, or another model but for `MAY_DIFFER`.
+    InputError: when the earlier run has another text, or its model differs in a setting outside `MAY_DIFFER`.
   """
   workdir = config.training.start_from
   trained = _trained('training.start_from', workdir, corpus)
@@ -56,7 +56,7 @@ def start_from(config, corpus: data.Corpus, state: training.TrainState) -> train
 
 
 def _trained(setting: str, workdir: str, corpus: data.Corpus) -> checkpoints.Trained:
-  """The best checkpoint of a run on a text of the same characters; InputError, which names the setting."""
+  """Load the best checkpoint of a run on a text of the same characters. Raise InputError, which names the setting."""
   try:
     trained = checkpoints.load_trained(pathlib.Path(workdir), 'best')
   except InputError as error:

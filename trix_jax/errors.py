@@ -1,4 +1,4 @@
-"""The exceptions that command lines turn into one line: a user's mistake, and a training that had to stop."""
+"""Exceptions that the command line reports in one line: a user's mistake, and a training run that had to stop."""
 
 
 class InputError(ValueError):
@@ -8,13 +8,13 @@ class InputError(ValueError):
 
 
 class WorkdirInUse(InputError):
-  """Another program is training there; its exit code, that of a temporary failure, lets a caller wait."""
+  """Another program is training in the workdir. The exit code, that of a temporary failure, tells a caller to wait."""
 
   exit_code = 75
 
 
 class TrainingStopped(Exception):
-  """A run that ended before its last step. The message says why and what to do; `exit_code` is for the shell."""
+  """A run ended before its last step. The message says why and what to do; `exit_code` is for the shell."""
 
   def __init__(self, message: str, exit_code: int = 1):
     super().__init__(message)

@@ -1,4 +1,4 @@
-"""Evaluation on a whole split: every character predicted once, in non-overlapping windows of the context length."""
+"""Evaluate on a whole split: predict every character once, in non-overlapping windows of the context length."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,9 +15,10 @@ WINDOWS_AT_A_TIME = 32
 
 
 def with_routing(config: transformer.ModelConfig, routing_name: str) -> transformer.ModelConfig:
-  """The same model under another routing. A balance bias and a control belong to the one it was trained with.
+  """Return the same model under another routing.
 
-  An ablation does not: it says what the layer is made of.
+  A balance bias or a control belongs to the trained routing, so another routing drops it. An ablation stays, because it
+  changes the layer itself.
   """
   if routing_name == config.ffn.routing:
     return config
@@ -28,7 +29,7 @@ def with_routing(config: transformer.ModelConfig, routing_name: str) -> transfor
 
 
 class Backend(NamedTuple):
-  """How a model is computed.
+  """A way to compute a model.
 
   Attributes:
     name: `xla` or `packed`.
@@ -42,7 +43,7 @@ class Backend(NamedTuple):
 
 
 def trained_backend(config: transformer.ModelConfig, vocabulary_size: int) -> Backend:
-  """The model as it is trained, by XLA; its parameters are those of `transformer.TransformerLM`."""
+  """Return the backend that computes the model by XLA, as in training, from `transformer.TransformerLM` parameters."""
   model = transformer.TransformerLM(config, vocabulary_size)
 
   def apply(params, routing_state, token_BL, key):
@@ -52,7 +53,10 @@ def trained_backend(config: transformer.ModelConfig, vocabulary_size: int) -> Ba
 
 
 def packed_backend(config: weights.InferenceConfig) -> Backend:
-  """The packed model, by the kernels; its parameters are the arrays of `weights.pack`, which hold all state."""
+  """Return the backend that computes the packed model by kernels, from the arrays of `weights.pack`.
+
+  Those arrays hold all state.
+  """
 
   def apply(arrays, _, token_BL, key):
     return forward.whole_text(forward.PACKED, config, arrays, token_BL, key)
@@ -63,15 +67,22 @@ def packed_backend(config: weights.InferenceConfig) -> Backend:
 
 
 class Evaluator:
-  """Evaluates parameters of one model on one split; compiled once.
+  """Evaluate parameters of one model on one split; compiled once.
 
-  Random routing draws the same tiles each time, others on another number of devices.
+  Random routing draws the same tiles each time. The draw changes with the number of devices.
   """
 
   def __init__(
     self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, backend: Backend | None = None
   ):
-    """Args: the model, its vocabulary, a split whose first token is only ever an input, and who computes it."""
+    """Prepare the evaluation.
+
+    Args:
+      config: of the model.
+      vocabulary: of the model.
+      tokens: a split; its first token is an input only.
+      backend: computes the model; by default `trained_backend`.
+    """
     self._ffn = config.ffn
     self._backend = backend or trained_backend(config, len(vocabulary))
     self._windows, self._targets = data.evaluation_windows(tokens, config.context)
@@ -89,12 +100,12 @@ class Evaluator:
     )
 
   def __call__(self, params: Any, routing_state: Any = None) -> dict[str, Any]:
-    """Figures on the whole split.
+    """Measure the figures of the whole split.
 
     Returns:
-      loss (mean cross-entropy in nats), perplexity, bits_per_char; lists over layers of tile_load, dead_tiles (tiles
-      that are silent or that no token reached), class_tiles (counts `[class][tile]`, classes of the input character),
-      class_tile_information (normalised mutual information) and of the figures of `routing.statistics`.
+      loss (mean cross-entropy in nats), perplexity, bits_per_char. Lists over layers: tile_load; dead_tiles (tiles that
+      are silent or that no token reached); class_tiles (counts `[class][tile]`, classes of the input character);
+      class_tile_information (normalised mutual information); and the figures of `routing.statistics`.
     """
     params, routing_state = devices.replicate((params, routing_state or {}), self._mesh)
     total: Any = None
@@ -116,7 +127,7 @@ class Evaluator:
     }
 
   def _sums(self, params, routing_state, windows, targets, batch):
-    """Sums over the true targets of one batch; per-layer figures stacked over layers."""
+    """Sum over the true targets of one batch, with per-layer figures stacked over layers."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), batch), jax.lax.axis_index(devices.AXIS))
     logits, infos = self._backend.apply(params, routing_state, windows[:, :-1], key)
     loss_BL = transformer.next_token_loss(logits, windows[:, 1:])
@@ -125,7 +136,7 @@ class Evaluator:
     class_N = jnp.asarray(self._class_V)[windows[:, :-1].reshape(-1)]
 
     def of_layer(info):
-      # A batch of padding only has no mean; its weight is 0.
+      # A batch that holds only padding has no mean; its weight is 0.
       means = routing.statistics(info, weight_N + (count == 0))
       class_tiles_CT = jnp.zeros((len(analysis.CLASSES), self._ffn.tiles))
       return {
@@ -143,14 +154,14 @@ class Evaluator:
 
 
 def routings_of(config: transformer.ModelConfig) -> tuple[str, ...]:
-  """The routings a checkpoint can be evaluated under: all, but `learned` only where it has a gate."""
+  """List the routings for evaluating a checkpoint: all of them, with `learned` only where the model has a gate."""
   return ('dense', 'emergent', 'random', 'first') + (('learned',) if config.ffn.routing == 'learned' else ())
 
 
 def evaluate_routings(
   config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, params: Any, routing_state: Any = None
 ) -> list[dict[str, Any]]:
-  """One row a routing: `routing`, `backend` and the figures of `Evaluator`."""
+  """Return one row for each routing: `routing`, `backend` and the figures of `Evaluator`."""
   rows = []
   for name in routings_of(config):
     evaluated = with_routing(config, name)
@@ -166,15 +177,15 @@ def evaluate_packed(
   params: Any,
   routing_state: Any = None,
 ) -> list[dict[str, Any]]:
-  """Rows like those of `evaluate_routings`, but for random routing, of the packed model, and how far it is from them.
+  """Return rows of the packed model like those of `evaluate_routings`, without random routing.
 
-  Each row has as well: `attention` and `head`, their precisions; `loss_difference`, packed less XLA, in nats; and
-  `tile_disagreement`, for each layer the share of tokens whose tiles differ.
+  Each row also holds its distance from the XLA row. `attention` and `head` are precisions. `loss_difference` is packed
+  minus XLA, in nats. `tile_disagreement` is, for each layer, the share of tokens whose tiles differ.
   """
   arrays = weights.pack(params, routing_state, config)
   rows = []
   for xla_row in xla_rows:
-    if xla_row['routing'] == 'random':  # It draws other tiles, so nothing can be compared.
+    if xla_row['routing'] == 'random':  # The two backends draw different tiles, so their rows cannot be compared.
       continue
     model = with_routing(config.model, xla_row['routing'])
     packed = packed_backend(dataclasses.replace(config, model=model))
@@ -197,7 +208,7 @@ def evaluate_packed(
 
 
 def _tile_disagreement(context, tokens, *models):
-  """For each layer the share of tokens whose tiles, in any order, differ between two models."""
+  """Return, for each layer, the share of tokens whose tiles differ between two models, in any order."""
   backends = [backend for backend, _, _ in models]
 
   @jax.jit
@@ -221,7 +232,7 @@ def _tile_disagreement(context, tokens, *models):
 def tiles_of(
   model: transformer.TransformerLM, params: Any, routing_state: Any, token_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Tiles and gates of every token in every layer, two arrays [layers, N, K]; in whole windows, without the rest."""
+  """Return tiles and gates of every token in every layer, two arrays [layers, N, K], without a partial last window."""
   context = model.config.context
   windows = token_N[: len(token_N) // context * context].reshape(-1, context)
 

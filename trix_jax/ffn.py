@@ -1,4 +1,4 @@
-"""The ternary feed-forward layers: tiles as pure functions, and the Flax modules that hold their parameters."""
+"""Ternary feed-forward layers: tiles as pure functions, and the Flax modules that hold their parameters."""
 
 import dataclasses
 import functools
@@ -23,17 +23,17 @@ class FFNConfig:
     d_ff: hidden units of all tiles together.
     tiles: T.
     top_k: K, tiles that a token computes.
-    routing: who chooses them: one of `routing.ROUTINGS`.
-    signature: what emergent routing reads, `sign` or `votes`.
-    gate: factor of a chosen tile's output, `one_hot` or `probability`; the latter needs scores under any routing.
+    routing: how the layer chooses tiles, one of `routing.ROUTINGS`.
+    signature: kind of signature that emergent routing reads, `sign` or `votes`.
+    gate: factor of a chosen tile's output, `one_hot` or `probability`; `probability` needs scores under any routing.
     quantiser: `absmean` or `threshold`.
     int8_activations: quantise inputs and hidden activations to int8.
     activation: `relu` or `relu_squared`.
     shared_down_scale: one output scale for all tiles (the reference) instead of one for each.
     balance_bias: add the selection bias kept in the `routing` collection.
-    keep_ratio: a token does without those of its `top_k` tiles whose probability is below this part of its first one's.
-    clusters: C > 0 makes it a `HierarchicalTriXFFN`, whose tiles are found through an index of C clusters.
-    probes: P, clusters that a token looks into.
+    keep_ratio: a token drops those of its `top_k` tiles whose probability is below this part of its first tile's.
+    clusters: C > 0 makes the layer a `HierarchicalTriXFFN`, which finds tiles through an index of C clusters.
+    probes: P, clusters that a token probes.
     control: one of `routing.CONTROLS`; all but `none` are for experiments, see `controls.ControlFFN`.
   """
 
@@ -96,12 +96,12 @@ class FFNConfig:
 
   @property
   def hidden(self) -> int:
-    """H, hidden units of one tile."""
+    """Return H, the hidden units of one tile."""
     return self.d_ff // self.tiles
 
   @property
   def keep_margin(self) -> float:
-    """`keep_ratio` as a difference of scores times the activations' step."""
+    """Return `keep_ratio` as a difference of scores times the activations' step."""
     return math.inf if not self.keep_ratio else -math.log(self.keep_ratio) * math.sqrt(self.d_model)
 
 
@@ -149,15 +149,15 @@ def route_tokens(
   bias_T: jax.Array | None = None,
   key: jax.Array | None = None,
 ) -> routing.RoutingInfo:
-  """Scores, tiles and gates of every token under the configured routing.
+  """Compute scores, tiles and gates of every token under the configured routing.
 
   Args:
     q_ND, step_N1: quantised activations.
     signatures_TD, signature_scale_T: see `signatures.read_signatures`.
     config: of the layer.
-    logits_NT: of a learned gate, which then scores instead of the signatures.
-    bias_T: the balance bias, where there is one.
-    key: for `random` routing, which needs it.
+    logits_NT: of a learned gate; they replace the scores of the signatures.
+    bias_T: the balance bias, if any.
+    key: required by `random` routing.
   """
   if logits_NT is not None:
     dot_NT = score_NT = logits_NT
@@ -187,12 +187,12 @@ def route_tokens(
 
 
 def softmax_of_scores(score_NJ: jax.Array, step_N1: jax.Array, config: FFNConfig) -> jax.Array:
-  """Probabilities of tiles, or clusters, from scores in units of the activations' steps."""
+  """Return probabilities of tiles or clusters from scores in units of the activations' steps."""
   return jax.nn.softmax(score_NJ * step_N1 * config.d_model**-0.5)
 
 
 def _choose(selection_NT, config, key):
-  """Tiles of every token, [N, K]."""
+  """Choose the tiles of every token, [N, K]."""
   (N, T), K = selection_NT.shape, config.top_k
   if config.routing == 'dense':
     return jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (N, T))
@@ -204,18 +204,18 @@ def _choose(selection_NT, config, key):
 
 
 def _rescaled(accumulator, step, scale):
-  """Accumulators to float32 in the one order of roundings that every path follows."""
+  """Rescale accumulators to float32, with roundings in the same order on every path."""
   return (accumulator * step) * scale
 
 
 def compute_dense(
   q_ND: jax.Array, step_N1: jax.Array, gate_NT: jax.Array, tiles: TernaryTiles, config: FFNConfig
 ) -> jax.Array:
-  """Every tile on every token, weighted by its gate: the sum over the tiles' outputs, [N, D].
+  """Compute every tile on every token and sum the outputs, weighted by their gates: [N, D].
 
-  The hidden activations are quantised tile by tile, then rescaled before one product over all tiles, which equals the
-  sum of the tiles' own integer products up to float32 rounding (hence the highest precision: a GPU would round the
-  rescaled activations to TF32).
+  Hidden activations are quantised tile by tile, then rescaled before one product over all tiles. That product equals
+  the sum of the tiles' own integer products up to float32 rounding. It needs the highest precision, because a GPU would
+  otherwise round the rescaled activations to TF32.
   """
   N, T, H = q_ND.shape[0], config.tiles, config.hidden
   up_DTH = tiles.up_TDH.transpose(1, 0, 2).reshape(config.d_model, T * H)
@@ -229,9 +229,9 @@ def compute_dense(
 def compute_sparse(
   q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
 ) -> jax.Array:
-  """Each token's own tiles only, weighted by their gates: [N, D].
+  """Compute each token's own tiles only, weighted by their gates: [N, D].
 
-  Bit-exact int8 accumulators; cost 4 * N * K * D * H floating-point operations plus padding, whatever T.
+  The int8 accumulators are bit-exact. The cost is 4 * N * K * D * H floating-point operations plus padding, for any T.
   """
   if tile_NK.shape[0] == 0:
     return jnp.zeros_like(q_ND)
@@ -245,12 +245,12 @@ def compute_sparse(
   q_GRH, step_GR1 = ternary.quantise_activations(ACTIVATIONS[config.activation](hidden_GRH), config.int8_activations)
   out_GRD = _rescaled(dispatch.multiply(q_GRH, tiles.down_THD, plan), step_GR1, of_block(tiles.down_scale_TD))
   out_AD = dispatch.from_slots(out_GRD, plan)
-  # As a product: XLA on CPU takes four times as long for the gradient of the gate when it is a sum.
+  # This is a product because XLA on CPU takes four times as long for the gate's gradient of a sum.
   return jnp.einsum('nkd,nk->nd', out_AD.reshape(tile_NK.shape + (-1,)), gate_NK)
 
 
 def tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
-  """Output of every tile forced on every token, gate 1: [T, N, D]. For tests and for counting dead tiles."""
+  """Compute every tile on every token with gate 1: [T, N, D]. For tests and for counting dead tiles."""
   N, T = x_ND.shape[0], config.tiles
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tile_A1 = jnp.repeat(jnp.arange(T, dtype=jnp.int32), N)[:, None]
@@ -265,12 +265,12 @@ def _uniform(limit):
 class TriXFFN(nn.Module):
   """A feed-forward layer of ternary tiles that computes every tile on every token.
 
-  Under `dense` routing all tiles count, which is how a plain ternary layer is trained; under any other routing the
-  tiles that were not chosen are multiplied by 0. `SparseTriXFFN` is the same function of the same parameters for the
-  price of the chosen tiles, so a layer trained as one can be evaluated as the other.
+  Under `dense` routing all tiles count, as in a plain ternary layer. Under any other routing the layer multiplies the
+  outputs of unchosen tiles by 0. `SparseTriXFFN` is the same function of the same parameters at the cost of the chosen
+  tiles only. So a layer trained as one can be evaluated as the other.
 
-  Calling it takes x [..., D] and gives y [..., D] and a `routing.RoutingInfo`. `random` routing draws from the
-  `routing` RNG stream. The balance bias, where used, is read from the collection `routing` and never written here.
+  A call takes x [..., D] and returns y [..., D] and a `routing.RoutingInfo`. `random` routing draws from the RNG stream
+  `routing`. The layer reads a balance bias from the collection `routing` and never writes it.
   """
 
   config: FFNConfig
@@ -322,7 +322,7 @@ class TriXFFN(nn.Module):
     config = self.config
     D, T, H = config.d_model, config.tiles, config.hidden
     if config.quantiser == 'threshold':
-      # U(-0.8, 0.8) leaves 37.5 % of the codes alive; the scales bring the output to the variance of the input.
+      # U(-0.8, 0.8) makes 37.5 % of the codes nonzero. The scales bring the output to the variance of the input.
       alive, up_init, down_init = 0.375, _uniform(0.8), _uniform(0.8)
       up_scale, down_scale = (alive * D) ** -0.5, (alive * config.d_ff) ** -0.5
     else:
@@ -337,7 +337,7 @@ class TriXFFN(nn.Module):
     }
 
   def _scored_by_gate(self) -> bool:
-    """Parameters that were trained with a gate keep their probabilities from it, whoever chooses the tiles."""
+    """Return whether a gate scores the tiles: under `learned` routing, or any but `emergent` if the model has a gate."""
     return self.config.routing == 'learned' or (
       self.config.routing != 'emergent' and self.has_variable('params', 'gate')
     )
@@ -349,7 +349,7 @@ class TriXFFN(nn.Module):
 
 
 class SparseTriXFFN(TriXFFN):
-  """`TriXFFN` in which each token computes its `top_k` tiles only, in training as in inference."""
+  """`TriXFFN` in which each token computes its `top_k` tiles only, in training and inference alike."""
 
   def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
     return compute_sparse(q_ND, step_N1, tile_NK, gate_NK, tiles, self.config)
@@ -357,6 +357,6 @@ class SparseTriXFFN(TriXFFN):
 
 @functools.partial(jax.jit, static_argnums=1)
 def silent_tiles(tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
-  """True for tiles whose output is zero on input forced to them (64 standard normal vectors), [T] bool."""
+  """Return True for tiles that output zero on forced input (64 standard normal vectors), [T] bool."""
   probe_ND = jax.random.normal(jax.random.key(0), (64, config.d_model))
   return jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0

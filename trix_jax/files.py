@@ -14,7 +14,7 @@ _count = itertools.count()
 
 
 def check_writable(path: pathlib.Path) -> None:
-  """Before long work, that its results can be written: InputError when not. What is there is not touched."""
+  """Check before long work that a file can be written; raise InputError if not. An existing file stays unchanged."""
   try:
     partial = _partial(path)
     partial.touch()
@@ -25,10 +25,9 @@ def check_writable(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
-  """Hold the lock of a file, which is made where there is none.
+  """Hold the lock of a file, and create the file if it is missing.
 
-  The system frees the lock when the process ends, however it ends. A second holder in the same process is refused like
-  one in another.
+  The system frees the lock when the process ends for any reason. A second holder is refused, even in the same process.
 
   Raises:
     InputError: when the file cannot be opened, or its file system has no locks; `in_use` when the lock is held.
@@ -37,7 +36,7 @@ def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
     path.open('a').close()
   except OSError as error:
     raise InputError(f'cannot write {path}: {error.strerror}; choose another folder') from error
-  # A soft lock, which is a file that is there or not, would outlive a killed process.
+  # A soft lock is a file that exists while the lock is held. It would outlive a killed process.
   lock = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
   try:
     lock.acquire()
@@ -54,13 +53,13 @@ def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Replace a file: a reader sees the old one or the new one, whoever else writes it at the same time.
+  """Replace a file. A reader sees the whole old file or the whole new one, even with several writers.
 
-  A symbolic link stays one, and the file that it names is replaced.
+  A symbolic link stays a link; the file that it names is replaced.
 
   Raises:
-    OSError: when it cannot be written; then nothing is left behind. For what is there and no file, such as a folder or
-      a device, which is left alone.
+    OSError: when the file cannot be written; no partial file remains. Also for a path that is no ordinary file, such as
+      a folder or a device, which stays unchanged.
   """
   partial = _partial(path)
   try:
@@ -73,7 +72,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def _partial(path: pathlib.Path) -> pathlib.Path:
-  """A file of our own beside the one that a path, or a link, names; OSError where that is there and no file."""
+  """Return a temporary path beside the file that a path or link names. Raise OSError when that is no ordinary file."""
   if path.exists() and not path.is_file():
     raise FileExistsError(0, 'it is there and no ordinary file', str(path))
   path = pathlib.Path(os.path.realpath(path))

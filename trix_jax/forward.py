@@ -1,8 +1,7 @@
-"""The language model at inference: one jitted pass over new tokens, with a cache of what was before.
+"""The language model at inference: one jitted pass over new tokens, with a cache of earlier tokens.
 
-A pass over a whole text, a prompt that fills the cache and one token that is drawn are the same function, `forward`, of
-`weights.pack`ed or `weights.as_trained` arrays. The first are computed by the kernels of `xla_kernels`, the second by
-XLA alone.
+The same function, `forward`, computes a whole text, a prompt that fills the cache, and a single new token. The kernels
+of `xla_kernels` compute arrays from `weights.pack`. XLA alone computes arrays from `weights.as_trained`.
 """
 
 import dataclasses
@@ -30,11 +29,11 @@ Weights = Mapping[str, Any]
 
 
 class LayerCache(NamedTuple):
-  """What a layer keeps of the tokens that were before.
+  """One layer's cache of earlier tokens.
 
   Attributes:
-    key_values: keys and values of all of them, for `Computation.attend`.
-    attention_inputs_BWD, ffn_inputs_BWD: what the short convolutions saw last; None in models without.
+    key_values: keys and values of all earlier tokens, for `Computation.attend`.
+    attention_inputs_BWD, ffn_inputs_BWD: latest inputs of the short convolutions; None in models without them.
   """
 
   key_values: Any
@@ -43,19 +42,19 @@ class LayerCache(NamedTuple):
 
 
 class Cache(NamedTuple):
-  """What a model keeps of the tokens that were before: one entry a layer, and how many tokens each row has had."""
+  """A model's cache of earlier tokens: one entry for each layer, and the number of tokens in each row."""
 
   layers: list[LayerCache]
   position_B: jax.Array
 
 
 class Computation(NamedTuple):
-  """How the two costly parts of a layer are computed; the rest is XLA's in any case.
+  """Functions for the two costly parts of a layer; XLA always computes the rest.
 
   Attributes:
     ffn: (weights, name of the layer, config, x_ND, key for random routing) -> y_ND, RoutingInfo.
     attend: (q_BLHW, k_BLHW, v_BLHW, position_B, key_values) -> out_BLHW, key_values.
-    empty_key_values: (batch, heads, width, slots) -> key_values, in whatever form `attend` likes.
+    empty_key_values: (batch, heads, width, slots) -> key_values, in the form that `attend` takes.
   """
 
   ffn: Callable[..., tuple[jax.Array, routing.RoutingInfo]]
@@ -64,7 +63,7 @@ class Computation(NamedTuple):
 
 
 def empty_cache(computation: Computation, config: InferenceConfig, batch: int, slots: int) -> Cache:
-  """A cache with room for `slots` tokens a row, or a few more."""
+  """Make a cache with room for at least `slots` tokens in each row."""
   model = config.model
 
   def layer():
@@ -85,14 +84,14 @@ def forward(
   length_B: jax.Array | None = None,
   key: jax.Array | None = None,
 ) -> tuple[jax.Array, list[routing.RoutingInfo], Cache]:
-  """New tokens after those of the cache.
+  """Compute new tokens that follow those of the cache.
 
   Args:
-    computation: `PACKED` or `XLA`, as the weights are.
+    computation: `PACKED` or `XLA`, whichever fits the weights.
     config, weights: see `weights.layout`.
-    token_BL: int32. Positions up to the model's context mean something; the cache must have room for L more tokens.
-    cache: of the tokens before.
-    length_B: how many tokens of each row count, by default all; the others, at the end, change nothing before them.
+    token_BL: int32. Only positions up to the model's context are valid; the cache must have room for L more tokens.
+    cache: of the earlier tokens.
+    length_B: number of valid tokens in each row, by default all. Tokens after them do not change earlier results.
     key: for random routing.
 
   Returns:
@@ -139,12 +138,12 @@ def forward(
 
 
 def logits(weights: Weights, x: jax.Array) -> jax.Array:
-  """Hidden states [..., D] to logits [..., V]."""
+  """Map hidden states [..., D] to logits [..., V]."""
   return project(weights, 'head', x)
 
 
 def project(weights: Weights, name: str, x: jax.Array) -> jax.Array:
-  """[..., D] to [..., E] with a projection of any precision."""
+  """Project [..., D] to [..., E] in any precision."""
   x_ND, matrix = x.reshape(-1, x.shape[-1]), weights[f'{name}.weights']
   if matrix.dtype == jnp.float32:
     y_NE = x_ND @ matrix
@@ -173,7 +172,7 @@ def _norm(weights, name, model, x):
 
 
 def _last_inputs(padded_BPD, length_B, L):
-  """The last inputs of a convolution that count, [B, W - 1, D]."""
+  """Return the last valid inputs of a convolution, [B, W - 1, D]."""
   count = padded_BPD.shape[1] - L
   if L == 1:
     return padded_BPD[:, 1:]
@@ -184,15 +183,15 @@ def _last_inputs(padded_BPD, length_B, L):
 def packed_ffn(
   weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array, key: jax.Array | None
 ) -> tuple[jax.Array, routing.RoutingInfo]:
-  """A layer of packed tiles, under any routing.
+  """Compute a layer of packed tiles, under any routing.
 
-  Emergent routing is one call of a kernel; what `RoutingInfo` holds beyond its tiles and gates is computed by XLA, and
-  only where somebody looks at it.
+  Emergent routing is one kernel call. XLA computes the rest of `RoutingInfo` beyond tiles and gates, and only when a
+  caller uses it.
   """
   if config.clusters:
     x_ND = hierarchical_ffn.normed(x_ND, weights[f'{name}.norm.scale'])
   gate, bias = weights.get(f'{name}.gate.weights'), weights.get(f'{name}.balance_bias')
-  bias = bias if config.balance_bias else None  # In the order of the signatures.
+  bias = bias if config.balance_bias else None  # The bias is in the order of the signatures.
   bias_T = None if bias is None else in_tile_order(weights, name, config, bias)
   up, down = packed_tiles(weights, name, config)
   tiles = up, weights[f'{name}.up_scale'], down, weights[f'{name}.down_scale']
@@ -227,7 +226,7 @@ def packed_ffn(
 def xla_ffn(
   weights: Weights, name: str, config: ffn.FFNConfig, x_ND: jax.Array, key: jax.Array | None
 ) -> tuple[jax.Array, routing.RoutingInfo]:
-  """A layer of tiles as trained: what `ffn.TriXFFN` and `ffn.SparseTriXFFN` compute."""
+  """Compute a layer of tiles as trained, like `ffn.TriXFFN` and `ffn.SparseTriXFFN`."""
   layer, index = weights[name], weights[name].get('index')
   if index:
     x_ND = hierarchical_ffn.normed(x_ND, layer['norm']['scale'])
@@ -256,7 +255,7 @@ def xla_attention(
   position_B: jax.Array,
   key_values: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """`xla_kernels.cached_attention` by XLA; keys and values are [B, H, S, W]."""
+  """Compute `xla_kernels.cached_attention` by XLA; keys and values are [B, H, S, W]."""
   out_BLHW, keys_BHSW, values_BHSW = reference.plain_cached_attention(
     q_BLHW, k_BLHW, v_BLHW, position_B, *key_values, scale=q_BLHW.shape[3] ** -0.5
   )
@@ -264,7 +263,7 @@ def xla_attention(
 
 
 def xla_key_values(batch: int, heads: int, width: int, slots: int) -> tuple[jax.Array, jax.Array]:
-  """An empty cache for `xla_attention`."""
+  """Make an empty cache for `xla_attention`."""
   return jnp.zeros((batch, heads, slots, width)), jnp.zeros((batch, heads, slots, width))
 
 
@@ -276,7 +275,7 @@ XLA = Computation(xla_ffn, xla_attention, xla_key_values)
 def whole_text(
   computation: Computation, config: InferenceConfig, weights: Weights, token_BL: jax.Array, key: jax.Array | None = None
 ) -> tuple[jax.Array, list[routing.RoutingInfo]]:
-  """Logits [B, L, V] and each layer's RoutingInfo of texts from their beginning; `key` is for random routing."""
+  """Compute logits [B, L, V] and each layer's RoutingInfo of whole texts; `key` is for random routing."""
   x_BLD, infos, _ = forward(
     computation, config, weights, token_BL, empty_cache(computation, config, *token_BL.shape), key=key
   )
