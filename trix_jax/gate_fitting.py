@@ -1,4 +1,4 @@
-"""Fit a learned gate to a frozen model: the yardstick for routing that is read instead of learned."""
+"""Fit a learned gate to a frozen model, as a yardstick for routing by signatures."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ LEARNING_RATE = 1e-2
 
 
 def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
-  """Parameters of the model with gates for `learned` routing, fitted to the training text; all else is untouched.
+  """Fit gates for `learned` routing to the training text and return the parameters with them; all else is unchanged.
 
-  The gates minimise the language-model loss of the sparse model itself, with the one-hot or probability gate that the
-  model was trained with (straight-through for one_hot). Adam at 1e-2, cosine to 0, 16 windows a step.
+  The gates minimise the language-model loss of the sparse model itself. The fit keeps the one-hot or probability gate
+  of the model's training (straight-through for one_hot). Adam at 1e-2, cosine to 0, 16 windows a step.
 
   Raises:
     InputError: when the model already has a learned gate, or an index.

@@ -1,8 +1,8 @@
 """Ternary tiles behind a two-level index: a content-addressable memory whose values are small programs.
 
-The index is state, not parameters: running averages of the tiles' signatures, clusters over them, and balance biases.
-It lives in the collection `routing`, routes in training and inference alike, and is moved on after a training step by
-`updated_state`.
+The index is state that no gradient trains: running averages of the tiles' signatures, clusters over them, and balance
+biases. It is in the collection `routing`. It routes in training and inference alike. `routing_state.updated` changes it
+after each training step.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
 
 
 def names_of_tiles(config: FFNConfig) -> tuple[str, ...]:
-  """The parameters of a layer that are each tile's own, with tiles as their first axis."""
+  """Name the layer's parameters that belong to single tiles, with tiles as their first axis."""
   missing = {'down_scale': config.shared_down_scale, 'output_scale': config.control == 'no_output_scale'}
   return tuple(name for name in TILE_PARAMETERS if not missing.get(name))
 
 
 def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
-  """What a layer's clusters are made of: the keys of its tiles at root mean square 1 (`votes`), [T, D]."""
+  """Return the points that a layer clusters: its tiles' keys at root mean square 1 (`votes`), [T, D]."""
   index = index_of(state, config)
   return index.key_TD * index.scale_T[:, None]
 
@@ -35,7 +35,7 @@ def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
 def index_of(
   state: Mapping[str, jax.Array], config: FFNConfig, signatures_TD: jax.Array | None = None
 ) -> hierarchy.Index:
-  """The index out of a layer's state; gradients pass to `signatures_TD`, those of now, unless routing is frozen."""
+  """Make the index from a layer's state. Gradients pass to the current `signatures_TD`, unless routing is frozen."""
   if signatures_TD is not None:
     signatures_TD = signatures_TD * (1 - state['frozen'])
   return hierarchy.make_index(state['average'], state['member'], config.signature, signatures_TD)
@@ -49,13 +49,13 @@ def route_through_index(
   bias_T: jax.Array | None = None,
   cluster_bias_C: jax.Array | None = None,
 ) -> routing.RoutingInfo:
-  """Clusters, tiles and gates of every token; of all tiles only the candidates are looked at.
+  """Choose clusters, tiles and gates of every token; it scores only the candidate tiles.
 
   Args:
     q_ND, step_N1: quantised activations.
     index: of the tiles.
     config: of the layer.
-    bias_T, cluster_bias_C: balance biases, where there are any.
+    bias_T, cluster_bias_C: balance biases, if any.
   """
   found = hierarchy.look_up(q_ND, index, config.probes, cluster_bias_C)
   score_NJ = found.dot_NJ * found.scale_NJ
@@ -82,7 +82,7 @@ def route_through_index(
 
 
 def one_tile(config: FFNConfig) -> FFNConfig:
-  """A layer's config for one of its tiles alone."""
+  """Return the config of a single tile of a layer."""
   return dataclasses.replace(
     config,
     d_ff=config.hidden,
@@ -98,19 +98,19 @@ def one_tile(config: FFNConfig) -> FFNConfig:
 
 
 def tile_parameters(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
-  """The parameters of one tile of a `HierarchicalTriXFFN`, for `TriXTile`."""
+  """Return the parameters of one tile of a `HierarchicalTriXFFN`, for `TriXTile`."""
   own = names_of_tiles(config)
   return {name: params[name][tile : tile + 1] if name in own else params[name] for name in TILE_PARAMETERS}
 
 
 def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
-  """What the layer's tiles see of its input, given the `scale` of its norm."""
+  """Normalise a layer's input for its tiles with the `scale` of its norm."""
   result: Any = nn.RMSNorm(parent=None).apply({'params': {'scale': scale_D}}, x_ND)
   return result
 
 
 class TriXTile(ffn.TriXFFN):
-  """The unit: one ternary tile with its output scale, whatever routes to it. Takes a config from `one_tile`."""
+  """One ternary tile with its output scale, without a router. It takes a config from `one_tile`."""
 
   def _parameters(self) -> dict[str, jax.Array]:
     scale_T = self.param('output_scale', nn.initializers.ones, (self.config.tiles,))
@@ -118,12 +118,12 @@ class TriXTile(ffn.TriXFFN):
 
 
 class HierarchicalTriXFFN(TriXTile):
-  """Many of them behind an index: y = sum_k gate_k * tile_k(norm(x)), tile_k with its output scale.
+  """Many tiles behind an index: y = sum_k gate_k * tile_k(norm(x)), tile_k with its output scale.
 
-  Emergent routing costs C + P * T / C scores a token. Other routings are for comparison and score all tiles, by the
-  same keys. Its state, besides the balance biases [T] and [C]: `average` [T, D], the running averages of signatures;
-  `member` int32 [C, T / C], the clusters; `load` [T], running averages of the shares of assignments; `frozen` [], 1
-  when routing is not to learn any more.
+  Emergent routing costs C + P * T / C scores a token. Other routings are for comparison: they score all tiles, by the
+  same keys. The state holds the balance biases [T] and [C]; `average` [T, D], running averages of the signatures;
+  `member` int32 [C, T / C], the clusters; `load` [T], running averages of the shares of assignments; and `frozen` [],
+  which is 1 when routing no longer learns.
   """
 
   def _prepared(self, x_ND: jax.Array) -> jax.Array:
@@ -153,7 +153,7 @@ class HierarchicalTriXFFN(TriXTile):
       points_TD = signatures_TD * tiles.signature_scale_T[:, None]
       return hierarchy.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
 
-    def first_load():  # Of a stated type: a weak one would compile the training step twice.
+    def first_load():  # The dtype is explicit, because a weak type would compile the training step twice.
       return jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)
 
     return {

@@ -1,7 +1,7 @@
-"""A two-level index over tile signatures: balanced k-means builds it, a lookup goes through it.
+"""A two-level index over tile signatures. Balanced k-means builds it, and tokens look tiles up in it.
 
-T tiles lie in C clusters of M = T / C tiles each. A token scores the C clusters, probes the best P of them and scores
-their J = P * M tiles, its *candidates*, instead of all T. With C near sqrt(T) that is of the order of sqrt(T) scores.
+C clusters hold M = T / C of the T tiles each. A token scores the C clusters and probes the best P of them. It then
+scores their J = P * M tiles, its *candidates*, instead of all T. With C near sqrt(T) it computes about sqrt(T) scores.
 """
 
 import jax
@@ -13,12 +13,12 @@ from trix_jax import dispatch, routing, signatures, ternary
 
 @struct.dataclass
 class Index:
-  """What routes: keys of tiles and of clusters. All keys are integers stored as float32.
+  """Keys of tiles and clusters, which route tokens. All keys are integers stored as float32.
 
   Attributes:
-    key_TD, scale_T: what a tile is found by, of the same kind as signatures, and the factor of its scores.
-    member_CM: int32, the tiles of every cluster, ascending; each tile is in one.
-    cluster_key_CD, cluster_scale_C: the same of clusters.
+    key_TD, scale_T: each tile's key, of the same kind as signatures, and the factor of its scores.
+    member_CM: int32, the tiles of every cluster, ascending; each tile is in one cluster.
+    cluster_key_CD, cluster_scale_C: the same for clusters.
   """
 
   key_TD: jax.Array
@@ -30,7 +30,7 @@ class Index:
 
 @struct.dataclass
 class Candidates:
-  """The tiles that tokens look at: J = P * M of each, in the order of clusters and of members within them.
+  """The tiles that tokens score: J = P * M for each token, in the order of clusters and of members within them.
 
   Attributes:
     cluster_NP: int32, probed clusters, ascending.
@@ -48,28 +48,28 @@ class Candidates:
 
 
 def balanced_assignment(similarity_TC: jax.Array) -> jax.Array:
-  """Clusters of equal size, the most similar pairs of tile and cluster first: int32 [T].
+  """Assign tiles to clusters of equal size, the most similar pairs of tile and cluster first: int32 [T].
 
-  The pairs are taken in falling order of similarity, and each is joined whose tile is free and whose cluster is not
-  full. Computed as a stable matching (Gale and Shapley, 1962), which is the same thing where both sides rank by one
-  similarity, but takes few rounds: each tile proposes to the best cluster that has not refused it, and each cluster
-  keeps the best M of all that proposed.
+  The rule takes pairs in falling order of similarity. It joins a pair when the tile is free and the cluster is not
+  full. A stable matching (Gale and Shapley, 1962) gives the same result, because both sides rank by one similarity, and
+  takes few rounds. Each tile proposes to the best cluster that has not refused it. Each cluster keeps the best M of all
+  tiles that proposed.
 
   Raises:
-    ValueError: when T is no multiple of C.
+    ValueError: when T is not a multiple of C.
   """
   T, C = similarity_TC.shape
   if T % C:
     raise ValueError(f'{T} tiles make no {C} clusters of one size; choose a number that divides that of tiles')
-  # A refusal has to be below every similarity, or a tile would ask the cluster that refused it for ever.
+  # A refusal must be below every similarity. Otherwise a tile would ask a cluster that refused it again for ever.
   lowest = jnp.finfo(similarity_TC.dtype).min
   similarity_TC = jnp.nan_to_num(similarity_TC, nan=lowest, neginf=lowest)
 
   def propose(refused_TC):
-    """Each tile's proposal, and whether it is refused."""
+    """Return each tile's proposal, and whether the cluster refuses it."""
     open_TC = jnp.where(refused_TC, -jnp.inf, similarity_TC)
     choice_T = jnp.argmax(open_TC, axis=1).astype(jnp.int32)
-    order_T = jnp.lexsort((-open_TC.max(axis=1), choice_T))  # By cluster, the most similar first.
+    order_T = jnp.lexsort((-open_TC.max(axis=1), choice_T))  # Sort by cluster, the most similar tiles first.
     sorted_T = choice_T[order_T]
     rank_T = jnp.arange(T) - jnp.searchsorted(sorted_T, jnp.arange(C))[sorted_T]
     return choice_T, jnp.zeros(T, bool).at[order_T].set(rank_T >= T // C)
@@ -84,10 +84,10 @@ def balanced_assignment(similarity_TC: jax.Array) -> jax.Array:
 
 
 def balanced_kmeans(point_TD: jax.Array, clusters: int, key: jax.Array, iterations: int = 20) -> jax.Array:
-  """Spherical k-means with clusters of equal size, a function of its arguments alone.
+  """Run spherical k-means with clusters of equal size, a function of its arguments alone.
 
   Args:
-    point_TD: what to cluster, by cosine similarity; a zero vector is like nothing.
+    point_TD: points to cluster by cosine similarity; a zero vector is similar to no other.
     clusters: C, which divides T.
     key: chooses the points that clusters start from.
     iterations: see `recluster`.
@@ -103,10 +103,10 @@ def balanced_kmeans(point_TD: jax.Array, clusters: int, key: jax.Array, iteratio
 
 
 def recluster(point_TD: jax.Array, centre_CD: jax.Array, iterations: int = 20) -> jax.Array:
-  """`balanced_kmeans` from given centres, so that every cluster stays near where it was.
+  """Run `balanced_kmeans` from given centres, so that every cluster stays near its old place.
 
-  At most `iterations`, fewer when nothing changes any more; the result is that of the one after which points were most
-  similar to the centres they were assigned by.
+  It runs at most `iterations` and stops early when nothing changes. It returns the iteration whose points were most
+  similar to the centres that assigned them.
   """
   unit_TD = _unit(point_TD)
 
@@ -140,13 +140,13 @@ def _unit(x):
 
 
 def make_index(average_TD: jax.Array, member_CM: jax.Array, kind: str, signature_TD: jax.Array | None = None) -> Index:
-  """The index of tiles that are found by the running average of their signatures.
+  """Make the index whose keys are the running averages of the tiles' signatures.
 
   Args:
     average_TD: running averages of signatures.
     member_CM: clusters.
-    kind: of the signatures, `sign` or `votes`; keys are of the same kind, the averages rounded.
-    signature_TD: the signatures of now, whose straight-through gradient that of the keys becomes; by default none.
+    kind: of the signatures, `sign` or `votes`; the rounded averages become keys of the same kind.
+    signature_TD: the current signatures; the keys pass their gradient straight through to them. By default none.
   """
   key_TD = jnp.clip(jnp.round(jax.lax.stop_gradient(average_TD)), -ternary.INT8_MAX, ternary.INT8_MAX)
   if signature_TD is not None:
@@ -157,9 +157,9 @@ def make_index(average_TD: jax.Array, member_CM: jax.Array, kind: str, signature
 
 
 def cluster_keys(key_CMD: jax.Array, kind: str) -> jax.Array:
-  """The sum of the members' scaled keys as a key of the same kind, with its gradient straight through: [C, D].
+  """Return the sum of the members' scaled keys as a key of the same kind, with a straight-through gradient: [C, D].
 
-  For `sign` its signs; for `votes` integers, the largest magnitude of which becomes 127.
+  For `sign` the key holds the signs of the sum. For `votes` it holds integers whose largest magnitude is 127.
   """
   sum_CD = key_CMD.sum(axis=1)
   if kind == 'sign':
@@ -168,25 +168,24 @@ def cluster_keys(key_CMD: jax.Array, kind: str) -> jax.Array:
 
 
 def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Array | None = None) -> Candidates:
-  """Find the tiles that may be meant: C + P * M products a token.
+  """Find the candidate tiles of every token, at C + P * M products a token.
 
-  Tokens are sorted by the clusters that they probe, so that each cluster's keys are multiplied with its own tokens
-  only; where they are so few that they probe less than all clusters, each takes a copy of the keys instead. Gradients
-  pass into keys and activations.
+  Tokens are sorted by the clusters that they probe, so each cluster's keys meet only its own tokens. When there are
+  fewer probes than clusters, each token takes a copy of the keys instead. Gradients pass into keys and activations.
 
-  With all clusters probed the best candidate is the best tile of all; only among tiles of equal score does the first in
-  the order of clusters win, where a lookup without an index takes the lowest number.
+  When a token probes all clusters, its best candidate is the best tile of all. Ties differ: here the first tile in the
+  order of clusters wins, while a lookup without an index takes the lowest number.
 
   Args:
     q_ND: int8 activations stored as float32.
     index: of tiles.
     probes: P, clusters to probe.
-    cluster_bias_C: balance bias of clusters, which takes part in choosing them only.
+    cluster_bias_C: balance bias of clusters; it affects their choice only.
   """
   N, (C, M) = q_ND.shape[0], index.member_CM.shape
   cluster_dot_NC = routing.signature_dots(q_ND, index.cluster_key_CD)
   selection_NC = routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, cluster_bias_C)
-  # In the order of clusters, so that among equals the first place wins, as it does for the kernels.
+  # Probes are in the order of clusters, so that among equal tiles the first place wins, as in the kernels.
   cluster_NP = jnp.sort(routing.select(selection_NC, probes), axis=-1)
   key_CMD = index.key_TD[index.member_CM]
   if N * probes < C:
@@ -217,15 +216,14 @@ def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Arra
 def recall(
   q_ND: jax.Array, index: Index, probes: int, bias_T: jax.Array | None = None, cluster_bias_C: jax.Array | None = None
 ) -> jax.Array:
-  """Share of tokens whose best candidate scores as high as the best tile of all (recall@1).
+  """Return the share of tokens whose best candidate scores as high as the best tile of all (recall@1).
 
   Args:
     q_ND, index, probes: see `look_up`.
-    bias_T, cluster_bias_C: balance biases, with which a layer that has them chooses; without them it is the keys alone
-      that are asked.
+    bias_T, cluster_bias_C: balance biases of the layer. Without them the recall is that of the keys alone.
 
   Raises:
-    ValueError: for no tokens.
+    ValueError: when there are no tokens.
   """
   if not len(q_ND):
     raise ValueError('recall of no tokens is undefined')

@@ -1,4 +1,4 @@
-"""The machine a program runs on, made ready for JAX. Does not import it, so that a program can call this first."""
+"""Prepare the machine for JAX. This module does not import JAX, so that a program can call it first."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ import types
 from collections.abc import Callable
 
 # A training step allocates hundreds of megabytes and frees them again. With glibc's defaults each step returns them to
-# the kernel and faults them in afresh, 4 KiB at a time: a quarter to a third of the step (benchmarks/train_speed.py).
+# the kernel and faults them in again, 4 KiB at a time. That costs a quarter to a third of the step
+# (benchmarks/train_speed.py).
 ALLOCATOR = 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736'
 
 
@@ -18,7 +19,7 @@ _last_words: list[Callable[[], None]] = []
 
 
 def before_leaving(callback: Callable[[], None]) -> None:
-  """Call this as well when Ctrl-C ends the program."""
+  """Register a function to call when Ctrl-C ends the program."""
   _last_words.append(callback)
 
 
@@ -32,7 +33,7 @@ def _leave(number, _) -> None:
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-  """Give one line to the mistake that an import can find: a TRIX_KERNEL that there is not."""
+  """Print one line for the mistake that an import can find: a TRIX_KERNEL that does not exist."""
   if issubclass(kind, ValueError) and str(error).startswith('TRIX_KERNEL='):
     print(f'error: {error}', file=sys.stderr)
   else:
@@ -42,13 +43,14 @@ def _explain(kind: type[BaseException], error: BaseException, trace: types.Trace
 def prepare_cpu() -> None:
   """Make JAX's CPU backend fast for training; call it first in a program, before JAX is imported.
 
-  Ctrl-C ends the program at once from here on, unless it has a handler of its own: XLA's threads and callbacks survive
-  neither an exception that comes out of nowhere nor an interpreter that is taken down around them.
+  From here on Ctrl-C ends the program at once, unless the program sets its own handler. XLA's threads and callbacks
+  survive neither an asynchronous exception nor the shutdown of the interpreter.
 
-  Splits the host into one JAX device a core, because an operation spread over all cores waits for the slowest at each
-  step, and a batch spread over devices does not. On Linux, restarts the program once with glibc told to keep its
-  memory and to use huge pages. Set JAX_NUM_CPU_DEVICES yourself to do without the first, GLIBC_TUNABLES without the
-  second.
+  It splits the host into one JAX device a core. An operation spread over all cores waits for the slowest core at each
+  step; a batch spread over devices does not. Set JAX_NUM_CPU_DEVICES yourself to avoid this.
+
+  On Linux it restarts the program once, with settings that make glibc keep its memory and use huge pages. Set
+  GLIBC_TUNABLES yourself to avoid this.
   """
   signal.signal(signal.SIGINT, _leave)
   sys.excepthook = _explain
@@ -60,7 +62,7 @@ def prepare_cpu() -> None:
 
 
 def processor() -> str:
-  """Name of the CPU, with family and model where it has such: generations may share a name."""
+  """Return the name of the CPU, with family and model if known, because generations may share a name."""
   fields: dict[str, str] = {}
   with contextlib.suppress(OSError):
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():

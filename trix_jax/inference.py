@@ -1,10 +1,10 @@
-"""A trained model, ready to use: load it once, then ask for logits or for text.
+"""A trained model, ready to use: load it once, then compute logits or write text.
 
   model = inference.load('model.safetensors')     # or inference.from_checkpoint(checkpoints.load_trained(...))
   model.logits(model.encode('ROMEO:')[None])      # [1, 6, V]
   model.generate(['ROMEO:', 'JULIET:'], length=200, seed=1)
 
-A model is never changed by being used, so any number of threads may share one.
+Use never changes a model, so any number of threads may share one.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from trix_jax import artifact, data, forward, weights
 from trix_jax.errors import InputError
 from trix_jax.weights import InferenceConfig
 
-if TYPE_CHECKING:  # What a model is used with needs nothing of what it was trained with.
+if TYPE_CHECKING:  # Inference needs none of the training code.
   from trix_jax import checkpoints
 
-# Tokens drawn in one call of a compiled loop: so many that calling it costs little, so few that text seems to flow.
+# Tokens drawn in one call of a compiled loop: enough to make the call cheap, few enough to show text smoothly.
 CHUNK = 32
-# Steps are counted in int32, and a chunk may go beyond.
+# An int32 counts steps, and a chunk may run past the length.
 MAX_LENGTH = 2**31 - 1 - CHUNK
-# Beyond it logits differ by less than float32 tells.
+# At higher temperatures logits differ by less than float32 resolves.
 MAX_TEMPERATURE = 1e6
 
 
@@ -37,11 +37,11 @@ class LanguageModel:
   """A language model at inference.
 
   Attributes:
-    config: what it is.
+    config: of the model.
     vocabulary: its characters; a token is an index into it.
     arrays: see `weights.layout`, or `weights.as_trained` for a model computed by XLA.
     computation: `forward.PACKED` or `forward.XLA`.
-    provenance: where it comes from: versions, corpus, commit, command, validation loss.
+    provenance: origin of the model: versions, corpus, commit, command, validation loss.
   """
 
   config: InferenceConfig
@@ -51,15 +51,15 @@ class LanguageModel:
   provenance: Mapping[str, Any]
 
   def encode(self, text: str) -> np.ndarray:
-    """Text to int32 tokens; InputError names characters that the vocabulary lacks."""
+    """Turn text into int32 tokens. Raise InputError, which names them, for characters that the vocabulary lacks."""
     return data.encode(text, self.vocabulary)
 
   def decode(self, tokens: np.ndarray) -> str:
-    """Tokens to text."""
+    """Turn tokens into text."""
     return data.decode(tokens, self.vocabulary)
 
   def logits(self, token_BL: np.ndarray | jax.Array) -> jax.Array:
-    """Scores of every next token.
+    """Compute the scores of every next token.
 
     Args:
       token_BL: integers [B, L], 1 <= L <= context.
@@ -68,7 +68,7 @@ class LanguageModel:
       float32 [B, L, V]; compiled once for each shape.
 
     Raises:
-      InputError: for another rank, more tokens than the context, or tokens that are none.
+      InputError: for another rank, more tokens than the context, or invalid tokens.
     """
     token_BL = _array(token_BL)
     if token_BL.ndim != 2 or not token_BL.size or not np.issubdtype(token_BL.dtype, np.integer):
@@ -83,7 +83,7 @@ class LanguageModel:
   def generate(
     self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0, seed: int = 0
   ) -> list[str]:
-    """The texts that `stream` writes after each prompt, at once."""
+    """Return the whole texts that `stream` writes after each prompt."""
     if not isinstance(prompts, str):
       prompts = list(prompts)
     pieces = list(self.stream(prompts, length, temperature=temperature, top_k=top_k, seed=seed))
@@ -92,23 +92,23 @@ class LanguageModel:
   def stream(
     self, prompts: Sequence[str | np.ndarray], length: int, *, temperature: float = 0.8, top_k: int = 0, seed: int = 0
   ) -> Iterator[list[str]]:
-    """Write on after each prompt, a few characters at a time.
+    """Continue each prompt, a few characters at a time.
 
-    A model sees at most `context` tokens. A row that has come to so many forgets all but the latest half of them and
-    goes on; of a longer prompt only the last `context` are seen.
+    A model sees at most `context` tokens. A full row keeps the latest half of them and goes on. Of a longer prompt the
+    model sees only the last `context` tokens.
 
     Args:
       prompts: texts, or int32 tokens, of at least one character each; they may differ in length.
       length: characters to write after each.
       temperature: divides the logits, up to MAX_TEMPERATURE; 0 takes the likeliest character.
       top_k: draw from the k likeliest characters only; 0 for all.
-      seed: prompt i is written on with seed + i, alone or among others.
+      seed: prompt i uses seed + i, so a batch does not change its text.
 
     Yields:
       The next characters of every row.
 
     Raises:
-      InputError: for an empty prompt, unknown characters or settings out of range; before anything is computed.
+      InputError: before any computation, for an empty prompt, unknown characters or settings out of range.
     """
     if isinstance(prompts, str):
       raise InputError('prompts is one text; give a list of them')
@@ -142,7 +142,7 @@ def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', 
   """Pack a trained model; `attention` and `head` as in `weights.InferenceConfig`.
 
   Raises:
-    InputError: for a model that routes at random or has a control, and for precisions that there are not.
+    InputError: for a model that routes at random or has a control, and for unknown precisions.
   """
   if trained.config.model.routing == 'random':
     raise InputError('this model routes at random, which a packed model cannot; pack one of another routing')
@@ -152,14 +152,14 @@ def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', 
 
 
 def load(path: pathlib.Path | str) -> LanguageModel:
-  """Read a file that `save` or `python -m trix_jax.export` wrote; InputError naming what is wrong with another."""
+  """Read a file that `save` or `python -m trix_jax.export` wrote. Raise InputError, which says why, for other files."""
   read = artifact.read(pathlib.Path(path))
   arrays = {name: jnp.asarray(array) for name, array in read.arrays.items()}
   return LanguageModel(read.config, read.vocabulary, arrays, forward.PACKED, read.provenance)
 
 
 def save(model: LanguageModel, path: pathlib.Path | str) -> None:
-  """Write a packed model into one file; InputError when it cannot be written, or is no packed model."""
+  """Write a packed model into one file. Raise InputError when the file cannot be written or the model is not packed."""
   if model.computation is not forward.PACKED:
     raise InputError('this model is as it was trained, and a file holds packed ones; give one of from_checkpoint')
   arrays = jax.device_get(dict(model.arrays))
@@ -167,7 +167,7 @@ def save(model: LanguageModel, path: pathlib.Path | str) -> None:
 
 
 def as_trained(model: Any, vocabulary: str, params: Any, routing_state: Any) -> LanguageModel:
-  """A `transformer.TransformerLM` as it was trained, computed by XLA, under any routing."""
+  """Return a `transformer.TransformerLM` as trained. XLA computes it, under any routing."""
   config = InferenceConfig(model.config, len(vocabulary), 'float32', 'float32')
   return LanguageModel(config, vocabulary, weights.as_trained(params, routing_state, model.config), forward.XLA, {})
 
@@ -175,7 +175,7 @@ def as_trained(model: Any, vocabulary: str, params: Any, routing_state: Any) -> 
 def _draw(
   model: LanguageModel, rows: list[np.ndarray], length: int, temperature: float, top_k: int, seed: int
 ) -> Iterator[np.ndarray]:
-  """Arrays of tokens [B, S], until every row has `length`."""
+  """Yield arrays of tokens [B, S], until every row has `length`."""
   context = model.config.model.context
   texts = [row[-context:].tolist() for row in rows]
   keys_B = jax.vmap(jax.random.key)(np.arange(seed, seed + len(rows), dtype=np.uint32))
@@ -183,7 +183,7 @@ def _draw(
   while step < length:
     state = _read(model, texts)
     filled = max(len(text) for text in texts)
-    # Until a row is full: the last token it sees in its place draws one more.
+    # Draw until a row is full. The token at its last position draws one more.
     until = min(length, step + context - filled + 1)
     for token_BS in _chunks(model, state, keys_B, step, until, temperature, top_k):
       step += token_BS.shape[1]
@@ -196,7 +196,7 @@ def _draw(
 def _array(tokens: Any) -> np.ndarray:
   try:
     return np.asarray(tokens)
-  except ValueError as error:  # Rows of different lengths.
+  except ValueError as error:  # The rows have different lengths.
     raise InputError(f'tokens are no array: {error}') from error
 
 
@@ -205,7 +205,7 @@ def _half(context: int) -> int:
 
 
 def _chunks(model, state, keys_B, step, until, temperature, top_k):
-  """Tokens of the steps from `step` to `until`. A chunk is under way while the one before it is looked at."""
+  """Yield the tokens of the steps from `step` to `until`. The device computes a chunk while the caller reads the last."""
   pending: list[tuple[jax.Array, int]] = []
   while step < until or pending:
     if step < until:
@@ -229,8 +229,8 @@ def _chunks(model, state, keys_B, step, until, temperature, top_k):
 
 
 def _read(model, texts):
-  """Cache and logits after the prompts."""
-  # Two lengths to compile: half a context, which is also what is left of a full one, or a whole one.
+  """Return cache and logits after the prompts."""
+  # Only two lengths compile: a whole context, or half of one, which is also the part that a full row keeps.
   context, longest = model.config.model.context, max(len(text) for text in texts)
   token_BL = np.zeros((len(texts), context if longest > _half(context) else _half(context)), np.int32)
   for row, text in enumerate(texts):
@@ -248,7 +248,7 @@ def prefill(
   length_B: jax.Array,
 ) -> tuple[jax.Array, forward.Cache]:
   """Read prompts of lengths [B]: logits [B, V] of what follows them, and the cache to go on from."""
-  # A chunk may run past the end of the context; what it draws there is thrown away.
+  # A chunk may run past the end of the context. The tokens that it draws there are thrown away.
   cache = forward.empty_cache(computation, config, token_BL.shape[0], config.model.context + CHUNK)
   x_BLD, _, cache = forward.forward(computation, config, arrays, token_BL, cache, length_B, jax.random.key(0))
   last_BD = jnp.take_along_axis(x_BLD, (length_B - 1)[:, None, None], axis=1)[:, 0]
@@ -267,9 +267,9 @@ def decode_chunk(
   top_k: jax.Array,
   limited: bool,
 ) -> tuple[jax.Array, tuple[jax.Array, forward.Cache]]:
-  """CHUNK tokens of every row, int32 [B, CHUNK], and the state after them; `state` is that of `prefill`, used up."""
+  """Draw CHUNK tokens of every row, int32 [B, CHUNK]; return them and the new state. It donates `state`."""
   step_S = step + jnp.arange(CHUNK)
-  # All at once before the loop, and a function of the row's seed and the step alone.
+  # Draw all noise at once before the loop. It depends on the row's seed and the step alone.
   noise_SBV = jax.vmap(
     lambda step: jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,)))(
       keys_B

@@ -1,7 +1,7 @@
-"""Metrics of a run: `metrics.jsonl` is the record, TensorBoard events are for looking at.
+"""Metrics of a run: `metrics.jsonl` is the record, and TensorBoard events show it.
 
-In rows of the training split `dead_tiles` counts tiles that no token of the batch reached; in rows of the validation
-split, tiles that are silent or that no token of the whole split reached.
+In rows of the training split `dead_tiles` counts tiles that no token of the batch reached. In rows of the validation
+split it counts tiles that are silent or that no token of the whole split reached.
 """
 
 import json
@@ -15,12 +15,12 @@ import tensorboardX
 from trix_jax import workdirs
 from trix_jax.errors import InputError
 
-# Figures of more tiles than this are a histogram a layer in TensorBoard, not a curve a tile.
+# For more tiles than this TensorBoard shows a histogram for each layer instead of a curve for each tile.
 MOST_CURVES = 64
 
 
 def of_loss(loss: float) -> dict[str, float]:
-  """A loss in nats a character, and as perplexity and bits."""
+  """Return a loss in nats a character, and as perplexity and bits."""
   return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
@@ -28,7 +28,7 @@ class MetricWriter:
   """Appends rows to `workdir/metrics.jsonl` and to TensorBoard events beside it."""
 
   def __init__(self, workdir: pathlib.Path, resume_step: int):
-    """Rows after `resume_step` are cut, and so is a last line that was never finished."""
+    """Open the record, and cut rows after `resume_step` and an unfinished last line."""
     self._path = workdir / 'metrics.jsonl'
     if self._path.exists():
       kept = ''.join(
@@ -41,7 +41,7 @@ class MetricWriter:
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
 
   def write(self, row: dict[str, Any]) -> None:
-    """One row: `step`, `split`, and numbers or nested lists of them; None where a number is not known yet."""
+    """Write one row: `step`, `split`, and numbers or nested lists of numbers. None stands for a number not known yet."""
     self._file.write(json.dumps(row) + '\n')
     self._file.flush()
     for name, value in row.items():
@@ -62,7 +62,7 @@ class MetricWriter:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-  """The row of a line; None for one that was never finished, or is no row."""
+  """Return the row of a line, or None for an unfinished or invalid line."""
   try:
     row = json.loads(line)
     return row if isinstance(row['step'], int) and isinstance(row['split'], str) and 'loss' in row else None
@@ -71,7 +71,11 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def read_metrics(workdir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:
-  """The rows of one split or of both, oldest first, without an unfinished last line; InputError without a file."""
+  """Return the rows of one split or of both, oldest first, without an unfinished last line.
+
+  Raises:
+    InputError: when there is no file.
+  """
   path = pathlib.Path(workdir) / 'metrics.jsonl'
   try:
     lines = path.read_text(errors='replace').splitlines()

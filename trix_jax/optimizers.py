@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for the rest; schedules scale with the number of steps."""
+"""Muon for matrices and AdamW for the rest, with schedules that scale with the number of steps."""
 
 import jax
 import optax
@@ -6,7 +6,7 @@ from optax import contrib
 
 
 def learning_rate_schedule(peak: float, settings, steps: int) -> optax.Schedule:
-  """Linear warm-up from 0, then cosine decay to `final_fraction` of the peak; for any number of steps >= 1."""
+  """Return a linear warm-up from 0, then a cosine decay to `final_fraction` of the peak; for any steps >= 1."""
   warmup = min(round(settings.warmup_fraction * steps), steps - 1)
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0 if warmup else peak,
@@ -18,15 +18,15 @@ def learning_rate_schedule(peak: float, settings, steps: int) -> optax.Schedule:
 
 
 def weight_decay_schedule(settings, steps: int) -> optax.Schedule:
-  """Constant for `weight_decay_fraction` of the steps, then 0."""
+  """Return a weight decay that is constant for `weight_decay_fraction` of the steps, then 0."""
   end = round(settings.weight_decay_fraction * steps)
   return optax.piecewise_constant_schedule(settings.weight_decay, {end: 0.0} if end < steps else None)
 
 
 def matrix_dimensions(params):
-  """Which parameters Muon orthogonalises, and their axes; None for the rest.
+  """Return the axes of the parameters that Muon orthogonalises, and None for the rest.
 
-  Attention kernels are matrices and tiles are batches of matrices; embeddings, head and gates go to AdamW.
+  Attention kernels are matrices, and tiles are batches of matrices. AdamW trains embeddings, head and gates.
   """
 
   def of(path, leaf):
@@ -41,9 +41,9 @@ def matrix_dimensions(params):
 
 
 def make_optimizer(settings, steps: int) -> optax.GradientTransformation:
-  """The optimiser of a config's `optimizer` section: clipping, then Muon (Jordan et al., 2024) or AdamW.
+  """Make the optimiser of a config's `optimizer` section: clipping, then Muon (Jordan et al., 2024) or AdamW.
 
-  Weight decay is decoupled and of every parameter, norms and scales included, as in the original.
+  Weight decay is decoupled and applies to every parameter, including norms and scales, as in the original.
   """
   rate = learning_rate_schedule(settings.learning_rate, settings, steps)
   decay = weight_decay_schedule(settings, steps)

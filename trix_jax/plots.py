@@ -1,4 +1,4 @@
-"""A run at a glance: loss, load of the tiles over training, and what each tile is for."""
+"""Plot a run: its loss, the load of its tiles over training, and the characters that each tile serves."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from trix_jax.errors import InputError
 
 
 def require_matplotlib() -> None:
-  """InputError saying how to install matplotlib, before any long work."""
+  """Raise InputError, which says how to install matplotlib, before any long work."""
   try:
     import matplotlib  # noqa: F401
   except ImportError as error:
@@ -21,8 +21,8 @@ def require_matplotlib() -> None:
 def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathlib.Path) -> None:
   """Write one figure of a run.
 
-  Above: training and validation loss in nats, and the share of validation tokens of every tile over training, layer by
-  layer. Below: for each layer, the share of every class of characters that goes to each tile.
+  The upper row shows training and validation loss in nats, and for each layer every tile's share of validation tokens
+  over training. The lower row shows, for each layer, the share of every class of characters that goes to each tile.
 
   Args:
     workdir: of the run, for its `metrics.jsonl`.
@@ -63,13 +63,13 @@ def _plot_loss(ax, trained, validated):
 
 
 def draw_load(ax, step_S: Sequence[int], load_ST: np.ndarray, **style) -> None:
-  """The share of tokens of every tile over training, stacked."""
+  """Draw every tile's share of tokens over training, stacked."""
   ax.stackplot(step_S, load_ST.T, linewidth=0, **style)
   ax.set(xlabel='step', ylim=(0, 1))
 
 
 def draw_classes(ax, counts_CT: np.ndarray, names: Sequence[str]) -> np.ndarray:
-  """The share of every class that goes to each tile, [C, T], as colours; it is returned too."""
+  """Draw the share of every class that goes to each tile as colours, and return it, [C, T]."""
   share_CT = counts_CT / np.maximum(counts_CT.sum(axis=1, keepdims=True), 1)
   ax.imshow(share_CT, vmin=0, vmax=1, aspect='auto', cmap='viridis')
   ax.set(xlabel='tile', yticks=range(len(names)), yticklabels=names)

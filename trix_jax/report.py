@@ -1,4 +1,4 @@
-"""Evaluations as text that people read."""
+"""Write evaluations as tables for people."""
 
 import json
 import pathlib
@@ -8,18 +8,18 @@ import numpy as np
 
 from trix_jax import analysis, workdirs
 
-# Of more tiles than this a table shows the top ones only.
+# With more than MOST_TILES tiles, a table shows the top ones only.
 MOST_TILES, TOP_TILES = 32, 6
 
 
 def write_rows(path: pathlib.Path, rows: list[dict[str, Any]], checkpoint: str, step: int, text: str) -> None:
-  """Write evaluations as a JSON list, each with the checkpoint, its step and the text; OSError when that fails."""
+  """Write evaluations as a JSON list, each with the checkpoint, its step and the text. Raise OSError on failure."""
   described = [{'checkpoint': checkpoint, 'step': step, 'text': text, **row} for row in rows]
   workdirs.write_text(path, json.dumps(described, indent=1) + '\n')
 
 
 def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
-  """Loss, perplexity and how sure the routing is, a line for each routing."""
+  """Tabulate loss, perplexity and the certainty of the routing, a line for each routing."""
   lines = [f'{"routing":<12}{"loss":>8}{"perplexity":>12}{"margin":>8}{"ties %":>8}{"NMI":>7}{"dead tiles":>12}']
   for row in rows:
     mark = '  trained with' if row['routing'] == trained_routing else ''
@@ -34,7 +34,7 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
 
 
 def packed_table(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
-  """What packing changes, a line for each routing; `size` in bytes, of a model of so many parameters."""
+  """Tabulate what packing changes, a line for each routing. `size` is in bytes; `parameters` counts the model's."""
   lines = [
     f'packed, attention {rows[0]["attention"]}, head {rows[0]["head"]}: {size:,} bytes, '
     f'{4 * parameters / size:.1f} times smaller than float32',
@@ -47,7 +47,7 @@ def packed_table(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
 
 
 def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
-  """Share of tokens of every tile, a line for each layer."""
+  """Tabulate the share of tokens of every tile, a line for each layer."""
   row = routed(rows, trained_routing)
   lines = [f'tile load under {row["routing"]} routing, % of tokens:']
   for layer, load in enumerate(row['tile_load']):
@@ -62,7 +62,10 @@ def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
 
 
 def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
-  """Which tiles the classes of characters go to, in % of the class, a block a layer; of many tiles the top ones."""
+  """Tabulate how each class of characters splits over tiles, in % of the class, a block for each layer.
+
+  With many tiles it shows only the top ones.
+  """
   row = routed(rows, trained_routing)
   lines = [f'tiles by class of the input character under {row["routing"]} routing, % of the class:']
   for layer, counts in enumerate(row['class_tiles']):
@@ -81,6 +84,6 @@ def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
 
 
 def routed(rows: list[dict[str, Any]], trained_routing: str) -> dict[str, Any]:
-  """The row of the routing trained with; emergent for a model trained dense, where every tile has the same load."""
+  """Return the row of the trained routing. For a dense model, whose tiles have equal loads, return the emergent row."""
   name = 'emergent' if trained_routing == 'dense' else trained_routing
   return next(row for row in rows if row['routing'] == name)
