@@ -337,7 +337,7 @@ class TriXFFN(nn.Module):
     }
 
   def _scored_by_gate(self) -> bool:
-    """Return whether a gate scores the tiles: under `learned`, or any routing but `emergent` if the layer has a gate."""
+    """Return whether a gate scores the tiles: under `learned`, or any routing but `emergent` if there is a gate."""
     return self.config.routing == 'learned' or (
       self.config.routing != 'emergent' and self.has_variable('params', 'gate')
     )

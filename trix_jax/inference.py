@@ -205,7 +205,7 @@ def _half(context: int) -> int:
 
 
 def _chunks(model, state, keys_B, step, until, temperature, top_k):
-  """Yield the tokens of the steps from `step` to `until`. The device computes a chunk while the caller reads the last."""
+  """Yield the tokens of the steps from `step` to `until`. The device computes one chunk ahead of the caller."""
   pending: list[tuple[jax.Array, int]] = []
   while step < until or pending:
     if step < until:

@@ -41,7 +41,7 @@ class MetricWriter:
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
 
   def write(self, row: dict[str, Any]) -> None:
-    """Write one row: `step`, `split`, and numbers or nested lists of numbers. None stands for a number not known yet."""
+    """Write one row: `step`, `split`, and numbers or nested lists of numbers. None means that a number is unknown."""
     self._file.write(json.dumps(row) + '\n')
     self._file.flush()
     for name, value in row.items():

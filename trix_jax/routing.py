@@ -1,6 +1,6 @@
-"""From scores to tiles and gates, and what keeps the load balanced.
+"""Turn scores into tiles and gates, and balance the load of the tiles.
 
-A router is judged by `RoutingInfo` alone, the one result that every feed-forward layer returns.
+Every feed-forward layer returns one `RoutingInfo`. All measurements of a router read it alone.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,12 @@ CONTROLS = (
 
 @struct.dataclass
 class Clusters:
-  """The first level of a routing through an index, for C clusters of which a token probes P.
+  """The first level of routing through an index: a token probes P of C clusters.
 
   Attributes:
     cluster_NP: int32, probed clusters.
     score_NC: scores without the balance bias.
-    probability_NC: their softmax, scaled as that of tiles.
+    probability_NC: softmax of the scores, scaled like that of tiles.
   """
 
   cluster_NP: jax.Array
@@ -47,20 +47,20 @@ class Clusters:
 
 @struct.dataclass
 class RoutingInfo:
-  """What one layer decided, for N tokens, T tiles and K tiles a token (K = T under dense routing).
+  """The routing decision of one layer, for N tokens, T tiles and K tiles a token (K = T under dense routing).
 
-  J are the tiles that a token looked at: all T in their order, or the candidates that an index found.
+  J counts the tiles that a token scores: all T in their order, or the candidates that an index found.
 
   Attributes:
     tile_NK: int32 tiles of every token, best first.
-    gate_NK: factor of each tile's output; 0 for one that the token does without.
+    gate_NK: factor of each tile's output; 0 for a tile that the token drops.
     score_NJ: selection scores without the balance bias (gate logits for a learned gate).
     probability_NJ: softmax of the scores, scaled so that it does not saturate; all gradients of routing pass here.
-    signatures_TD: the signatures that were read, integers stored as float32 (also when they did not route).
-    selection_NJ: `score_NJ` with the balance bias, the numbers whose order decided.
-    candidate_NJ: int32, the tiles that were looked at; None for all.
-    clusters: what was decided about clusters; None without an index.
-    activation_TD: for keys that follow activations, the sum over its tokens of each tile's, of length 1, over N.
+    signatures_TD: the signatures of the tiles, integers stored as float32 (also when they did not route).
+    selection_NJ: `score_NJ` with the balance bias; the order of these numbers decides.
+    candidate_NJ: int32, the tiles that a token scores; None for all.
+    clusters: the decision about clusters; None without an index.
+    activation_TD: for keys that follow activations, the sum of each tile's activations, each of length 1, divided by N.
   """
 
   tile_NK: jax.Array
@@ -75,28 +75,28 @@ class RoutingInfo:
 
 
 def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
-  """Dot products of int8 activations and signatures as exact integers, rounded once to float32 at most: [N, T].
+  """Compute exact integer dot products of int8 activations and signatures, [N, T], for D up to 16,000.
 
-  For D up to 16,000.
+  At most one rounding, to float32, follows the exact integers.
   """
   return exact_products(q_ND, signatures_TD.T, jnp.matmul)
 
 
 def exact_products(q: jax.Array, keys: jax.Array, multiply: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-  """`multiply(q, keys)` of int8 activations [..., D] and keys, both stored as float32, as `signature_dots` says."""
+  """Compute `multiply(q, keys)` as exactly as `signature_dots`, for int8 activations [..., D] and keys as float32."""
   if 127 * 127 * q.shape[-1] < 2**24:
     return multiply(q, keys)
-  # Beyond float32's exact integers the keys are split, so that each part's product stays inside them.
+  # Larger products leave the exact integers of float32. So the keys are split, and the product of each part is exact.
   high = jnp.round(jax.lax.stop_gradient(keys) / 16)
   return multiply(q, keys - 16 * high) + 16.0 * multiply(q, high)
 
 
 def selection_scores(dot_NJ: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
-  """The scores that select: dot * scale, or with a balance bias (dot + bias / scale) * scale: [N, J].
+  """Compute the selection scores: dot * scale, or with a balance bias (dot + bias / scale) * scale: [N, J].
 
-  Scale and bias are [J], or [N, J] where tokens look at tiles of their own. Not dot * scale + bias: compilers turn that
-  into a fused multiply-add, which rounds once instead of twice, and then two paths disagree about near-ties (XLA on CPU
-  did so on a quarter of all scores).
+  Scale and bias are [J], or [N, J] when each token has its own candidates. The form dot * scale + bias is avoided:
+  compilers turn it into a fused multiply-add, which rounds once instead of twice. Then two paths disagree about
+  near-ties. XLA on CPU did so on a quarter of all scores.
   """
   if bias is None:
     return dot_NJ * scale
@@ -104,22 +104,22 @@ def selection_scores(dot_NJ: jax.Array, scale: jax.Array, bias: jax.Array | None
 
 
 def select(selection_NJ: jax.Array, top_k: int) -> jax.Array:
-  """The `top_k` best columns of every token, best first; among equals the lowest index wins. [N, K] int32."""
+  """Select the `top_k` best columns of every token, best first, [N, K] int32. Among equals the lowest index wins."""
   if top_k == 1:
     return jnp.argmax(selection_NJ, axis=-1, keepdims=True).astype(jnp.int32)
-  # top_k puts 0 above -0, which a row of zeros times a negative entry gives.
+  # top_k ranks 0 above -0, and a row of zeros times a negative entry gives -0.
   return jax.lax.top_k(jnp.where(selection_NJ == 0, 0.0, selection_NJ), top_k)[1].astype(jnp.int32)
 
 
 def gates(probability_NJ: jax.Array, chosen_NK: jax.Array, gate: str, kept_NK: jax.Array | None = None) -> jax.Array:
-  """Factors of the chosen tiles' outputs.
+  """Return the factors of the chosen tiles' outputs.
 
   Args:
     probability_NJ: softmax of the scores.
     chosen_NK: columns of the chosen tiles, best first.
     gate: `probability`, the chosen tiles' probabilities, forward and backward (Switch Transformer, arXiv 2101.03961);
       or `one_hot`, 1 forward and the gradient of the probability backward (straight-through top-1).
-    kept_NK: False for tiles that a token does without, whose gate is 0; see `unneeded`.
+    kept_NK: False for tiles that a token drops; their gate is 0. See `unneeded`.
   """
   probability_NK = jnp.take_along_axis(probability_NJ, chosen_NK, axis=-1)
   if gate == 'probability':
@@ -132,9 +132,9 @@ def gates(probability_NJ: jax.Array, chosen_NK: jax.Array, gate: str, kept_NK: j
 
 
 def unneeded(score_NK: jax.Array, step_N1: jax.Array, margin: float) -> jax.Array:
-  """Chosen tiles that a token, sure of its first one, does without: their scores are more than `margin` below.
+  """Mark the chosen tiles that a token drops: their scores are more than `margin` below that of its first tile.
 
-  Scores rather than probabilities are compared, so that every path does without the same ones.
+  Every path must drop the same tiles, so the comparison uses scores instead of probabilities.
   """
   return (score_NK[:, :1] - score_NK) * step_N1 > margin
 
@@ -142,9 +142,9 @@ def unneeded(score_NK: jax.Array, step_N1: jax.Array, margin: float) -> jax.Arra
 def load(
   tile_NK: jax.Array, tiles: int, weight_N: jax.Array | None = None, kept_NK: jax.Array | None = None
 ) -> jax.Array:
-  """Share of the assignments that each tile, or cluster, gets: [T], sums to 1.
+  """Return the share of the assignments that each tile or cluster gets: [T], sums to 1.
 
-  `weight_N` counts tokens differently; `kept_NK` says which assignments count at all.
+  `weight_N` weights the tokens. `kept_NK` is False for assignments that do not count.
   """
   count_NK = jnp.ones(tile_NK.shape) if kept_NK is None else kept_NK.astype(jnp.float32)
   if weight_N is not None:
@@ -159,14 +159,14 @@ def _mean(x_NX, weight_N):
 
 
 def _best_two(x_NJ):
-  """The largest two entries of every row; `jax.lax.top_k` sorts whole rows on CPU."""
+  """Return the largest two entries of every row, because `jax.lax.top_k` sorts whole rows on CPU."""
   best_N1 = select(x_NJ, 1)
   rest_NJ = jnp.where(jnp.arange(x_NJ.shape[-1]) == best_N1, -jnp.inf, x_NJ)
   return jnp.take_along_axis(x_NJ, best_N1, axis=-1)[:, 0], rest_NJ.max(axis=-1)
 
 
 def margins(x_NJ: jax.Array) -> jax.Array:
-  """By how much the best column of every row is above the next one, [N]; 1 where there is only one."""
+  """Return the difference of the best two columns of every row, [N]; 1 where there is only one column."""
   if x_NJ.shape[-1] == 1:
     return jnp.ones(len(x_NJ))
   best_N, second_N = _best_two(x_NJ)
@@ -174,11 +174,11 @@ def margins(x_NJ: jax.Array) -> jax.Array:
 
 
 def balance_loss(info: RoutingInfo, load_T: jax.Array, cluster_load_C: jax.Array | None = None) -> jax.Array:
-  """T * sum_t load_t * mean probability_t, 1 when balanced (Switch Transformer, arXiv 2101.03961, eq. 4).
+  """Return T * sum_t load_t * mean probability_t, 1 when balanced (Switch Transformer, arXiv 2101.03961, eq. 4).
 
-  With an index the mean of the same for clusters and for tiles, those that were no candidate counting as improbable.
-  Loads are constants; the gradient passes through the probabilities into the signatures. They are arguments so that
-  each of several devices can bring the load of all.
+  With an index it is the mean of this loss for clusters and for tiles; tiles that are no candidates have probability 0.
+  Loads are constants, and the gradient passes through the probabilities into the signatures. Loads are arguments, so
+  that each of several devices can use the load of all.
   """
   load_T = jax.lax.stop_gradient(load_T)
   if info.candidate_NJ is None:
@@ -190,29 +190,29 @@ def balance_loss(info: RoutingInfo, load_T: jax.Array, cluster_load_C: jax.Array
 
 
 def updated_balance_bias(bias_T: jax.Array, load_T: jax.Array, score_std: jax.Array, rate: float) -> jax.Array:
-  """Loss-free balancing (arXiv 2408.15664): raise the bias of underloaded tiles, lower that of overloaded ones.
+  """Raise the bias of underloaded tiles and lower that of overloaded ones (loss-free balancing, arXiv 2408.15664).
 
   `rate` is in units of the scores' standard deviation, because integer scores have no natural unit.
   """
   surplus_T = load_T.shape[0] * load_T - 1
-  # 1 / T of N tokens is not always what float32 makes of it.
+  # A tile's fair share 1 / T of N tokens is not always exact in float32.
   direction_T = jnp.where(jnp.abs(surplus_T) > 1e-6, -jnp.sign(surplus_T), 0.0)
   return bias_T + rate * score_std * direction_T
 
 
 def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str, jax.Array]:
-  """Figures of one layer on one batch; means over tokens, which `weight_N` counts differently (0 for padding).
+  """Measure one layer on one batch. Means are over tokens, weighted by `weight_N` (0 for padding).
 
   Returns:
     tile_load: [T], share of assignments.
     tiles_used: mean number of tiles that a token computes.
-    score_std: standard deviation of the scores, of all tokens alike.
+    score_std: standard deviation of the scores over all tokens, unweighted.
     routing_entropy: mean over tokens of the entropy of `probability_NJ`, in nats (log T when undecided).
     routing_margin: mean difference between the best two probabilities.
-    routing_ties: share of tokens whose best two selection scores are equal, so that the index decided.
-    signature_zeros: share of signature entries that are 0, votes that cancelled.
+    routing_ties: share of tokens whose best two selection scores are equal, so that the tile number decided.
+    signature_zeros: share of signature entries that are 0 because the votes cancelled.
     signature_diversity: see `signatures.diversity`.
-    cluster_load, cluster_score_std: with an index, the same of clusters and their probes.
+    cluster_load, cluster_score_std: with an index, the same figures of clusters and their probes.
   """
   p_NJ = info.probability_NJ
   N, J = p_NJ.shape

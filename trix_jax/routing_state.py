@@ -1,6 +1,6 @@
-"""How the collection `routing` moves on after a training step: balance biases, running averages, clusters, revival.
+"""Update the collection `routing` after a training step: balance biases, running averages, clusters, revival.
 
-Nothing here is learned by gradient. It is state, saved with every checkpoint and counted in `run.json`.
+No gradient trains this state. Every checkpoint saves it, and `run.json` counts it.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from trix_jax import controls, ffn, hierarchical_ffn, hierarchy, routing, signatures, transformer
 
-# How far the copy of a busy tile starts from it: noise on its up-projection, in parts of that's root mean square.
+# Noise on the up-projection of a busy tile's copy, relative to the projection's root mean square.
 SPLIT_NOISE = 0.5
 
 
@@ -23,10 +23,10 @@ def updated(
   settings: Any,
   step: jax.Array,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The collection and the parameters after a step; parameters change only where a dead tile is revived.
+  """Return the collection and the parameters after a step. Parameters change only where a dead tile is revived.
 
   Args:
-    state: of all layers; empty where nothing is kept.
+    state: of all layers; empty for models without routing state.
     params: after the step's update.
     metrics: `routing.statistics` of the step, stacked over layers, and its `loss`.
     model: the language model.
@@ -52,7 +52,7 @@ def updated(
 
 
 def _moved_biases(state, metrics, rate):
-  """The state of a layer with its balance biases moved by the loads."""
+  """Return the state of a layer, with its balance biases moved by the loads."""
   after = dict(state)
   for name, load, std in (
     ('balance_bias', 'tile_load', 'score_std'),
@@ -64,7 +64,7 @@ def _moved_biases(state, metrics, rate):
 
 
 def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
-  """The state of a layer with its averages moved and, now and then, its clusters; and its parameters."""
+  """Return a layer's state with new averages, and its parameters. Every `rebuild_every` steps clusters change too."""
   decay = settings.hierarchy.average_decay
   signatures_TD = ffn.quantise_tiles(params, config).signatures_TD
   state = {
@@ -88,9 +88,9 @@ def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
 def revived(
   state: Mapping[str, jax.Array], params: Mapping[str, Any], config: ffn.FFNConfig, below: float, key: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-  """A layer in which every dead tile has become a copy of a busy one, a little off, so that the two share its tokens.
+  """Replace every dead tile by a copy of a busy one with some noise, so that the two share its tokens.
 
-  So are empty cells split in vector quantisation (Linde, Buzo and Gray, 1980).
+  Vector quantisation fills empty cells in the same way (Linde, Buzo and Gray, 1980).
 
   Args:
     state: of the layer; `load` is the running average of the tiles' shares of assignments.
@@ -102,7 +102,7 @@ def revived(
   load_T = state['load']
   T = load_T.shape[0]
   dead_T = T * load_T < below
-  # The first dead tile copies the busiest one, the second the next; around again where more are dead than alive.
+  # The first dead tile copies the busiest one, the second the next. If more are dead than alive, this starts over.
   rank_T = jnp.cumsum(dead_T) - 1
   source_T = jnp.where(dead_T, jnp.argsort(-load_T)[rank_T % jnp.maximum(T - dead_T.sum(), 1)], jnp.arange(T))
   params = {**params, **{name: params[name][source_T] for name in hierarchical_ffn.names_of_tiles(config)}}

@@ -1,4 +1,4 @@
-"""Tile signatures: what a tile wants, read from (and written into) its ternary up-projection."""
+"""Tile signatures: the input that a tile prefers, read from (and written into) its ternary up-projection."""
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +9,21 @@ KINDS = ('sign', 'votes')
 
 
 def rms(x: jax.Array) -> jax.Array:
-  """Root mean square over the last axis, which is kept with length 1."""
+  """Return the root mean square over the last axis, which stays with length 1."""
   return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True))
 
 
 def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
-  """Signatures of every tile, with a straight-through gradient into the latent up-projection.
+  """Read the signature of every tile, with a straight-through gradient into the latent up-projection.
 
   Args:
     codes_TDH: ternary codes of the up-projections.
-    latent_TDH: the latent weights behind them; they carry the gradient and do not influence the value.
+    latent_TDH: the latent weights behind them; they receive the gradient and do not influence the value.
     kind: `sign`, sign(sum_h codes) in {-1, 0, 1}, or `votes`, the tally sum_h codes itself, clipped to int8.
 
   Returns:
-    signatures_TD: integers stored as float32. Their gradient is that of sum_h latent, brought to the same root mean
-      square and not clipped (a clip at 1 would kill it: the sum has a standard deviation near sqrt(H)).
+    signatures_TD: integers stored as float32. Their gradient is that of sum_h latent, scaled to the same root mean
+      square. It is not clipped: the sum has a standard deviation near sqrt(H), so a clip at 1 would remove it.
     scale_T: factor that brings a tally to root mean square 1 (1 for `sign`; 0 for a tile without any vote).
   """
   tally_TD = jax.lax.stop_gradient(codes_TDH).sum(axis=-1)
@@ -37,7 +37,7 @@ def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> t
 
 
 def with_gradient_of(value_TD: jax.Array, latent_TD: jax.Array) -> jax.Array:
-  """Constant values whose gradient is that of latent ones, brought to the same root mean square."""
+  """Return constant values with the gradient of latent ones, scaled to the same root mean square."""
   latent_rms_T1 = jax.lax.stop_gradient(rms(latent_TD))
   return ternary.straight_through(
     value_TD, latent_TD * (rms(value_TD) / jnp.where(latent_rms_T1 > 0, latent_rms_T1, 1.0))
@@ -45,7 +45,7 @@ def with_gradient_of(value_TD: jax.Array, latent_TD: jax.Array) -> jax.Array:
 
 
 def scale_of(value_TD: jax.Array, kind: str) -> jax.Array:
-  """The factor that brings tallies to root mean square 1, 0 where there is no vote; 1 for `sign`: [T]."""
+  """Return the factor that brings tallies to root mean square 1, [T]. It is 0 without any vote, and 1 for `sign`."""
   if kind == 'sign':
     return jnp.ones(value_TD.shape[0], value_TD.dtype)
   rms_T = jax.lax.stop_gradient(rms(value_TD))[:, 0]
@@ -53,15 +53,15 @@ def scale_of(value_TD: jax.Array, kind: str) -> jax.Array:
 
 
 def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str, majority: int = 1) -> jax.Array:
-  """Latent weights whose `sign` signatures are exactly `target_TD`, close to `latent_TDH` in distribution.
+  """Return latent weights whose `sign` signatures are exactly `target_TD`, close to `latent_TDH` in distribution.
 
-  In every row of H weights the second half becomes the negated first half, so that votes cancel in pairs; then the
-  `majority` strongest pairs are turned to vote for the target together, which leaves a tally of 2 * majority * target.
-  Magnitudes stay, except that the turned pairs are lifted to where a weight surely is a vote.
+  In every row of H weights the second half becomes the negated first half, so that votes cancel in pairs. Then the
+  `majority` strongest pairs change sign to vote for the target together. That leaves a tally of 2 * majority * target.
+  Magnitudes stay, except that those of the changed pairs rise to where a weight surely is a vote.
 
   Args:
     latent_TDH: random latent weights; H >= 2 * majority. For odd H the middle weight becomes 0.
-    target_TD: entries of which the signs are written, {-1, 0, 1}.
+    target_TD: signs to write, {-1, 0, 1}.
     quantiser: see `ternary.ternarise`.
     majority: how many pairs vote for each entry.
   """
@@ -75,8 +75,8 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
   if quantiser == 'threshold':
     floor_T11 = jnp.full((latent_TDH.shape[0], 1, 1), 1.5 * ternary.THRESHOLD)
   elif quantiser == 'absmean':
-    # Weights lifted to 1.25 m, where m is the mean |w| of the mirrored weights, raise that mean to 2.25 m at most, more
-    # than half of which still rounds to a vote.
+    # Let m be the mean |w| of the mirrored weights. Lifting weights to 1.25 m raises the mean to 2.25 m at most. A
+    # lifted weight is more than half of that, so it still rounds to a vote.
     mean_T11 = jnp.mean(jnp.abs(first_TDP), axis=(-2, -1), keepdims=True) * (2 * (H // 2) / H)
     floor_T11 = jnp.where(mean_T11 > 0, 1.25 * mean_T11, 1.0)
   else:
@@ -92,28 +92,28 @@ def write_signatures(latent_TDH: jax.Array, target_TD: jax.Array, quantiser: str
 
 
 def diversity(signatures_TD: jax.Array) -> jax.Array:
-  """Mean over pairs of different tiles of the share of entries in which their signatures differ, in [0, 1].
+  """Return the share of entries in which two signatures differ, averaged over pairs of different tiles, in [0, 1].
 
-  Tallies are compared by their signs, so that both kinds of signatures are measured alike.
+  It compares the signs of tallies, so that both kinds of signatures are measured alike.
   """
   T = signatures_TD.shape[0]
   if T == 1:
     return jnp.zeros(())
-  # Of an entry, every ordered pair but those that agree: T^2 - sum over signs of their number squared.
+  # The ordered pairs that disagree in an entry number T^2 minus the sum over signs of the squared count.
   count_3D = jnp.stack([jnp.sum(jnp.sign(signatures_TD) == sign, axis=0, dtype=jnp.float32) for sign in (-1, 0, 1)])
   return jnp.mean(T * T - jnp.sum(jnp.square(count_3D), axis=0)) / (T * (T - 1))
 
 
 def similarity_loss(signatures_TD: jax.Array) -> jax.Array:
-  """Mean squared cosine similarity over pairs of different tiles: 0 when all signatures are orthogonal.
+  """Return the mean squared cosine similarity over pairs of different tiles: 0 when all signatures are orthogonal.
 
-  Differentiable through the straight-through gradient of `read_signatures`, which `diversity` is not.
+  Unlike `diversity` it is differentiable, through the straight-through gradient of `read_signatures`.
   """
   T = signatures_TD.shape[0]
   if T == 1:
     return jnp.zeros(())
   square_T1 = jnp.sum(jnp.square(signatures_TD), axis=-1, keepdims=True)
-  # Before the root, whose gradient at 0 is infinite.
+  # The choice comes before the root, because the root's gradient at 0 is infinite.
   unit_TD = signatures_TD / jnp.sqrt(jnp.where(square_T1 > 0, square_T1, 1.0))
   cosine_TT = unit_TD @ unit_TD.T
   return jnp.sum(jnp.square(cosine_TT) * (1 - jnp.eye(T))) / (T * (T - 1))

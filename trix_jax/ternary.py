@@ -1,7 +1,7 @@
 """Ternary weights and int8 activations, each with a straight-through gradient.
 
-Quantised values are kept as *integers stored in float32*. A float32 product of int8 activations and ternary codes is
-exact up to 2**24, on every backend (TF32 and bfloat16 inputs hold +-127 exactly too), so a training step and a packed
+Quantised values are *integers stored in float32*. A float32 product of int8 activations and ternary codes is exact up
+to 2**24 on every backend, because TF32 and bfloat16 inputs also hold +-127 exactly. So a training step and a packed
 integer kernel produce the same accumulators.
 """
 
@@ -17,15 +17,15 @@ GRADIENT_CUT = 1.5
 
 INT8_MAX = 127.0
 TINY = 2.0**-100
-# Multiplying by this constant is the one rounding that XLA, NumPy and C++ agree on: XLA turns `a / 127` into it.
+# XLA turns `a / 127` into a product with this constant. NumPy and C++ use the product too, so that all round alike.
 INVERSE_INT8_MAX = np.float32(1.0) / np.float32(127.0)
 
 
 @jax.custom_jvp
 def straight_through(value: jax.Array, surrogate: jax.Array) -> jax.Array:
-  """`value` going forward, the gradient of `surrogate` going backward (Bengio et al., arXiv 1308.3432).
+  """Return `value` forward and the gradient of `surrogate` backward (Bengio et al., arXiv 1308.3432).
 
-  The usual `surrogate + stop_gradient(value - surrogate)` rounds, and integers must stay integers here.
+  The usual `surrogate + stop_gradient(value - surrogate)` rounds, but integers must stay integers here.
   """
   del surrogate
   return value
@@ -37,7 +37,7 @@ def _straight_through_jvp(primals, tangents):
 
 
 def ternarise(latent: jax.Array, quantiser: str) -> tuple[jax.Array, jax.Array]:
-  """Ternary codes and their scale; each trailing matrix (one tile) is quantised by itself.
+  """Return ternary codes and their scale. Each trailing matrix (one tile) is quantised by itself.
 
   Args:
     latent: [..., rows, columns] float32 latent weights.
@@ -45,8 +45,8 @@ def ternarise(latent: jax.Array, quantiser: str) -> tuple[jax.Array, jax.Array]:
       `threshold`, the reference's fixed |w| > 0.5 with s = 1.
 
   Returns:
-    codes like `latent`, float32 in {-1, 0, 1}, and scale [..., 1, 1]. The gradient of `scale * codes` is passed
-    straight to `latent`; with `threshold` it is cut where |w| > 1.5.
+    codes like `latent`, float32 in {-1, 0, 1}, and scale [..., 1, 1]. The gradient of `scale * codes` passes straight
+    to `latent`; with `threshold` it is 0 where |w| > 1.5.
   """
   if quantiser == 'absmean':
     scale = jax.lax.stop_gradient(jnp.mean(jnp.abs(latent), axis=(-2, -1), keepdims=True))
@@ -60,16 +60,16 @@ def ternarise(latent: jax.Array, quantiser: str) -> tuple[jax.Array, jax.Array]:
 
 
 def quantise_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), a = max |x|.
+  """Quantise to symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), a = max |x|.
 
-  A row with a < 2**-100 counts as zero, q = 0 and step 0: below 2**-121 the factor 127 / a would overflow.
+  A row with a < 2**-100 counts as zero, with q = 0 and step 0. Below 2**-121 the factor 127 / a would overflow.
 
   Args:
     x: [..., width] float32.
 
   Returns:
     q like `x`, integers in [-127, 127] stored as float32, and step [..., 1], so that x is about `q * step`. The
-    gradient of `q * step` is passed straight to `x`.
+    gradient of `q * step` passes straight to `x`.
   """
   a = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
   nonzero = a >= TINY
@@ -78,7 +78,7 @@ def quantise_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def quantise_activations(x: jax.Array, int8: bool) -> tuple[jax.Array, jax.Array]:
-  """`quantise_int8`, or the values themselves with step 1 for float-activation models."""
+  """Return `quantise_int8`, or for float-activation models the values themselves with step 1."""
   if int8:
     return quantise_int8(x)
   return x, jnp.ones(x.shape[:-1] + (1,), x.dtype)

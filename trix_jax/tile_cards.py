@@ -1,4 +1,4 @@
-"""Tell which tiles answer which characters, and what a tile is."""
+"""Show which tiles answer which characters, and describe a tile."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ OWN_KEYS = ('hash', 'random_keys', 'kmeans_keys')
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What one layer answered each of L characters with.
+  """The tiles of one layer for each of L characters.
 
   Attributes:
     tile_LK: tiles, best first.
     gate_LK: factors of their outputs; 0 for tiles that were not computed.
-    margin_L: probability of the first tile less the highest of all others, in [-1, 1]; below 0 where a balance bias
-      chose it over a likelier one, 1 where there is no other.
+    margin_L: probability of the first tile minus the highest of all others, in [-1, 1]. It is below 0 where a balance
+      bias chose the tile over a likelier one, and 1 for a single tile.
   """
 
   tile_LK: np.ndarray
@@ -35,13 +35,13 @@ class TileCard:
   """One tile of a layer.
 
   Attributes:
-    layer, tile: where it is.
-    cluster: of the index; None without one.
-    signature_D: what it is found by, integers.
-    routes: whether that is so; a learned gate does not look at signatures.
+    layer, tile: numbers of the layer and the tile.
+    cluster: its cluster in the index; None without one.
+    signature_D: its signature or key, integers.
+    routes: whether the signature routes; a learned gate does not read signatures.
     dimensions: indices of the input dimensions with the largest entries, largest first.
-    share: of the tokens of a text that go to it.
-    characters: how often it was used for each character, most first.
+    share: share of a text's tokens that go to the tile.
+    characters: how often each character uses the tile, most first.
     neighbours: other tiles of the layer and the cosine of their signatures with this one, most similar first.
   """
 
@@ -65,11 +65,11 @@ def _answers_of(info: routing.RoutingInfo):
 
 
 def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
-  """The tiles of every layer for each character of a text, of up to a context.
+  """Return the tiles of every layer for each character of a text no longer than the context.
 
   Raises:
-    InputError: for an empty text, one that is longer than the context, characters that the model does not know, or a
-      model that looks nothing up.
+    InputError: for an empty text, a text longer than the context, unknown characters, or a model whose routing looks
+      nothing up.
   """
   context = trained.model.config.context
   if not 1 <= len(text) <= context:
@@ -88,10 +88,10 @@ def _check_looks_up(config: transformer.ModelConfig) -> None:
 
 
 def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
-  """The card of a tile; its use is counted on a text, in windows of a context without the rest.
+  """Return the card of a tile. It counts the tile's use on the whole windows of a text, each as long as the context.
 
   Raises:
-    InputError: when there is no such layer or tile, the text is shorter than a context, or the model looks nothing up.
+    InputError: for an unknown layer or tile, a text shorter than a context, or a model that looks nothing up.
   """
   model = trained.model.config
   for name, value, count in (('layer', layer, model.layers), ('tile', tile, model.ffn.tiles)):
@@ -121,7 +121,7 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
 
 
 def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
-  """What the tiles of a layer are found by, integers [T, D], and its clusters [C, M], None without an index."""
+  """Return the keys of a layer's tiles, integers [T, D], and its clusters [C, M], which are None without an index."""
   config, name = trained.model.config.ffn, f'layer_{layer}'
   if config.clusters:
     index = hierarchical_ffn.index_of(trained.routing[name]['ffn'], config)
@@ -130,7 +130,7 @@ def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray,
 
 
 def answers_table(text: str, answers: list[Answer]) -> str:
-  """A line a character: for each layer its tiles and the margin of the first."""
+  """Tabulate each layer's tiles and the margin of the first, a line for each character."""
   lines = ['character  ' + ''.join(f'{f"layer {layer}: tile, margin":<28}' for layer in range(len(answers)))]
   for position, character in enumerate(text):
     cells = ''
@@ -142,7 +142,7 @@ def answers_table(text: str, answers: list[Answer]) -> str:
 
 
 def card_text(card: TileCard) -> str:
-  """A card as people read it."""
+  """Write a card as text for people."""
   where = '' if card.cluster is None else f', in cluster {card.cluster}'
   signature = ' '.join(f'{vote:+d}' if vote else '0' for vote in card.signature_D)
   return '\n'.join(

@@ -1,4 +1,4 @@
-"""A training run from its first step to its last, or from wherever it was stopped."""
+"""Run a training from its first step, or from its last checkpoint, to its last step."""
 
 import math
 import pathlib
@@ -26,22 +26,22 @@ from trix_jax import (
 )
 from trix_jax.errors import InputError, TrainingStopped
 
-# A trace starts this many steps into a session, after compilation, and covers that many.
+# A trace starts PROFILE_AFTER steps into a session, after compilation, and covers PROFILE_STEPS.
 PROFILE_AFTER, PROFILE_STEPS = 10, 5
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Train a config into a workdir, resuming where an earlier call stopped, and print the final table.
 
-  On the same machine, versions and devices, a run that was stopped at any moment ends with the same bits as one that
-  was not. SIGTERM and SIGINT save first.
+  An interrupted run ends bit-identical to an uninterrupted one on the same machine, versions and devices. On SIGTERM
+  and SIGINT the run saves a checkpoint before it stops.
 
   Raises:
-    InputError: for settings, texts or workdirs that cannot be used; nothing is overwritten.
+    InputError: for unusable settings, texts or workdirs; nothing is overwritten.
     TrainingStopped: on a signal, or when the loss is no longer finite.
   """
   configuration.validate(config)
-  if config.file:  # So that evaluation finds it from anywhere.
+  if config.file:  # An absolute path lets evaluation find the text from any folder.
     config = config.copy_and_resolve_references()
     config.file = str(pathlib.Path(config.file).resolve())
   corpus = data.load_corpus(config.corpus, config.file)
@@ -86,7 +86,7 @@ class _Run:
     self.clock = _Clock(config.training.batch_size * config.model.context)
 
   def _refuse_to_start_over(self) -> None:
-    """InputError when there is no checkpoint although steps were done for which there was one."""
+    """Raise InputError when the checkpoints of a run that has saved some are missing."""
     rows = metrics.read_metrics(self.workdir) if (self.workdir / 'metrics.jsonl').exists() else []
     reached = max([row['step'] for row in rows] + [self.checkpoints.latest_step('best') or 0])
     if reached > self.config.training.checkpoint_every:
@@ -96,7 +96,7 @@ class _Run:
       )
 
   def to_the_end(self) -> None:
-    """Train the steps that are left, then evaluate every routing and write a sample."""
+    """Train the remaining steps, then evaluate every routing and write a sample."""
     settings = self.config.training
     train_step = training.make_train_step(self.config, self.model, self.mesh, self.teacher)
     counts = workdirs.parameter_counts(self.config, self.state.params, self.state.routing)
@@ -113,7 +113,7 @@ class _Run:
         if self.config.profile:
           self._profile(self.step == trace_from, self.step == trace_from + PROFILE_STEPS)
         self.state, step_metrics = train_step(self.state, self._batch(self.step), self.step)
-        # The metrics of a step are fetched after the next was dispatched, so that the device never waits for Python.
+        # Fetch the metrics of a step after dispatching the next one, so that the device never waits for Python.
         self._finish(pending)
         self.step += 1
         pending = (self.step, step_metrics)
@@ -149,12 +149,12 @@ class _Run:
     return devices.split_batch(windows, self.mesh)
 
   def _finish(self, pending) -> None:
-    """Look at the metrics of a finished step: stop if they are not finite, log them if it is time."""
+    """Check the metrics of a finished step: stop if they are not finite, and log them when due."""
     if pending is None:
       return
     step, values = pending[0], jax.device_get(pending[1])
     if not values['finite']:
-      # The state did not change from the bad step on, so it is still the one before it.
+      # The bad step and later ones left the state unchanged, so it is still the state before the bad step.
       name = training.first_non_finite(
         self.config, self.model, self.mesh, self.state, self._batch(step - 1), self.teacher
       )
@@ -171,7 +171,7 @@ class _Run:
           'grad_norm': float(values['grad_norm']),
           'tokens_per_second': round(self.clock.rate(), 1) or None,
           **{name: np.asarray(values[name], np.float64).round(6).tolist() for name in _PER_LAYER},
-          # Tiles that no token of this batch reached.
+          # Count the tiles that no token of this batch reached.
           'dead_tiles': np.sum(values['tile_load'] == 0, axis=-1).tolist(),
         }
       )
@@ -236,7 +236,7 @@ class _Run:
       )
 
   def _conclude(self) -> None:
-    """The table and the sample, from the best checkpoint, or the last where somebody removed that."""
+    """Print the table and the sample from the best checkpoint, or from the last one if the best was removed."""
     kind = 'last' if self.checkpoints.latest_step('best') is None else 'best'
     state, _ = self.checkpoints.restore(kind, jax.device_get(self.state))
     config, vocabulary = self.model.config, self.corpus.vocabulary
@@ -267,7 +267,7 @@ _PER_LAYER = (
 
 
 class _Clock:
-  """Tokens a second over the latest steps, without the time of compilation, evaluation and saving."""
+  """Measure tokens a second over the latest steps, without the time of compilation, evaluation and saving."""
 
   def __init__(self, tokens_per_step: int):
     self._tokens = tokens_per_step
@@ -275,23 +275,23 @@ class _Clock:
     self._lost = 0.0
 
   def tick(self, step: int) -> None:
-    """A step is done. The first one of a run only starts the clock: it includes compilation."""
+    """Count a finished step. The first step of a session only starts the clock, because it includes compilation."""
     self._marks = [*self._marks, (step, time.perf_counter() - self._lost)][-50:]
 
   def rate(self) -> float:
-    """Tokens a second over up to 50 steps; 0 before the second."""
+    """Return tokens a second over up to 50 steps, or 0 before the second step."""
     (first, start), (last, end) = self._marks[0], self._marks[-1]
     return (last - first) * self._tokens / (end - start) if last > first else 0.0
 
   def left(self, steps: int) -> str:
-    """Time for some more steps at this rate, h:mm:ss."""
+    """Return the time that so many steps take at this rate, h:mm:ss."""
     if not self.rate():
       return '-:--:--'
     seconds = round(steps * self._tokens / self.rate())
     return f'{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}'
 
   def paused(self):
-    """Context in which time does not count."""
+    """Stop the clock inside a `with` block."""
     return _Paused(self)
 
   def lose(self, seconds: float) -> None:
@@ -310,7 +310,7 @@ class _Paused:
 
 
 class _Signals:
-  """Remembers the first SIGTERM or SIGINT instead of dying of it; a second one kills as usual."""
+  """Remember the first SIGTERM or SIGINT without ending the program; a second one ends it as usual."""
 
   def __init__(self):
     self.received: signal.Signals | None = None

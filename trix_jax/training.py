@@ -14,13 +14,13 @@ from trix_jax import devices, optimizers, routing, routing_state, signatures, tr
 
 @struct.dataclass
 class TrainState:
-  """All that a run carries from step to step.
+  """The whole state of a run between two steps.
 
   Attributes:
     step: int32, steps done.
     params: trained parameters.
-    opt_state: of the optimiser.
-    routing: the `routing` collection (balance biases, indexes); an empty dict where nothing is kept.
+    opt_state: state of the optimiser.
+    routing: the `routing` collection (balance biases, indexes); an empty dict for models without routing state.
   """
 
   step: jax.Array
@@ -31,28 +31,28 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """A trained model whose predictions another one is trained towards (Hinton et al., arXiv 1503.02531)."""
+  """A trained model whose predictions a student learns from (Hinton et al., arXiv 1503.02531)."""
 
   model: transformer.TransformerLM
   params: Any
   routing: Any
 
   def cross_entropy(self, logits_BLV: jax.Array, token_BL: jax.Array) -> jax.Array:
-    """Of the student's predictions under the teacher's, mean over characters, in nats."""
+    """Return the cross-entropy of the student's predictions under the teacher's, mean over characters, in nats."""
     teacher_BLV, _ = transformer.apply(self.model, self.params, self.routing, token_BL)
     return -jnp.mean(jnp.sum(jax.nn.softmax(teacher_BLV) * jax.nn.log_softmax(logits_BLV), axis=-1))
 
 
 def make_model(config, vocabulary: str) -> transformer.TransformerLM:
-  """The language model of a config."""
+  """Make the language model of a config."""
   return transformer.TransformerLM(transformer.model_config(config.model), len(vocabulary))
 
 
 def init_state(config, model: transformer.TransformerLM) -> TrainState:
-  """The state before the first step, a function of the config alone."""
+  """Make the state before the first step, a function of the config alone."""
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
 
-  @jax.jit  # As one program: operation by operation it takes seconds to compile.
+  @jax.jit  # One program compiles faster: operation by operation it takes seconds.
   def init(key):
     params_key, routing_key = jax.random.split(key)
     variables = model.init(
@@ -62,14 +62,14 @@ def init_state(config, model: transformer.TransformerLM) -> TrainState:
       jnp.zeros((), jnp.int32), variables['params'], optimizer.init(variables['params']), variables.get('routing', {})
     )
 
-  return init(jax.random.key(config.seed))  # An argument, so that all seeds are one program.
+  return init(jax.random.key(config.seed))  # The key is an argument, so that all seeds share one program.
 
 
 def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None = None):
-  """The training loss: f(params, routing, windows [B, L + 1], key) -> (objective, metrics).
+  """Make the training loss: f(params, routing, windows [B, L + 1], key) -> (objective, metrics).
 
-  `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers.
-  Must be traced under the mesh axis `devices.AXIS`: the balance loss uses the load of all devices.
+  `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers. Trace the loss under
+  the mesh axis `devices.AXIS`, because the balance loss uses the load of all devices.
   """
 
   def loss_fn(params, state, windows, key):
@@ -104,11 +104,11 @@ def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None 
 
 
 def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
-  """step(state, windows [B, L + 1], index) -> (state, metrics), jitted, the batch split over the mesh.
+  """Make step(state, windows [B, L + 1], index) -> (state, metrics), jitted, with the batch split over the mesh.
 
-  Donates the state. Where the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False and the
-  state comes back unchanged, its step included. `index` is the step that the caller means to take; a state that is at
-  another one stays as it is, so that steps dispatched after a bad one do nothing.
+  The step donates the state. When the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False
+  and the state, including its step, comes back unchanged. `index` is the step that the caller means to take. A state at
+  another step stays unchanged, so that steps dispatched after a bad one do nothing.
   """
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
   learning_rate = optimizers.learning_rate_schedule(
@@ -118,7 +118,7 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   compute = make_gradients(config, model, mesh, teacher)
 
   def shared_out(grad):
-    """Stacks of tiles split over the devices, so that each orthogonalises its share; Muon is a sixth of a step."""
+    """Split stacks of tiles over the devices, so that each orthogonalises its share. Muon takes a sixth of a step."""
     if grad.ndim == 3 and grad.shape[0] % mesh.size == 0:
       return jax.lax.with_sharding_constraint(grad, jax.sharding.NamedSharding(mesh, split))
     return grad
@@ -143,7 +143,7 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
 
 
 def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
-  """f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices and parts."""
+  """Make f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices, parts."""
   value_and_grad = jax.value_and_grad(make_loss(config, model, teacher), has_aux=True)
   parts = config.training.accumulation
 
@@ -185,7 +185,7 @@ def first_non_finite(
   windows,
   teacher: Teacher | None = None,
 ) -> str:
-  """Name of the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
+  """Name the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
   for kind, tree in (('parameter', state.params), ('routing state', state.routing)):
     if name := _first_in(tree):
       return f'{kind} {name}'
@@ -221,7 +221,7 @@ def first_non_finite(
 
 
 def _first_in(tree: Any) -> str | None:
-  """Path of the first array that is not finite."""
+  """Return the path of the first array that is not finite, or None."""
   return next(
     (
       jax.tree_util.keystr(path, simple=True, separator='/')
@@ -237,10 +237,10 @@ def _finite(tree: Any) -> jax.Array:
 
 
 def _in_order_of_time(captured: dict[str, Any], path: str = '') -> list[tuple[str, Any]]:
-  """Every module's output with its name; those of its parts, in the order of the dict, come before its own."""
+  """List every module's name and output. The outputs of a module's parts, in the order of the dict, precede its own."""
   result = []
   for name, child in captured.items():
-    # Dropout modules only repeat what came before them, under a name made earlier.
+    # A dropout module only repeats a tensor that came before it, under a name made earlier.
     if name != '__call__' and not name.startswith('Dropout'):
       result += _in_order_of_time(child, f'{path}/{name}' if path else name)
   if '__call__' in captured:

@@ -19,10 +19,10 @@ class ModelConfig:
   """The language model.
 
   Attributes:
-    form: `reference` has learned positions, LayerNorm and biases everywhere outside the tiles, as the original;
+    form: `reference` has learned positions, LayerNorm and biases everywhere outside the tiles, as the original.
       `modern` has rotary positions, RMSNorm, normalised queries and keys, short convolutions, and no biases.
     layers, d_model, heads, context: the usual sizes; context is in characters.
-    dropout: on the embedding and on both residual branches, in training only; in steps of 1/256.
+    dropout: on the embedding and on both residual branches, in training only; rounded to multiples of 1/256.
     ffn: the feed-forward layers.
   """
 
@@ -52,7 +52,10 @@ class ModelConfig:
 
 
 def model_config(settings) -> ModelConfig:
-  """`ModelConfig` from the flat `model` section of a config; names of both dataclasses, `d_model` shared."""
+  """Make a `ModelConfig` from the flat `model` section of a config.
+
+  The section holds the fields of both dataclasses, which share `d_model`.
+  """
   settings = dict(settings)
   ffn_names = {field.name for field in dataclasses.fields(ffn.FFNConfig)}
   own_names = {field.name for field in dataclasses.fields(ModelConfig)} - {'ffn'}
@@ -64,10 +67,10 @@ def model_config(settings) -> ModelConfig:
 
 @jax.custom_vjp
 def project(x_BLD: jax.Array, kernel_DE: jax.Array) -> jax.Array:
-  """Product with a kernel, [B, L, D] x [D, E] -> [B, L, E], with a gradient of the kernel that is fast on a CPU.
+  """Multiply by a kernel, [B, L, D] x [D, E] -> [B, L, E], with a kernel gradient that is fast on a CPU.
 
-  It is summed over a product for each window. As one product over all B * L rows, whose operands lie the wrong way
-  round for that, XLA transposes them first and then multiplies at a third of the speed.
+  The gradient sums one product for each window. A single product over all B * L rows is slower: XLA would transpose its
+  operands first, and then multiply at a third of the speed.
   """
   return x_BLD @ kernel_DE
 
@@ -85,7 +88,7 @@ project.defvjp(_project_forward, _project_backward)
 
 
 def head_norm(x_BLHD: jax.Array) -> jax.Array:
-  """Queries or keys at root mean square 1."""
+  """Normalise queries or keys to root mean square 1."""
   normalised: Any = nn.RMSNorm(use_scale=False, parent=None).apply({}, x_BLHD)
   return normalised
 
@@ -120,9 +123,10 @@ class SelfAttention(nn.Module):
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-  """Zero a share of the entries, `rate` rounded to 1/256, and scale the others so that the mean stays.
+  """Zero a share of the entries, `rate` rounded to a multiple of 1/256, and scale the others so that the mean stays.
 
-  One random byte an entry; the four that `flax.linen.Dropout` draws were a tenth of a training step on CPU.
+  It draws one random byte for each entry. `flax.linen.Dropout` draws four, which took a tenth of a training step on
+  CPU.
   """
   dropped = min(round(256 * rate), 255)
   words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
@@ -131,7 +135,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 
 class Dropout(nn.Module):
-  """`dropout` in training, with a key from the RNG stream `dropout`; otherwise nothing."""
+  """Apply `dropout` in training, with a key from the RNG stream `dropout`; otherwise do nothing."""
 
   rate: float
 
@@ -141,17 +145,17 @@ class Dropout(nn.Module):
 
 
 def short_convolution(x_BPD: jax.Array, taps_WD: jax.Array) -> jax.Array:
-  """See `ShortConvolution`. [B, W - 1 + L, D], of which the first W - 1 were before, to [B, L, D]."""
+  """Map [B, W - 1 + L, D], whose first W - 1 inputs are earlier ones, to [B, L, D]; see `ShortConvolution`."""
   before = taps_WD.shape[0] - 1
   L = x_BPD.shape[1] - before
   return x_BPD[:, before:] + sum(taps_WD[lag] * x_BPD[:, before - lag : before - lag + L] for lag in range(before + 1))
 
 
 class ShortConvolution(nn.Module):
-  """x_t plus a learned, per-feature mix of x_t ... x_{t-3}, zero at first: [B, L, D] -> [B, L, D].
+  """Add to x_t a learned, per-feature mix of x_t ... x_{t-3}, zero at first: [B, L, D] -> [B, L, D].
 
-  A depthwise causal convolution, which hands attention and tiles the last few characters at the price of 4 D
-  parameters (Primer, arXiv 2109.08668, puts them into attention).
+  This depthwise causal convolution gives attention and tiles the last few characters for 4 D parameters. Primer
+  (arXiv 2109.08668) has such convolutions in attention.
   """
 
   width: int = CONVOLUTION_WIDTH
@@ -163,7 +167,7 @@ class ShortConvolution(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention and a ternary feed-forward layer, each on a prepared input and added to the residual stream."""
+  """Attention and a ternary feed-forward layer; each adds its output for a prepared input to the residual stream."""
 
   config: ModelConfig
 
@@ -192,12 +196,12 @@ class Block(nn.Module):
 
 
 def norm(config: ModelConfig, name: str | None = None) -> nn.Module:
-  """The normalisation of a form, for the last axis."""
+  """Make the normalisation of the model's form, for the last axis."""
   return nn.RMSNorm(name=name) if config.form == 'modern' else nn.LayerNorm(name=name)
 
 
 class TransformerLM(nn.Module):
-  """Next-character model: tokens [B, L] int32, L <= context, to logits [B, L, V] and a RoutingInfo for every layer."""
+  """Map tokens [B, L] int32, L <= context, to next-character logits [B, L, V] and a RoutingInfo for every layer."""
 
   config: ModelConfig
   vocabulary_size: int
@@ -230,17 +234,17 @@ def apply(
   train: bool = False,
   rngs: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, list[routing.RoutingInfo]]:
-  """Logits [B, L, V] and every layer's RoutingInfo from parameters and the `routing` collection (may be empty)."""
+  """Compute logits [B, L, V] and every layer's RoutingInfo from parameters and the collection `routing` (or `{}`)."""
   result: Any = model.apply({'params': params, 'routing': routing_state or {}}, token_BL, train=train, rngs=rngs)
   return result
 
 
 def count_parameters(params) -> int:
-  """Number of trained scalars in a tree of arrays."""
+  """Return the number of scalars in a tree of parameters."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def next_token_loss(logits_BLV: jax.Array, target_BL: jax.Array) -> jax.Array:
-  """Cross-entropy of every target in nats, [B, L]."""
+  """Return the cross-entropy of every target in nats, [B, L]."""
   log_probability_BLV = jax.nn.log_softmax(logits_BLV)
   return -jnp.take_along_axis(log_probability_BLV, target_BL[..., None], axis=-1)[..., 0]

@@ -1,11 +1,11 @@
-"""A trained language model as inference takes it: a flat dictionary of arrays, tiles at two bits a weight.
+"""A trained language model for inference: a flat dictionary of arrays, with tiles at two bits a weight.
 
-`layout` says which arrays there are, for writing, reading and checking alike; `pack` fills them from trained
-parameters. `as_trained` gives the same with nothing quantised that was not quantised in training, for XLA to compute.
+`layout` lists the arrays for writing, reading and checking alike. `pack` fills them from trained parameters.
+`as_trained` returns a dictionary for XLA with only the quantisation of training.
 
-What is not a tile can be kept in float32, as int8 with a scale for each output (activations are quantised too, so that
-sums are exact), or as ternary codes. Embedding and positions, which are looked up and not multiplied, follow the head:
-float32 with a float32 head, else int8 with a scale for each row.
+The weights outside the tiles can be float32, int8 with a scale for each output, or ternary codes. With int8 or ternary
+weights the activations are quantised too, so that sums are exact. Embedding and positions are tables. They are float32
+with a float32 head, else int8 with a scale for each row.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ INT8_MAX = 127
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-  """What a model is at inference.
+  """The form of a model at inference.
 
   Attributes:
     model: sizes and form of the language model.
     vocabulary_size: V.
-    attention, head: how the projections around attention and the output head are kept, one of `PRECISIONS`.
+    attention, head: precision of the projections around attention and of the output head, one of `PRECISIONS`.
   """
 
   model: transformer.ModelConfig
@@ -42,7 +42,7 @@ class InferenceConfig:
 
   @property
   def tables(self) -> str:
-    """How embedding and positions are kept."""
+    """Return the precision of embedding and positions."""
     return 'float32' if self.head == 'float32' else 'int8'
 
   def __post_init__(self):
@@ -59,10 +59,10 @@ class InferenceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One array: its dtype and shape, and what its values must be.
+  """The dtype and shape of one array. The dtype tells which values it may hold.
 
-  float32 is finite; uint8 holds packed ternary codes, and int8 integers from -127 to 127, packed but for the rows of
-  tables; int32 holds each number from 0 on once.
+  float32 arrays are finite. uint8 arrays hold packed ternary codes. int8 arrays hold integers from -127 to 127, packed
+  except for the rows of tables. int32 arrays hold each number from 0 on once.
   """
 
   dtype: str
@@ -70,7 +70,7 @@ class Entry:
 
 
 def layout(config: InferenceConfig) -> dict[str, Entry]:
-  """Every array of a packed model by name."""
+  """List every array of a packed model by name."""
   model = config.model
   D, V = model.d_model, config.vocabulary_size
   reference = model.form == 'reference'
@@ -112,7 +112,7 @@ def _projection(name, rows, columns, precision, with_bias):
 def _tiles(config: ffn.FFNConfig) -> dict[str, Entry]:
   D, T, H, C = config.d_model, config.tiles, config.hidden, config.clusters
   keys = _codes if config.signature == 'sign' else _int8
-  of_tiles = (C, T // C) if C else (T,)  # Of the numbers that routing has for every tile.
+  of_tiles = (C, T // C) if C else (T,)  # The shape of the numbers that routing keeps for every tile.
   entries = {
     'up': _codes((T,), H, D),
     'up_scale': Entry('float32', (T, H)),
@@ -146,7 +146,7 @@ def _int8(lead, rows, columns):
 
 
 def pack(params: Any, routing_state: Any, config: InferenceConfig) -> dict[str, jax.Array]:
-  """The arrays of `layout` from the parameters and the `routing` collection of a `transformer.TransformerLM`."""
+  """Make the arrays of `layout` from the parameters and the `routing` collection of a `transformer.TransformerLM`."""
   arrays = _around_tiles(params, config)
   for layer in range(config.model.layers):
     name = f'layer_{layer}'
@@ -156,7 +156,7 @@ def pack(params: Any, routing_state: Any, config: InferenceConfig) -> dict[str, 
 
 
 def as_trained(params: Any, routing_state: Any, model: transformer.ModelConfig) -> dict[str, Any]:
-  """The same for XLA: all else in float32, and each layer's tiles, gate and balance bias as one tree, `layer_0.ffn`."""
+  """Make the arrays for XLA: float32, with each layer's tiles, gate and balance bias as one tree, `layer_0.ffn`."""
   V = params['embedding']['embedding'].shape[0]
   arrays: dict[str, Any] = _around_tiles(params, InferenceConfig(model, V, 'float32', 'float32'))
   for layer in range(model.layers):
@@ -203,7 +203,7 @@ def _pack_table(name, rows_RD, precision):
 
 
 def _pack_projection(name, denses, precision):
-  """Flax Dense layers on the same input, as one."""
+  """Pack Flax Dense layers on the same input as one projection."""
   weights_MK = jnp.concatenate([dense['kernel'].T for dense in denses])
   bias = {f'{name}.bias': jnp.concatenate([dense['bias'] for dense in denses])} if 'bias' in denses[0] else {}
   if precision == 'float32':
@@ -218,13 +218,16 @@ def _pack_projection(name, denses, precision):
 
 
 def quantise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """int8 weights and a scale for each row, so that weights are about q * scale."""
+  """Return int8 weights and a scale for each row, so that weights are about q * scale."""
   q_MK, step_M1 = ternary.quantise_int8(weights_MK)
   return q_MK.astype(jnp.int8), step_M1[:, 0]
 
 
 def ternarise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Ternary codes of weights that were not trained for it: absmean row by row, and the scales of least square error."""
+  """Return ternary codes and scales of weights that were trained in float.
+
+  The codes are absmean, row by row. The scales have the least square error.
+  """
   codes_MK, _ = ternary.ternarise(weights_MK[:, None], 'absmean')
   codes_MK = codes_MK[:, 0]
   votes_M = jnp.sum(jnp.abs(codes_MK), axis=1)
@@ -272,7 +275,7 @@ def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
 
 
 def sizes(config: InferenceConfig) -> dict[str, int]:
-  """Bytes of all arrays of `layout`, by what they are for."""
+  """Return the bytes of all arrays of `layout`, by purpose."""
   result = dict.fromkeys(
     (
       'tiles',
@@ -299,7 +302,7 @@ def sizes(config: InferenceConfig) -> dict[str, int]:
 
 
 def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> ffn.TernaryTiles:
-  """The tiles of a layer of packed arrays, as XLA computes with them."""
+  """Unpack the tiles of a layer of packed arrays into the form for XLA."""
   up_THD, down_TDH = map(xla_kernels.unpack, packed_tiles(arrays, name, config))
   return ffn.TernaryTiles(
     up_THD.swapaxes(1, 2).astype(jnp.float32),
@@ -313,7 +316,7 @@ def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) ->
 def packed_tiles(
   arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig
 ) -> tuple[xla_kernels.PackedTernary, xla_kernels.PackedTernary]:
-  """Up- and down-projections of a layer of packed arrays."""
+  """Return the up- and down-projections of a layer of packed arrays."""
   D, H = config.d_model, config.hidden
   return (
     xla_kernels.PackedTernary(arrays[f'{name}.up'], H, D),
@@ -324,12 +327,12 @@ def packed_tiles(
 def signatures_of(
   arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig
 ) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
-  """The routing addresses of a layer of packed arrays, of all tiles, or of those of each cluster."""
+  """Return the packed routing addresses of a layer, for all tiles, or for the tiles of each cluster."""
   return _kind(config)(arrays[f'{name}.signatures'], config.tiles // (config.clusters or 1), config.d_model)
 
 
 def tile_index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> xla_kernels.TileIndex | None:
-  """The clusters of a layer of packed arrays; None without an index."""
+  """Return the clusters of a layer of packed arrays; None without an index."""
   if not config.clusters:
     return None
   clusters = _kind(config)(arrays[f'{name}.clusters'], config.clusters, config.d_model)
@@ -340,14 +343,14 @@ def tile_index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -
 
 
 def in_tile_order(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig, x: jax.Array) -> jax.Array:
-  """What routing has for every tile, [T, ...] or in the order of clusters [C, M, ...], as [T, ...]."""
+  """Bring routing's numbers for every tile, [T, ...] or in the order of clusters [C, M, ...], to [T, ...]."""
   if not config.clusters:
     return x
   return x.reshape(config.tiles, *x.shape[2:])[jnp.argsort(arrays[f'{name}.members'].reshape(-1))]
 
 
 def keys_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tuple[jax.Array, jax.Array]:
-  """Unpacked routing addresses of all tiles, float32 [T, D], and their scales [T]."""
+  """Unpack the routing addresses of all tiles, float32 [T, D], and their scales [T]."""
   keys = xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32)
   return (
     in_tile_order(arrays, name, config, keys),
@@ -356,7 +359,7 @@ def keys_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tupl
 
 
 def index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> hierarchy.Index:
-  """The unpacked index of a layer of packed arrays."""
+  """Unpack the index of a layer of packed arrays."""
   tile_index = tile_index_of(arrays, name, config)
   assert tile_index is not None and tile_index.scale_C is not None
   return hierarchy.Index(

@@ -1,4 +1,4 @@
-"""The files of a run: config, provenance, and who is writing to them."""
+"""The files of a run: config, provenance, and the lock of the program that writes them."""
 
 import contextlib
 import datetime
@@ -23,12 +23,12 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
-  """Create or check a workdir, and keep other trainings out of it meanwhile.
+  """Create or check a workdir, and lock it against other training runs meanwhile.
 
-  One in which nothing was done yet, since its first start failed, takes another config.
+  A workdir without any finished work, for example after a failed start, accepts another config.
 
   Raises:
-    InputError: when it cannot be written or belongs to another config. Nothing is changed then.
+    InputError: when the workdir cannot be written or belongs to another config. Then nothing changes.
     WorkdirInUse: when another training is writing to it.
   """
   try:
@@ -57,7 +57,7 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
 
 
 def _begun(workdir: pathlib.Path) -> bool:
-  """Whether there is a checkpoint or a line of metrics."""
+  """Return whether there is a checkpoint or a line of metrics."""
   lines = workdir / 'metrics.jsonl'
   return any((workdir / 'checkpoints').glob('*/*')) or (lines.exists() and lines.stat().st_size > 0)
 
@@ -68,13 +68,13 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config of a run; InputError when there is none."""
+  """Read the config of a run. Raise InputError when there is none."""
   path = workdir / 'config.json'
   return configuration.from_json(_read(path), str(path))
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
-  """`run.json`; InputError when there is none."""
+  """Read `run.json`. Raise InputError when there is none."""
   path = workdir / 'run.json'
   text = _read(path)
   try:
@@ -97,7 +97,7 @@ def _read(path: pathlib.Path) -> str:
 
 
 def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
-  """InputError when the run in a workdir was trained on another text."""
+  """Raise InputError when the run in a workdir was trained on another text."""
   if (workdir / 'run.json').exists():
     known = read_run(workdir)['corpus']
     if known['sha256'] != corpus.sha256:
@@ -144,21 +144,21 @@ def write_run(
     run = read_run(workdir)
   else:
     run = {**parameter_counts(config, params, routing_state), 'corpus': described, 'sessions': []}
-  # The latest session stands at the top as well, for readers who want one answer.
+  # The top level repeats the latest session, for readers who want one answer.
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
   write_text(path, json.dumps(run, indent=2) + '\n')
 
 
 def versions() -> dict[str, str]:
-  """Of Python and of the packages that a result depends on."""
+  """Return the versions of Python and of the packages that a result depends on."""
   return {'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_state: Any) -> dict[str, Any]:
-  """`parameters` (total, routing: those of gates, active_per_token) and `routing_state`, numbers kept but not trained.
+  """Count `parameters` (total, routing: those of gates, active_per_token) and `routing_state` (untrained numbers).
 
-  A token touches `top_k` tiles of each layer, or all of them under dense routing, and everything outside the tiles.
+  A token uses `top_k` tiles of each layer, or all of them under dense routing, and everything outside the tiles.
   """
   ffn = transformer.model_config(config.model).ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
@@ -176,9 +176,9 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_sta
 
 
 def _commit() -> str | None:
-  """Commit of the checkout this package runs from, with `-dirty` where files differ from it; None outside one."""
+  """Return the commit of this package's checkout, with `-dirty` if files differ from it; None outside a checkout."""
   checkout = pathlib.Path(__file__).parent.parent
-  if not (checkout / '.git').exists():  # An installed package may lie in somebody else's.
+  if not (checkout / '.git').exists():  # An installed package may be inside another project's checkout.
     return None
   try:
     return subprocess.run(

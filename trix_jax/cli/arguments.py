@@ -1,4 +1,4 @@
-"""Read what several programs are given: folders, and configs by name or by path."""
+"""Read the arguments that several programs share: folders, and configs by name or by path."""
 
 import pathlib
 from typing import Any
@@ -9,20 +9,20 @@ from ml_collections.config_flags import config_flags
 
 from trix_jax.errors import InputError
 
-flags.disclaim_key_flags()  # What is defined here belongs to the program that asks for it.
+flags.disclaim_key_flags()  # The flags that this module defines belong to the program that asks for them.
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 
 
 def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
-  """Return the folder that a flag names; InputError when it is empty, which would be the current folder."""
+  """Return the folder that a flag names. Raise InputError for an empty name, which would mean the current folder."""
   if not flag.value:
     raise InputError(f'--{flag.name} is empty; give the path of a folder')
   return pathlib.Path(flag.value)
 
 
 def folders_of(flag: flags.FlagHolder) -> list[pathlib.Path]:
-  """Return the folders that a flag names, separated by commas; InputError for none, or an empty name."""
+  """Return the folders that a flag names, separated by commas. Raise InputError for none, or for an empty name."""
   if not all(flag.value or ['']):
     raise InputError(f'--{flag.name} names no folder; give one or more that train.py wrote, separated by commas')
   return [pathlib.Path(name) for name in flag.value]
@@ -30,7 +30,7 @@ def folders_of(flag: flags.FlagHolder) -> list[pathlib.Path]:
 
 def shipped_configs() -> dict[str, pathlib.Path]:
   """Find the configs that ship with the package, by name."""
-  # An installed package has a copy of its own; a clone has the folder that the copy is made of.
+  # A clone has the original folder, and an installed package has a copy of it.
   folders = [folder for folder in (PACKAGE.parent / 'configs', PACKAGE / 'configs') if folder.is_dir()]
   return {path.stem: path for path in sorted(folders[-1].glob('*.py'))} if folders else {}
 
@@ -47,7 +47,7 @@ def define_config(flag_values: flags.FlagValues) -> flags.FlagHolder:
 
 
 def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
-  """Return the value of a config flag; InputError when the file cannot be loaded."""
+  """Return the value of a config flag. Raise InputError when the file cannot be loaded."""
   try:
     config = flag.value
     lock = getattr(config, 'lock', None)  # A file that failed to load comes back as an object that raises here.
@@ -68,7 +68,7 @@ def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
 
 
 class _ConfigParser(config_flags.ConfigFileFlagParser):
-  """Take the name of a shipped config for its path."""
+  """Replace the name of a shipped config by its path."""
 
   def parse(self, path: str) -> Any:
     return super().parse(str(shipped_configs().get(path, path)))

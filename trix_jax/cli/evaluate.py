@@ -1,15 +1,15 @@
-"""Evaluate a trained checkpoint under every routing, dense and sparse, and look at what its tiles do.
+"""Evaluate a trained checkpoint under every routing, dense and sparse, and show what its tiles do.
 
   trix eval --workdir=runs/quickstart
   trix eval --workdir=runs/quickstart --fit_gate --plot
   trix eval --workdir=runs/quickstart --backend=packed
 
 It prints loss and perplexity on the whole validation split under dense, emergent, random and first-tile routing, and
-under the learned gate where the model has one. It prints which characters go to which tile. It writes
-WORKDIR/eval_sparse.json; another checkpoint, text or option puts its name into the file's name.
+under the learned gate if the model has one. It prints which characters go to which tile. It writes
+WORKDIR/eval_sparse.json. The file's name also tells any other checkpoint, text or option.
 
---plot draws the results. --backend=packed packs the model too, and shows what that costs in loss and how many tokens
-change their tile. --fit_gate fits a linear gate to the frozen model: does learning to route beat reading?
+--plot draws the results. --backend=packed also packs the model. It shows how much the loss changes and how many tokens
+change their tile. --fit_gate fits a linear gate to the frozen model, to compare a learned router with signatures.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from trix_jax.errors import InputError
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.', flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to load.', flag_values=FLAGS)
 _FILE = flags.DEFINE_string(
   'file', '', 'Evaluate on this UTF-8 text instead of the validation split.', flag_values=FLAGS
 )
@@ -41,12 +41,12 @@ _FIT_GATE = flags.DEFINE_bool(
 )
 _GATE_STEPS = flags.DEFINE_integer('gate_steps', 300, 'Steps of fitting the gate.', lower_bound=1, flag_values=FLAGS)
 _BACKEND = flags.DEFINE_enum(
-  'backend', 'xla', ['xla', 'packed'], 'Who computes: XLA alone, or packed kernels beside it.', flag_values=FLAGS
+  'backend', 'xla', ['xla', 'packed'], 'Compute by XLA alone, or also by packed kernels.', flag_values=FLAGS
 )
 _ATTENTION = flags.DEFINE_enum(
-  'attention', 'int8', weights.PRECISIONS, 'Attention of the packed model.', flag_values=FLAGS
+  'attention', 'int8', weights.PRECISIONS, 'Precision of attention in the packed model.', flag_values=FLAGS
 )
-_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Output head of the packed model.', flag_values=FLAGS)
+_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Precision of the packed output head.', flag_values=FLAGS)
 _PLOT = flags.DEFINE_bool(
   'plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.', flag_values=FLAGS
 )
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _suffixes(tokens) -> list[str]:
-  """What tells the result's file from those of other checkpoints, texts and questions."""
+  """List the parts of the result's file name that name the checkpoint, the text and the options."""
   checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
   text = [pathlib.Path(_FILE.value).stem[:50], hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
   return checkpoint + text + ['fitted_gate'] * _FIT_GATE.value + ['packed'] * (_BACKEND.value == 'packed')

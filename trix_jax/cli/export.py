@@ -3,8 +3,9 @@
   trix export --workdir=runs/quickstart --out=model.safetensors
   trix generate --model=model.safetensors --prompt='def '
 
-The file holds the tiles at two bits a weight, the addresses that route tokens, and the rest of the model as int8, with
-its config, its vocabulary and its origin. --attention and --head choose other precisions. It runs on any CPU.
+The file holds the tiles at two bits a weight, the addresses that route tokens, and the rest of the model as int8. It
+also holds the config, the vocabulary and the origin of the model. --attention and --head choose other precisions. The
+file runs on any CPU.
 """
 
 import pathlib
@@ -18,19 +19,19 @@ from trix_jax.errors import InputError
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
 _OUT = flags.DEFINE_string('out', None, 'File to write.', required=True, flag_values=FLAGS)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.', flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to pack.', flag_values=FLAGS)
 _ATTENTION = flags.DEFINE_enum(
   'attention',
   'int8',
   weights.PRECISIONS,
-  'How the projections around attention are kept; ternary costs a model that was not trained for it a tenth of a nat.',
+  'Precision of the projections around attention. Ternary costs a tenth of a nat if training did not use it.',
   flag_values=FLAGS,
 )
 _HEAD = flags.DEFINE_enum(
   'head',
   'int8',
   weights.PRECISIONS,
-  'How the output head is kept; embedding and positions are float32 with a float32 head, else int8.',
+  'Precision of the output head. Embedding and positions are float32 with a float32 head, else int8.',
   flag_values=FLAGS,
 )
 

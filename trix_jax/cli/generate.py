@@ -3,7 +3,7 @@
   trix generate --model=models/shakespeare.safetensors --prompt='ROMEO:'
   trix generate --workdir=runs/quickstart --prompt='def ' --length=500
 
-A file from `trix export` is packed, and fast. A workdir's model is computed as it was trained.
+A file from `trix export` is packed and fast. With --workdir, XLA computes the model as in training.
 """
 
 import sys
@@ -19,12 +19,12 @@ FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', flag_values=FLAGS)
 _MODEL = flags.DEFINE_string('model', None, 'File that trix export wrote.', flag_values=FLAGS)
 _CHECKPOINT = flags.DEFINE_enum(
-  'checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint of the workdir.', flag_values=FLAGS
+  'checkpoint', 'best', checkpoints.KINDS, 'Checkpoint of the workdir to load.', flag_values=FLAGS
 )
 _PROMPT = flags.DEFINE_string(
   'prompt',
   None,
-  'Text to continue; by default a new line, or where the model knows none, the first character it knows.',
+  'Text to continue. The default is a new line, or the first known character if the model lacks the new line.',
   flag_values=FLAGS,
 )
 _LENGTH = flags.DEFINE_integer('length', 500, 'Characters to write after the prompt.', lower_bound=0, flag_values=FLAGS)
@@ -53,9 +53,9 @@ def main() -> None:
 
 
 class Clock:
-  """Characters a second, without the first pieces, which wait for compilation and come together."""
+  """Measure characters a second, without the first pieces, which wait for compilation and arrive together."""
 
-  SKIPPED, LEAST = 2, 8  # Pieces that do not count, and so many that must, or no speed is told.
+  SKIPPED, LEAST = 2, 8  # Pieces that do not count, and the fewest that give a speed.
 
   def __init__(self):
     self._marks: list[tuple[float, int]] = []

@@ -1,8 +1,8 @@
-"""Start a program: prepare the CPU, import the program, and give a user's mistake one line.
+"""Start a program: prepare the CPU, import the program, and report a user's mistake in one line.
 
   trix train --config=quickstart --workdir=runs/quickstart
 
-Nothing here imports JAX before the CPU is prepared.
+This module prepares the CPU before it imports JAX.
 """
 
 import importlib
@@ -29,7 +29,7 @@ _NO_MEMORY = 'not enough memory: {}; choose a smaller batch or model'
 
 
 def trix() -> None:
-  """Run the program that the first argument names; what `trix` in a shell calls."""
+  """Run the program that the first argument names. The shell command `trix` calls this."""
   sys.argv[0] = 'trix'
   name = sys.argv[1] if len(sys.argv) > 1 else 'help'
   if name in HELP:
@@ -51,10 +51,10 @@ def launch(module: str) -> NoReturn:
 
 
 def run(module: str, argv: list[str]) -> None:
-  """Import a program, parse its flags and call its `main()`. Bad input gives one line on stderr and an exit code."""
+  """Import a program, parse its flags and call its `main()`. On bad input print one line to stderr and exit."""
   program = importlib.import_module(module)
   if any(argument in HELP for argument in argv[1:]):
-    _, described = program.FLAGS.module_help(program).split(':\n', 1)  # Below the name of the module.
+    _, described = program.FLAGS.module_help(program).split(':\n', 1)  # The text below the module's name.
     print(f'{(program.__doc__ or "").strip()}\n\nFlags:\n{described}')
     return
   _quieten()
@@ -62,7 +62,7 @@ def run(module: str, argv: list[str]) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-  """Do the same for a script whose flags are absl's global ones, such as those in experiments/."""
+  """Run the `main` of a script with absl's global flags, such as those in experiments/, in the same way."""
   from absl import app, flags
 
   _quieten()
@@ -81,7 +81,7 @@ def _usage() -> str:
 def _quieten() -> None:
   from absl import logging
 
-  logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises.
+  logging.set_verbosity(logging.FATAL)  # Orbax logs every error that it raises.
   if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal that lacks a character shows its number.
     sys.stdout.reconfigure(errors='backslashreplace')
 
@@ -101,9 +101,9 @@ def _call(main: Callable[[], None], rest: list[str]) -> None:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     _fail(_NO_MEMORY.format(_one_line(str(error).splitlines()[0])), 1)
-  except BrokenPipeError:  # The reader of our output has gone: not a mistake, and nobody is left to tell.
+  except BrokenPipeError:  # The reader of the output has gone. That is no mistake, and a message would reach nobody.
     os._exit(128 + signal.SIGPIPE)
-  except OSError as error:  # A full disk, a file system that went away; what is read has its own errors.
+  except OSError as error:  # A disk is full or a file system has gone. Errors of reading have messages of their own.
     sys.stdout.flush()
     print(
       f'error: cannot write{f" {error.filename}" if error.filename else ""}: {error.strerror or error}; see that '
@@ -111,7 +111,7 @@ def _call(main: Callable[[], None], rest: list[str]) -> None:
       file=sys.stderr,
       flush=True,
     )
-    os._exit(1)  # Exit handlers of TensorBoard and Orbax would try to write again, and fill the screen.
+    os._exit(1)  # Exit handlers of TensorBoard and Orbax would write again and fill the screen with errors.
 
 
 def _parse(program_flags: Any, argv: list[str]) -> list[str]:
@@ -123,8 +123,8 @@ def _parse(program_flags: Any, argv: list[str]) -> list[str]:
     _fail(str(error), error.exit_code)
   except flags.Error as error:
     _fail(f'{_one_line(error)}; see {argv[0]} --help', 2)
-  # A config file is a program, so loading one can raise anything; ml_collections raises these for an override of a
-  # setting that does not exist, or of a wrong type.
+  # A config file is a program, so loading one can raise anything. ml_collections raises the errors below for an
+  # override of an unknown setting, or for a value of a wrong type.
   except Exception as error:
     if isinstance(error, AttributeError | KeyError | TypeError | ValueError) and 'get_config' not in str(error):
       _fail(f'{_one_line(error)}; trix_jax/configuration.py lists every setting', 2)

@@ -1,13 +1,13 @@
-"""Ask a trained model which tiles answer which characters, and what a tile is.
+"""Show which tiles of a trained model answer which characters, and describe a tile.
 
   trix lookup --workdir=runs/quickstart --text='for line in lines:'
   trix lookup --workdir=runs/quickstart --layer=1 --tile=3
 
-The first prints, for every character, the tiles of each layer and the margin of the first tile: its probability less
-the highest of the others. A margin below zero means that a balance bias chose the tile.
+The first command prints, for every character, the tiles of each layer and the margin of the first tile. The margin is
+its probability minus the highest of the others. A margin below zero means that a balance bias chose the tile.
 
-The second prints the card of a tile: its signature, the input dimensions that matter to it, how much of the validation
-text it gets and which characters, and the tiles most like it.
+The second command prints the card of a tile: its signature and the input dimensions with the largest entries. It also
+prints the tile's share of the validation text, its characters, and the most similar tiles.
 """
 
 from absl import flags
@@ -18,10 +18,10 @@ from trix_jax.errors import InputError
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Which checkpoint.', flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to load.', flag_values=FLAGS)
 _TEXT = flags.DEFINE_string('text', None, 'Show the tiles for every character of this text.', flag_values=FLAGS)
 _LAYER = flags.DEFINE_integer('layer', None, 'Show the card of a tile of this layer, from 0.', flag_values=FLAGS)
-_TILE = flags.DEFINE_integer('tile', None, 'Which tile, from 0.', flag_values=FLAGS)
+_TILE = flags.DEFINE_integer('tile', None, 'Number of the tile, from 0.', flag_values=FLAGS)
 
 
 def main() -> None:
