@@ -3,9 +3,9 @@
   packed = xla_kernels.pack(codes_MK)                       # codes in {-1, 0, 1}, four to a byte
   y_NM = xla_kernels.ternary_matmul(x_NK, packed, scales_M)
 
-On CPU the operations are XLA custom calls into C++ kernels; which one runs is decided by the CPU (`available_paths`),
-or by the environment variable TRIX_KERNEL. On GPU and TPU, and where no kernel was built, the same functions in plain
-jnp run (`reference`). All give the same integers. They are for inference and have no gradient.
+On CPU the operations are XLA custom calls into C++ kernels. The CPU (`available_paths`) or the environment variable
+TRIX_KERNEL decides which kernel runs. On GPU and TPU, and where no kernel was built, the same functions run in plain
+jnp (`reference`). All give the same integers. They are for inference and have no gradient.
 
 Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles, H hidden units of a tile.
 """

@@ -1,8 +1,8 @@
-"""Causal attention over a cache of keys and values: what generating text spends most of its time on.
+"""Causal attention over a cache of keys and values, the costliest part of generating text.
 
-For one token of a layer of width 128 that sees 256 others, XLA on CPU takes longer than for all the layer's products
-together. The kernel visits filled slots only. It adds in one order on every instruction set, so that its bits are the
-same on all of them, and the same for a token alone as for one among many.
+For one token that sees 256 others in a layer of width 128, XLA on CPU spends more time on attention than on all of the
+layer's products. The kernel visits filled slots only. It adds in one order on every instruction set, so its bits are
+the same on all of them. A token also gets the same bits alone and among others.
 
 Letters: B rows of a batch, L new tokens, H heads, W width of a head, S slots of the cache, G groups of K slots.
 """
@@ -20,10 +20,10 @@ SLOT_MULTIPLE = 16
 
 
 class KeyValueCache(NamedTuple):
-  """Keys and values of the tokens that were seen, and room for more.
+  """Keys and values of earlier tokens, and room for more.
 
   Attributes:
-    keys_BHGWK: float32, in groups of K = SLOT_MULTIPLE slots, whose scores are computed side by side; S = G * K.
+    keys_BHGWK: float32, in groups of K = SLOT_MULTIPLE slots; the kernel computes a group's scores together. S = G * K.
     values_BHSW: float32.
   """
 
@@ -32,7 +32,7 @@ class KeyValueCache(NamedTuple):
 
 
 def empty_cache(batch: int, heads: int, width: int, slots: int) -> KeyValueCache:
-  """Room for `slots` tokens a row or a few more: up to the next multiple of SLOT_MULTIPLE."""
+  """Make a cache with room for `slots` tokens a row, rounded up to a multiple of SLOT_MULTIPLE."""
   groups = -(-slots // SLOT_MULTIPLE)
   return KeyValueCache(
     jnp.zeros((batch, heads, groups, width, SLOT_MULTIPLE)), jnp.zeros((batch, heads, groups * SLOT_MULTIPLE, width))
@@ -42,20 +42,21 @@ def empty_cache(batch: int, heads: int, width: int, slots: int) -> KeyValueCache
 def cached_attention(
   q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array, position_B: jax.Array, cache: KeyValueCache
 ) -> tuple[jax.Array, KeyValueCache]:
-  """softmax(q k^T / sqrt(W)) v for new tokens, which see the tokens in the cache, each other backwards, and themselves.
+  """Compute softmax(q k^T / sqrt(W)) v for new tokens, which see the cache, earlier new tokens, and themselves.
 
   Args:
     q_BLHW, k_BLHW, v_BLHW: float32.
-    position_B: int32, how many tokens of each row the cache holds; position + L <= S. What lies in the slots beyond
-      does not matter.
+    position_B: int32, how many tokens of each row the cache holds; position + L <= S. The content of later slots does
+      not matter.
     cache: see `empty_cache`.
 
   Returns:
-    float32 [B, L, H, W], and the cache with the new tokens in it (in place where nothing else needs the old one).
+    float32 [B, L, H, W], and the cache with the new tokens in it. XLA updates it in place where nothing else needs the
+    old one.
 
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
-    jax.errors.JaxRuntimeError, ValueError: from the kernel, when there is no room (which of the two, JAX decides); the
+    jax.errors.JaxRuntimeError, ValueError: from the kernel, when there is no room; JAX decides which of the two. The
       reference gives NaN for that row.
   """
   name = 'cached_attention'

@@ -1,16 +1,18 @@
-"""How fast the packed operations are, beside float32 and beside what this machine could do at most.
+"""Time the packed operations beside float32 and beside the limits of this machine.
 
   python -m xla_kernels.benchmark
   python -m xla_kernels.benchmark --json=results/kernels.json
 
-Every product y = x @ w of n tokens with m x k weights is timed with one copy of the weights ("hot") and with as many as
-fill 256 MB, one after the other ("rotated"). Packed products are timed inside the custom call, quantisation of the
-activations included; JAX and NumPy in float32 as they are called from Python, which takes JAX about 5 microseconds and
-NumPy one. Each number of threads is measured in processes of their own that are bound to so many cores.
+The benchmark times every product y = x @ w of n tokens with m x k weights in two ways. "hot" uses one copy of the
+weights. "rotated" uses one copy after the other, as many as fill 256 MB. The time of a packed product is taken inside
+the custom call and includes the quantisation of the activations. The times of JAX and NumPy in float32 include the call
+from Python, which takes JAX about 5 µs and NumPy 1 µs. Each number of threads has its own process, bound to as many
+cores.
 
-The roofline is measured too: integer operations from registers, and reading memory, by as many threads. A product takes
-at least the longer of (operations / peak) and (bytes of packed weights / bandwidth at that size); the fraction is that
-time by the measured one. GOP/s count a multiplication and an addition as two.
+The benchmark also measures the roofline, with as many threads: integer operations from registers, and reading memory. A
+product takes at least the longer of (operations / peak) and (bytes of packed weights / bandwidth at that size). The
+fraction is this shortest time divided by the measured time. GOP/s count a multiplication and an addition as two
+operations.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from xla_kernels import native, packing
 SHAPES = ((512, 128), (512, 256), (1024, 1024), (4096, 4096), (14336, 4096))
 TOKENS = (1, 8, 64, 512)
 ROTATED_BYTES = 256 << 20
-MICROSECONDS = 1e5  # Spent on each number, about.
+MICROSECONDS = 1e5  # Approximate time for each number.
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
   if xla_kernels.active_path() == 'reference':
     parser.error('there are no native kernels to measure here, or TRIX_KERNEL says not to use them; see BUILD.md')
   if arguments.json:
-    try:  # Now rather than after the measurements.
+    try:  # Fail before the measurements, if at all.
       with open(arguments.json, 'a'):
         pass
     except OSError as error:
@@ -72,7 +74,7 @@ def main() -> None:
 
 
 def in_own_process(threads: int, cores: list[int]) -> Iterator[dict]:
-  """Rows of `measure` in a process bound to some cores, so that every library has as many threads."""
+  """Yield rows of `measure` from a process bound to some cores, so that every library uses as many threads."""
   environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'OPENBLAS_NUM_THREADS': str(threads)}
 
   def bind():
@@ -89,7 +91,7 @@ def in_own_process(threads: int, cores: list[int]) -> Iterator[dict]:
 
 
 def text_of(row: dict) -> str:
-  """A line of the report."""
+  """Return a line of the report."""
   if 'path' not in row:
     return row['note']
   packed = row['packed_bytes'] / row['microseconds'] / 1e3
@@ -102,7 +104,7 @@ def text_of(row: dict) -> str:
 
 
 def measure(threads: int) -> Iterator[dict]:
-  """All rows for this process, which the caller has bound to `threads` cores."""
+  """Yield all rows for this process, which the caller has bound to `threads` cores."""
   xla_kernels.register()
   path = xla_kernels.active_path()
   rng = np.random.default_rng(0)
@@ -127,7 +129,7 @@ def measure(threads: int) -> Iterator[dict]:
       on_device = [jnp.asarray(w) for w in weights]
       for n in TOKENS:
         x = rng.normal(size=(n, k)).astype(np.float32)
-        work = 2e-3 * m * k * n  # Thousands of operations: divided by microseconds, GOP/s.
+        work = 2e-3 * m * k * n  # Thousands of operations, so that division by µs gives GOP/s.
         least = max(work / peak, size / 1e3 / bandwidth[ROTATED_BYTES if residency == 'rotated' else size])
         times = {
           path: timed_matmul(jnp.asarray(x), many, scales, least),
@@ -151,7 +153,7 @@ def measure(threads: int) -> Iterator[dict]:
 
 
 def measure_ffn(threads: int) -> Iterator[dict]:
-  """One token through one tile of d_model 128 and d_ff 512: the kernel, a step of a scan, a jitted call."""
+  """Time one token through one tile of d_model 128 and d_ff 512: the kernel, a step of a scan, a jitted call."""
   rng = np.random.default_rng(0)
   up, down = (xla_kernels.pack(rng.integers(-1, 2, shape).astype(np.int8)) for shape in ((1, 512, 128), (1, 128, 512)))
   x, tile, gate = jnp.ones((1, 128)), jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
@@ -172,14 +174,14 @@ def measure_ffn(threads: int) -> Iterator[dict]:
 
 
 def timed(target: str, like, *arguments, samples: int = 51, **attributes) -> float:
-  """Median of the microseconds that a timing custom call reports."""
+  """Return the median of the times that a timing custom call reports, in µs."""
   results = jax.ShapeDtypeStruct(like.shape, like.dtype), jax.ShapeDtypeStruct((samples,), np.float32)
   call = jax.jit(lambda *arguments: jax.ffi.ffi_call(target, results)(*arguments, **attributes))
   return float(np.median(call(*arguments)[1]))
 
 
 def timed_matmul(x, packed_copies, scales, least: float) -> float:
-  """Microseconds of one packed product; `least` is what it takes at best."""
+  """Return the time of one packed product in µs; `least` is the shortest possible time."""
   batch = max(1, round(20 / least))
   samples = int(min(max(MICROSECONDS / (batch * least), 5), 501))
   like = jax.ShapeDtypeStruct((x.shape[0], scales.shape[0]), x.dtype)
@@ -187,7 +189,7 @@ def timed_matmul(x, packed_copies, scales, least: float) -> float:
 
 
 def timed_calls(function: Callable, x, weights=()) -> float:
-  """Median microseconds of function(x, w), over batches of calls, w one of the weights after the other."""
+  """Return the median time of function(x, w) in µs over batches of calls, with one of the weights after the other."""
 
   def run(calls, first):
     start = time.perf_counter()
@@ -207,7 +209,7 @@ def timed_calls(function: Callable, x, weights=()) -> float:
 
 
 def measured_peak() -> float:
-  """GOP/s of the best path's dot products from registers, all threads together; the best of many."""
+  """Return GOP/s of the best path's dot products from registers, all threads together; the best of many."""
   path, rounds = native.active_path(), 20_000
   results = jax.ShapeDtypeStruct((1,), np.float32), jax.ShapeDtypeStruct((200,), np.float32)
   native.force(native.available_paths()[0])
@@ -217,7 +219,7 @@ def measured_peak() -> float:
 
 
 def measured_bandwidth(size: int) -> float:
-  """GB/s of reading a buffer of so many bytes again and again, every thread a part of its own; the best of many."""
+  """Return GB/s of reading a buffer of `size` bytes repeatedly, each thread its own part; the best of many."""
   batch = max(1, (4 << 20) // size)
   results = jax.ShapeDtypeStruct((1,), np.uint8), jax.ShapeDtypeStruct((20,), np.float32)
   call = jax.jit(lambda memory: jax.ffi.ffi_call('trix_timed_read', results)(memory, batch=batch))

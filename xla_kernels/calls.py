@@ -1,4 +1,4 @@
-"""What the operations share: checks of their arguments, and the choice between the kernel and the reference."""
+"""Check the arguments of operations, and choose between the kernel and the reference."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from xla_kernels.packing import PackedTernary, check_packed
 
 
 def check_array(operation, name, array, axes, dtypes, lengths=()):
-  """`axes` names the axes for the message; `lengths` gives those that are known."""
+  """Check the axes, dtype and lengths of an array. `axes` names the axes; `lengths` gives the known lengths."""
   if not hasattr(array, 'dtype') or array.dtype not in dtypes:
     raise TypeError(
       f'{operation}: {name} must be an array of {" or ".join(jnp.dtype(d).name for d in dtypes)}, '
@@ -35,7 +35,7 @@ def check_matrix(operation, packed, columns, kinds=(PackedTernary,)):
 
 
 def inference_only(function: Callable[..., Any] | None = None, *, static: tuple[int, ...] = ()) -> Any:
-  """Decorator: jitted, with the error that a gradient gets; `static` are the positions of hashable arguments."""
+  """Jit a function (a decorator) and make its gradient an error; `static` are the positions of hashable arguments."""
   if function is None:
     return functools.partial(inference_only, static=static)
   name = f'xla_kernels.{function.__name__.lstrip("_")}'
@@ -54,10 +54,10 @@ def inference_only(function: Callable[..., Any] | None = None, *, static: tuple[
 def on_cpu(
   target: str, otherwise: Callable[..., Any], *arguments: Any, in_place: dict[int, int] | None = None, **attributes: Any
 ) -> Any:
-  """The kernel where a CPU runs it, the reference on other backends or without kernels.
+  """Call the kernel on CPU, and the reference on other backends or without kernels.
 
-  The kernel takes the leaves of `arguments` as its buffers and gives what the reference gives, in shape and dtype.
-  `in_place` says which results may take the place of which arguments, {argument: result}.
+  The kernel takes the leaves of `arguments` as its buffers. Its results have the shapes and dtypes of the reference's.
+  `in_place` maps arguments to the results that may replace them, {argument: result}.
   """
   if not native.register():
     return otherwise(*arguments)
@@ -65,7 +65,7 @@ def on_cpu(
 
   def kernel(*arguments):
     leaves, structure = jax.tree.flatten(results)
-    # Buffers that change place must have one shape, so under vmap every operand gets all batch axes.
+    # An argument and the result that replaces it must have one shape, so under vmap every operand gets all batch axes.
     call = jax.ffi.ffi_call(
       target, leaves, vmap_method='broadcast_all' if in_place else 'expand_dims', input_output_aliases=in_place
     )

@@ -1,8 +1,9 @@
-"""Choose among the compiled kernels, and hand them to XLA.
+"""Choose among the compiled kernels, and register them with XLA.
 
-XLA's FFI has versions. A runtime takes handlers that older headers described and refuses those of newer headers. XLA
-looks at them when its CPU backend starts, and one that it refuses keeps the whole backend from starting. So importing
-this package registers nothing: the first operation does, once the backend is up and a refusal costs the kernels alone.
+XLA's FFI has versions. A runtime accepts handlers of older headers and refuses those of newer headers. XLA checks the
+handlers when its CPU backend starts, and one refused handler keeps the whole backend from starting. So importing this
+package registers nothing. The first operation registers the handlers after the backend has started; then a refusal
+disables the kernels only.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jaxlib
 
 REFERENCE = 'reference'
 VARIABLE = 'TRIX_KERNEL'
-# Counts changes of a handler's operands, results or attributes, here and in csrc/module.cc.
+# This number counts changes of a handler's operands, results or attributes, here and in csrc/module.cc.
 INTERFACE = 3
 _WHAT_TO_DO = (
   'everything runs on the slower jnp reference. To have the kernels, install trix-jax again with a C++ compiler and '
@@ -27,7 +28,7 @@ _WHAT_TO_DO = (
 
 
 def _load() -> Any:
-  """Import the extension; None, with one warning, where it is missing or this jaxlib would refuse its handlers."""
+  """Import the extension. Return None, with one warning, if it is missing or this jaxlib would refuse its handlers."""
   try:
     module = importlib.import_module('xla_kernels._native')
     if getattr(module, 'interface', 1) != INTERFACE:
@@ -45,7 +46,7 @@ def _load() -> Any:
 
 
 def _ffi_version() -> tuple[int, int] | None:
-  """Read the version of XLA FFI from the headers that jaxlib ships; None where they cannot be read."""
+  """Read the version of XLA FFI from the headers that jaxlib ships. Return None if they cannot be read."""
   try:
     header = (pathlib.Path(jax.ffi.include_dir()) / 'xla/ffi/api/c_api.h').read_text()
   except (OSError, RuntimeError, UnicodeDecodeError):
@@ -63,7 +64,7 @@ _native = _load()
 
 @functools.cache
 def register() -> bool:
-  """Hand the kernels to XLA, once; operations do so themselves.
+  """Register the kernels with XLA, once. Operations do so themselves.
 
   Call it before you run a program that `jax.export` wrote in another process. It starts JAX's CPU backend.
 
@@ -75,7 +76,7 @@ def register() -> bool:
     return False
   try:
     jax.local_devices(backend='cpu')
-  except RuntimeError:  # JAX_PLATFORMS leaves the CPU out, so nothing will run there.
+  except RuntimeError:  # JAX_PLATFORMS excludes the CPU, so nothing will run there.
     return False
   try:
     for name, handler in _native.handlers().items():
@@ -88,7 +89,7 @@ def register() -> bool:
 
 
 def available_paths() -> tuple[str, ...]:
-  """List what this CPU can run, best first; the last is `reference`, plain jnp."""
+  """List the paths that this CPU can run, best first; the last is `reference`, plain jnp."""
   return (*(_native.paths() if _native else ()), REFERENCE)
 
 
@@ -101,7 +102,7 @@ def force(path: str) -> None:
   """Use a native path from now on, in compiled functions too.
 
   Raises:
-    ValueError: when there is no such path here, and for `reference`, which TRIX_KERNEL chooses at import.
+    ValueError: when this CPU has no such path. Also for `reference`, which only TRIX_KERNEL can choose, at import.
   """
   native = [path for path in available_paths() if path != REFERENCE]
   if path not in native:

@@ -1,9 +1,9 @@
-"""The operations: arguments checked, then the kernel on CPU and the reference elsewhere.
+"""The operations: each checks its arguments, then calls the kernel on CPU and the reference elsewhere.
 
-All take leading batch axes through `jax.vmap`, work under `jit`, `scan` and `shard_map`, and refuse to be
-differentiated with respect to their floats. On arrays that are sharded over a mesh, outside `shard_map`, XLA replicates
-what a custom call gets and gives: wrap it in `shard_map` to keep it sharded. `jax.export` takes custom calls only with
-`jax.export.DisabledSafetyCheck.custom_call('trix_...')`; a process that only runs an exported program calls
+All take leading batch axes through `jax.vmap` and work under `jit`, `scan` and `shard_map`. A gradient with respect to
+their floats is an error. On sharded arrays XLA replicates the operands and results of a custom call; wrap it in
+`shard_map` to keep them sharded. `jax.export` accepts custom calls only with
+`jax.export.DisabledSafetyCheck.custom_call('trix_...')`. A process that only runs an exported program must call
 `xla_kernels.register` first.
 """
 
@@ -24,7 +24,7 @@ GATES = ('probability', 'one_hot')
 
 
 def accumulate(q_NK: jax.Array, packed: PackedTernary) -> jax.Array:
-  """Exact dot products of int8 activations with packed ternary rows.
+  """Compute exact dot products of int8 activations with packed ternary rows.
 
   Args:
     q_NK: int8 [N, K].
@@ -42,11 +42,11 @@ def accumulate(q_NK: jax.Array, packed: PackedTernary) -> jax.Array:
 
 
 def ternary_matmul(x_NK: jax.Array, packed: PackedTernary, scales_M: jax.Array) -> jax.Array:
-  """Activations, quantised to int8 row by row, times packed ternary weights.
+  """Quantise activations to int8 row by row and multiply them by packed ternary weights.
 
-  y = (acc * step) * scale in float32, where acc is the exact integer product of q = rint(x * (127 / a)) with the codes,
-  a = max |x| of the row and step = a * float32(1/127) (absmax quantisation as in BitNet b1.58, arXiv 2402.17764). A row
-  with a < 2**-100 gives 0; a row that holds a NaN or an infinity gives NaN.
+  The result is y = (acc * step) * scale in float32. acc is the exact integer product of q = rint(x * (127 / a)) with
+  the codes, where a = max |x| of the row and step = a * float32(1/127). This is absmax quantisation as in BitNet b1.58
+  (arXiv 2402.17764). A row with a < 2**-100 gives 0. A row that holds a NaN or an infinity gives NaN.
 
   Args:
     x_NK: float32 or bfloat16 [N, K].
@@ -66,7 +66,7 @@ def ternary_matmul(x_NK: jax.Array, packed: PackedTernary, scales_M: jax.Array) 
 
 
 def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array) -> jax.Array:
-  """`ternary_matmul` with int8 weights: y = (acc * step) * scale, for what around the tiles needs more than two bits.
+  """Compute `ternary_matmul` with int8 weights: y = (acc * step) * scale, for parts that need more than two bits.
 
   Args:
     x_NK: float32 or bfloat16 [N, K].
@@ -90,13 +90,13 @@ def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array) -> jax
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class TileIndex:
-  """Clusters over T = C * M tiles, so that a token scores C clusters and the tiles of a few; a pytree.
+  """Clusters over T = C * M tiles, a pytree. A token scores the C clusters and then the tiles of a few.
 
   Attributes:
-    clusters: keys of the clusters, one packed matrix of C rows and D columns, of the kind of the signatures.
-    scale_C, bias_C: float32 [C], as `scale_T` and `bias_T` of `route`, or None.
+    clusters: keys of the clusters, one packed matrix of C rows and D columns, of the same kind as the signatures.
+    scale_C, bias_C: float32 [C], like `scale_T` and `bias_T` of `route`, or None.
     member_CM: int32 [C, M], the tiles of every cluster; each tile is in one.
-    probes: P, the clusters that a token looks into, those that match best.
+    probes: P, the number of best matching clusters that a token probes.
   """
 
   clusters: PackedTernary | PackedInt8
@@ -115,21 +115,21 @@ def route(
   top_k: int | None = None,
   index: TileIndex | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The tiles whose signatures match each token best.
+  """Find the tiles whose signatures match each token best.
 
   The score of a tile is the exact integer dot product of its signature with the token's int8 activations, times
-  `scale_T`. Tiles are chosen by (dot + bias / scale) * scale, in float32; among equals the lowest index wins. A token
-  that is not finite goes to tiles 0, 1, ... with scores NaN.
+  `scale_T`. The operation chooses tiles by (dot + bias / scale) * scale, in float32. Among equals the lowest index
+  wins. A token that is not finite goes to tiles 0, 1, ... with scores NaN.
 
-  With an index, clusters are chosen in the same way first, and then tiles out of the P clusters that are best. Among
-  equal tiles the one that comes first in `member_CM` wins, and signatures, scales and biases are given in that order.
+  With an index, the operation first chooses the best P clusters in the same way, and then tiles from them. Signatures,
+  scales and biases are in the order of `member_CM`. Among equal tiles the first in that order wins.
 
   Args:
     x_ND: float32 or bfloat16 [N, D].
-    signatures: one matrix of T rows and D columns: ternary or tallies of int8, packed. An int8 array [T, D] is packed
-      on the way, every time. With an index C matrices of M rows, [C, M, D].
-    bias_T: float32 [T], with an index [C, M]: balance bias; it takes part in choosing, not in the scores. A tile whose
-      scale is not positive has none. A tile whose selection is NaN is chosen last.
+    signatures: one packed matrix of T rows and D columns, ternary or int8 tallies. Every call packs an int8 array
+      [T, D] anew. With an index C matrices of M rows, [C, M, D].
+    bias_T: float32 [T], with an index [C, M]: balance bias. It affects the choice but not the scores. Tiles without a
+      positive scale have no bias. A tile whose selection is NaN is chosen last.
     scale_T: float32 [T], with an index [C, M]; 1 by default.
     top_k: how many tiles a token gets.
     index: clusters over the tiles.
@@ -156,9 +156,9 @@ def routed_tile_ffn(
   gate_NK: jax.Array,
   activation: str = 'relu_squared',
 ) -> jax.Array:
-  """Feed-forward tiles, each token through its own: y = sum_k gate_k * down(int8(act(up(int8(x))))).
+  """Pass each token through its own feed-forward tiles: y = sum_k gate_k * down(int8(act(up(int8(x))))).
 
-  Both products are those of `ternary_matmul`, so that hidden activations are quantised token by token and tile by tile.
+  Both products are those of `ternary_matmul`, so hidden activations are quantised token by token and tile by tile.
 
   Args:
     x_ND: float32 or bfloat16 [N, D].
@@ -175,8 +175,8 @@ def routed_tile_ffn(
 
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
-    jax.errors.JaxRuntimeError, ValueError: from the kernels, when a tile is out of range (which of the two, JAX
-      decides); the reference gives NaN for that token.
+    jax.errors.JaxRuntimeError, ValueError: from the kernels, when a tile is out of range; JAX decides which of the two.
+      The reference gives NaN for that token.
   """
   name = 'routed_tile_ffn'
   _check_tiles(name, x_ND, up, up_scale_TH, down, down_scale_TD, activation)
@@ -206,16 +206,17 @@ def routed_ffn(
   keep_margin: float = math.inf,
   activation: str = 'relu_squared',
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """A whole feed-forward layer in one call: `route`, the gates of the chosen tiles, and `routed_tile_ffn`.
+  """Compute a whole feed-forward layer in one call: `route`, the gates of the chosen tiles, and `routed_tile_ffn`.
 
   Args:
     x_ND: float32 or bfloat16 [N, D].
     signatures, scale_T, bias_T, top_k, index: as for `route`, one signature a tile.
     up, up_scale_TH, down, down_scale_TD, activation: as for `routed_tile_ffn`.
-    gate: `probability`, a chosen tile's part of softmax(score * step / sqrt(D)) over all tiles, with an index over all
-      tiles of the probed clusters, where step is that of the token's int8 activations; or `one_hot`, 1.
-    keep_margin: a token does without the tiles for which (score of its first one - own score) * step is more than this:
-      they are not computed, and their gates are 0.
+    gate: `probability` or `one_hot`. `probability` is a chosen tile's part of softmax(score * step / sqrt(D)), where
+      step is that of the token's int8 activations. The softmax is over all tiles, or with an index over all tiles of
+      the probed clusters. `one_hot` is 1.
+    keep_margin: a token drops the tiles for which (score of its first tile - own score) * step is above this margin.
+      The kernel does not compute them, and their gates are 0.
 
   Returns:
     y [N, D] in the dtype of `x_ND`, the tiles int32 [N, top_k], best first, and their gates float32 [N, top_k].
@@ -245,7 +246,7 @@ def routed_ffn(
 
 
 def _check_keys(name, width, signatures, scale_T, bias_T, top_k, index, tiles=None):
-  """What the kernels score by: signatures, scales and offsets, and with an index the same of clusters, and members."""
+  """Check and return what the kernels score by: signatures, scales, offsets, and with an index those of clusters."""
   if not isinstance(signatures, PackedTernary | PackedInt8):
     axes, lengths = ('C M D', (None, None, width)) if index else ('T D', (None, width))
     calls.check_array(name, 'signatures', signatures, axes, (jnp.int8,), lengths)
@@ -274,7 +275,7 @@ def _check_keys(name, width, signatures, scale_T, bias_T, top_k, index, tiles=No
 
 
 def _keys(name, what, width, packed, scale, bias, rank):
-  """Packed keys, their scales and offsets, defaults filled in."""
+  """Return packed keys, their scales and offsets, with defaults filled in."""
   check_packed(f'{name}: {what}', packed, (PackedTernary, PackedInt8))
   if len(packed.shape) != rank or packed.columns != width:
     shape = {2: '[rows, columns]', 3: '[C, M, columns] with an index'}[rank]
@@ -383,5 +384,5 @@ def _kind(keys):
 
 
 def _offsets(bias_T, scale_T):
-  """The bias before the scale, so that no compiler fuses a multiply-add: one rounding fewer would change near-ties."""
+  """Divide the bias by the scale, so that no compiler fuses a multiply-add; one rounding fewer would change near-ties."""
   return jnp.where(scale_T > 0, bias_T / jnp.where(scale_T > 0, scale_T, 1.0), 0.0)

@@ -1,11 +1,13 @@
-"""Ternary matrices packed to two bits a weight, and matrices of int8, in the one layout that every path reads.
+"""Ternary matrices packed to two bits a weight, and int8 matrices, in the one layout that every path reads.
 
 A byte holds one column of four rows, the *planes* p = 0..3. The lower three planes are stored as w + 1 in {0, 1, 2},
-the top one signed, so that the byte, as an int8, is (w_0 + 1) + 4 (w_1 + 1) + 16 (w_2 + 1) + 64 w_3. Four consecutive
-bytes hold four consecutive columns of the same rows, a *lane*. A *wide block* of 64 rows has 16 lanes for each group of
-four columns, a *narrow block* of 16 rows has 4; row r of a block of R rows is plane r // (R / 4), lane r % (R / 4). A
-matrix is as many wide blocks as fit, then up to three narrow ones; rows and columns are padded to multiples of 16 with
-w = 0. A matrix of int8 comes in lanes as well, in blocks of 16 rows, a lane for each row; the same padding, with zeros.
+and the top plane is signed. As an int8 the byte is (w_0 + 1) + 4 (w_1 + 1) + 16 (w_2 + 1) + 64 w_3. Four consecutive
+bytes hold four consecutive columns of the same rows, a *lane*.
+
+For each group of four columns, a *wide block* of 64 rows has 16 lanes, and a *narrow block* of 16 rows has 4. Row r of
+a block of R rows is plane r // (R / 4), lane r % (R / 4). A matrix consists of as many wide blocks as fit, then up to
+three narrow ones. Padding with w = 0 brings rows and columns to multiples of 16. An int8 matrix also has lanes, in
+blocks of 16 rows, a lane for each row, and the same padding with zeros.
 
 `csrc/layout.h` says why this shape is fast. The same bytes serve every instruction set and every byte order.
 """
@@ -19,15 +21,15 @@ import numpy as np
 
 WIDE_ROWS, NARROW_ROWS, COLUMN_MULTIPLE = 64, 16, 16
 
-# 170 * 128 * MAX_COLUMNS < 2**31: the accumulators of all planes together stay inside int32.
+# 170 * 128 * MAX_COLUMNS < 2**31, so the accumulators of all planes together stay inside int32.
 MAX_COLUMNS = (2**31 - 1) // (170 * 128)
-# The same for matrices of int8, where one side is taken as unsigned.
+# The same limit for int8 matrices, where one side counts as unsigned.
 MAX_INT8_COLUMNS = (2**31 - 1) // (255 * 128)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Packed:
-  """What both kinds of packed matrices are."""
+  """Base class of both kinds of packed matrices."""
 
   data: jax.Array
   rows: int
@@ -35,7 +37,7 @@ class _Packed:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Shape of the codes or weights, [..., M, K]."""
+    """Return the shape of the codes or weights, [..., M, K]."""
     return (*self.data.shape[:-1], self.rows, self.columns)
 
 
@@ -65,12 +67,12 @@ class PackedInt8(_Packed):
 
 
 def packed_int8_bytes(rows: int, columns: int) -> int:
-  """Bytes of one packed int8 matrix: its padded size."""
+  """Return the bytes of one packed int8 matrix: its padded size."""
   return 4 * packed_bytes(rows, columns)
 
 
 def packed_bytes(rows: int, columns: int) -> int:
-  """Bytes of one packed matrix: a quarter of its padded size."""
+  """Return the bytes of one packed ternary matrix: a quarter of its padded size."""
   return _round_up(rows, NARROW_ROWS) // 4 * _round_up(columns, COLUMN_MULTIPLE)
 
 
@@ -78,8 +80,8 @@ def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
   """Pack ternary codes.
 
   Args:
-    codes: integers [..., M, K] in {-1, 0, 1}, 1 <= K <= MAX_COLUMNS. Under `jit` values cannot be checked; there,
-      values outside count as the nearest of the three.
+    codes: integers [..., M, K] in {-1, 0, 1}, 1 <= K <= MAX_COLUMNS. Under `jit` values cannot be checked, and other
+      values count as the nearest of the three.
 
   Raises:
     TypeError: when `codes` are not integers.
@@ -137,7 +139,7 @@ def _padded(matrix):
 @jax.jit
 def _pack(codes):
   *lead, _, _ = codes.shape
-  # Widened first: -1 is no value of an unsigned type, nor is 2 of a very small one.
+  # Widen before clipping, because an unsigned type has no -1 and a very small type has no 2.
   codes = _padded(jnp.clip(codes.astype(jnp.int32), -1, 1).astype(jnp.int8))
   wide_rows = codes.shape[-2] // WIDE_ROWS * WIDE_ROWS
   parts = []
@@ -151,7 +153,7 @@ def _pack(codes):
 
 
 def unpack(packed: PackedTernary | PackedInt8) -> jax.Array:
-  """The codes or weights of packed matrices: int8 [..., M, K]; TypeError or ValueError for what is none."""
+  """Return the codes or weights of packed matrices, int8 [..., M, K]. Raise TypeError or ValueError for other input."""
   check_packed('unpack', packed, (PackedTernary, PackedInt8))
   return _unpack(packed) if isinstance(packed, PackedTernary) else _unpack_int8(packed)
 
@@ -172,7 +174,7 @@ def _unpack(packed):
   split = wide_rows // 4 * padded_columns
   parts = []
   for part, block in ((packed.data[..., :split], WIDE_ROWS), (packed.data[..., split:], NARROW_ROWS)):
-    # The inverse of `_pack`; the top plane is made unsigned first.
+    # This inverts `_pack`. Adding 64 first makes the top plane unsigned.
     lanes = part.astype(jnp.int32) + 64 & 255
     blocks = part.shape[-1] * 4 // (block * padded_columns)
     lanes = lanes.reshape(*lead, blocks, padded_columns // 4, block // 4, 4)
@@ -185,7 +187,7 @@ def _unpack(packed):
 def check_packed(
   operation: str, packed: PackedTernary | PackedInt8, kinds: tuple[type, ...] = (PackedTernary,)
 ) -> None:
-  """TypeError or ValueError for what is of none of the kinds, or does not fit the size it claims."""
+  """Raise TypeError or ValueError for a matrix of another kind, or one whose data do not fit its size."""
   if not isinstance(packed, kinds):
     sources = ' or '.join(f'xla_kernels.{"pack" if kind is PackedTernary else "pack_int8"}' for kind in kinds)
     raise TypeError(f'{operation} takes weights from {sources}, not {type(packed).__name__}')

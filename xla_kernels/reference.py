@@ -1,6 +1,6 @@
-"""The operations in plain jnp: what every kernel must equal, and what runs where there is none.
+"""The operations in plain jnp. Every kernel must equal them, and they run where there is no kernel.
 
-Integers are held in float32 where that is exact, because XLA multiplies those fast on every backend.
+Where it is exact they hold integers in float32, because XLA multiplies float32 fast on every backend.
 """
 
 from typing import Any
@@ -17,10 +17,12 @@ INVERSE_INT8_MAX = np.float32(1.0) / np.float32(127.0)
 
 
 def quantise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Symmetric int8 by the largest magnitude of each row: q = rint(x * (127 / a)), step = a * float32(1 / 127).
+  """Quantise to symmetric int8 by the largest magnitude a of each row: q = rint(x * (127 / a)).
+
+  The step is a * float32(1 / 127).
 
   A row with a < 2**-100 counts as zero (q = 0, step 0). A row that holds a NaN or an infinity gets q = 0 and step NaN,
-  so that everything computed from it is NaN.
+  so that all its results are NaN.
 
   Args:
     x: float32 [..., K].
@@ -54,21 +56,21 @@ def int8_matmul(x: jax.Array, packed: packing.PackedInt8, scales: jax.Array) -> 
   return (_int8_product(q, packing.unpack(packed)) * step) * scales
 
 
-# Packed keys, scales and offsets of tiles; with an index also those of clusters, and the members of these.
+# Packed keys, scales and offsets of tiles; with an index also those of clusters, and their members.
 Keys = tuple[Any, ...]
 
 
 def route(x: jax.Array, keys: Keys, top_k: int, probes: int) -> tuple[jax.Array, jax.Array]:
-  """Tiles int32 [N, top_k] and scores float32 [N, top_k]; `probes` is 0 without an index."""
+  """Return tiles int32 [N, top_k] and scores float32 [N, top_k]; `probes` is 0 without an index."""
   tile_NK, place_NK, score_NJ, _ = _route_all(x, keys, top_k, probes)
   return tile_NK, jnp.take_along_axis(score_NJ, place_NK, axis=-1)
 
 
 def _route_all(x, keys, top_k, probes):
-  """Tiles, their places among the candidates, the scores of those, and the activations' step."""
+  """Return tiles, their places among the candidates, the candidates' scores, and the activations' step."""
   q, step = quantise(x)
   signatures, scale, offset, *index = keys
-  # With an index too all products are computed, and then those that a kernel would have left out are.
+  # This computes all products even with an index, and then removes those that a kernel leaves out.
   dot_NJ = _dots(q, packing.unpack(signatures), isinstance(signatures, packing.PackedTernary))
   scale_J, offset_J = scale.reshape(1, -1), offset.reshape(1, -1)
   if not probes:
@@ -89,15 +91,15 @@ def _route_all(x, keys, top_k, probes):
 
 
 def _dots(q_NK, keys, ternary):
-  """Products with keys [..., K], whose leading axes become one."""
+  """Compute products with keys [..., K], whose leading axes become one."""
   return (_product if ternary else _int8_product)(q_NK, keys.reshape(-1, keys.shape[-1]))
 
 
 def _best(dot_NJ, scale, offset, step, top_k):
-  """The `top_k` best columns, int32, and the scores of all."""
+  """Return the `top_k` best columns, int32, and the scores of all."""
   finite_N1 = ~jnp.isnan(step)
   selection_NJ = jnp.where(finite_N1, (dot_NJ + offset) * scale, 0.0)
-  # `top_k` takes -0 for less than 0, and NaN for the most.
+  # `top_k` ranks -0 below 0, and NaN above everything.
   selection_NJ = jnp.where(jnp.isnan(selection_NJ), -jnp.inf, jnp.where(selection_NJ == 0, 0.0, selection_NJ))
   return (jax.lax.top_k(selection_NJ, top_k)[1].astype(jnp.int32), jnp.where(finite_N1, dot_NJ * scale, jnp.nan))
 
@@ -140,7 +142,7 @@ def routed_tile_ffn(
   tile_A = tile_NK.reshape(-1)
   valid_A = (tile_A >= 0) & (tile_A < T)
   tile_A = jnp.where(valid_A, tile_A, 0)
-  # Sorted by tile, every product is a ragged one.
+  # After sorting by tile, every product is a ragged one.
   order_A = jnp.argsort(tile_A, stable=True)
   sorted_A = tile_A[order_A]
   count_T = jnp.sum(tile_A[:, None] == jnp.arange(T), axis=0, dtype=jnp.int32)
@@ -158,13 +160,13 @@ def routed_tile_ffn(
   return y_AD.reshape(x.shape[0], top_k, x.shape[1]).sum(axis=1)
 
 
-@jax.custom_batching.sequential_vmap  # Batching ragged products is not implemented in JAX for every axis.
+@jax.custom_batching.sequential_vmap  # JAX cannot batch ragged products over every axis.
 def _ragged_product(q_AX, codes_TXY, count_T):
   return jax.lax.ragged_dot(q_AX, codes_TXY, count_T, precision='highest')
 
 
 def _int8_product(q_NK, weights_MK):
-  """Exact, then rounded once to float32."""
+  """Compute the exact product, then round it once to float32."""
   product = jax.lax.dot_general(q_NK, weights_MK, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
   return product.astype(jnp.float32)
 
@@ -182,7 +184,7 @@ def cached_attention(
   values_BHSW: jax.Array,
   scale: float,
 ) -> list[jax.Array]:
-  """float32 [B, L, heads, W], keys and values; NaN for rows that have no room for their tokens."""
+  """Return float32 [B, L, heads, W], keys and values; NaN for rows without room for their tokens."""
   keys_BHSW = keys_BHGWK.swapaxes(3, 4).reshape(values_BHSW.shape)
   out_BLHW, keys_BHSW, values_BHSW = plain_cached_attention(
     q_BLHW, k_BLHW, v_BLHW, position_B, keys_BHSW, values_BHSW, scale
@@ -199,7 +201,7 @@ def plain_cached_attention(
   values_BHSW: jax.Array,
   scale: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """`cached_attention` on keys that lie as values do, which XLA need not rearrange."""
+  """Compute `cached_attention` on keys in the layout of values, which XLA need not rearrange."""
   L, S = q_BLHW.shape[1], values_BHSW.shape[2]
   write = jax.vmap(jax.lax.dynamic_update_slice, in_axes=(0, 0, (None, 0, None)))
   keys_BHSW = write(keys_BHSW, k_BLHW.transpose(0, 2, 1, 3), (0, position_B, 0))
