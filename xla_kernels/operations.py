@@ -384,5 +384,5 @@ def _kind(keys):
 
 
 def _offsets(bias_T, scale_T):
-  """Divide the bias by the scale, so that no compiler fuses a multiply-add; one rounding fewer would change near-ties."""
+  """Divide the bias by the scale, so that no compiler fuses a multiply-add, whose single rounding changes near-ties."""
   return jnp.where(scale_T > 0, bias_T / jnp.where(scale_T > 0, scale_T, 1.0), 0.0)

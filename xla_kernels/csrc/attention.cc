@@ -1,4 +1,4 @@
-// Attention over a cache of keys and values, for tokens that follow what the cache holds.
+// Attention over a cache of keys and values, for tokens that follow those in the cache.
 #include "operations.h"
 #include "panels.h"
 

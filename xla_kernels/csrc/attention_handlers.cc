@@ -11,7 +11,7 @@ namespace {
 ffi::Error CachedAttentionHandler(ffi::ThreadPool threads, F32 q, F32 k, F32 v, S32 position, F32 keys, F32 values,
                                   float scale, ffi::Result<F32> out, ffi::Result<F32> new_keys,
                                   ffi::Result<F32> new_values) {
-  // Under vmap all operands are broadcast, so leading axes are more rows.
+  // Under vmap JAX broadcasts all operands, so leading axes are more rows.
   TRIX_CHECK(Rank(q) >= 4 && Rank(keys) == Rank(q) + 1 && Rank(values) == Rank(q) && Rank(position) == Rank(q) - 3,
              "cached_attention: ranks differ");
   const auto same = [](const auto& a, const auto& b) {
@@ -40,7 +40,7 @@ ffi::Error CachedAttentionHandler(ffi::ThreadPool threads, F32 q, F32 k, F32 v, 
                                                                       " token(s) after " + std::to_string(first) +
                                                                       " in a cache of " + std::to_string(shape.slots));
   }
-  // XLA lets the new caches be the old ones, in place, wherever nobody else looks at those.
+  // XLA reuses the old caches for the new ones where nothing else reads the old ones.
   if (new_keys->typed_data() != keys.typed_data()) {
     std::copy_n(keys.typed_data(), keys.element_count(), new_keys->typed_data());
   }

@@ -1,6 +1,6 @@
-// Attention of some queries of one head over a cache, included by one file per instruction set: see `elementwise.h`.
+// Attention of some queries of one head over a cache. One file per instruction set includes it: see `elementwise.h`.
 //
-// What a query gets depends on its own tokens alone: its sums are added in one order, whichever queries it comes with.
+// A query's result depends on its own tokens alone. Its sums are added in one order, whatever other queries there are.
 #pragma once
 
 #include <cstring>
@@ -14,7 +14,7 @@ namespace {
 
 static_assert(kLanes == kCacheMultiple);
 
-// Sums of one query that run side by side, for each waits for itself.
+// Independent sums of one query. They run side by side, because each addition to a sum waits for the one before.
 constexpr int kSideBySide = 4;
 
 // scores[i * slots + s] = sum_w q[i * width + w] * (key of slot s)[w], for kVectors blocks of kLanes slots.
@@ -33,8 +33,8 @@ template <int kCount, int kVectors>
   }
 }
 
-// Turns the first `length` scores, and rubbish up to a multiple of kLanes, into exp(score - highest), and that rubbish
-// into zeros. Returns what they have to be multiplied with to sum up to 1.
+// Turns the first `length` scores into exp(score - highest), and the rest up to a multiple of kLanes into zeros.
+// Returns the factor that makes them sum to 1.
 inline float Softmax(float* scores, int64_t length) {
   const int64_t end = RoundUp(length, kLanes);
   for (int64_t s = length; s < end; ++s) scores[s] = -std::numeric_limits<float>::infinity();
@@ -97,7 +97,7 @@ template <int kCount, int kChunks>
 template <int kCount>
 inline void AttendSome(const float* q, const float* keys, const float* values, int64_t length, int64_t slots,
                        int64_t width, float* weights, float* out, int64_t stride) {
-  // Fewer sums of each of many queries: all of them are to stay in registers.
+  // Many queries have fewer sums each, so that all sums stay in registers.
   constexpr int kVectors = kCount == 1 ? kSideBySide : 2;
   const int64_t longest = length + kCount - 1;
   int64_t s = 0;

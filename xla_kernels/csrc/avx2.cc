@@ -1,6 +1,6 @@
-// AVX2, for x86 without VNNI. `vpmaddubsw` sums pairs of products in 16 bits and saturates, which the prefix of all
-// four planes (170 * 127 * 2) would reach; so each byte is split into two nibbles of two planes (10 * 127 * 2 = 2540 at
-// most), of which twelve fit before they have to be widened.
+// AVX2, for x86 without VNNI. `vpmaddubsw` sums pairs of products in 16 bits and saturates. The prefix of all four
+// planes (170 * 127 * 2) would saturate, so each byte is split into two nibbles of two planes. Their sums are at most
+// 10 * 127 * 2 = 2540. Twelve of them fit before they must be widened.
 #include <immintrin.h>
 
 #include "cpu.h"
@@ -29,7 +29,7 @@ inline void Widen(__m256i* acc32, const __m256i* acc16) {
   }
 }
 
-// Sums of planes 0..3 out of the four accumulators, less the zero point.
+// Sums of planes 0..3 from the four accumulators, minus the zero point.
 template <typename Store>
 inline void Unprefix(const __m256i* acc32, int32_t sum, Store store) {
   const __m256i zero_point = _mm256_set1_epi32(sum);
@@ -89,7 +89,7 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
   }
 }
 
-// Four lanes at a time, widened to 16 bits: int8 has no room to be summed in pairs.
+// Four lanes at a time, widened to 16 bits, because sums of pairs of int8 products may saturate.
 void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t*,
              int tokens, int32_t* acc) {
   constexpr int kVectors = kInt8Rows / 4;
@@ -117,7 +117,7 @@ void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, 
   }
 }
 
-// What it takes to multiply and to widen, without splitting nibbles.
+// The instructions to multiply and to widen, without splitting nibbles.
 int64_t Peak(int64_t rounds) {
   constexpr int kSums = 8;
   __m256i sums[kSums] = {};
@@ -125,7 +125,7 @@ int64_t Peak(int64_t rounds) {
   for (int64_t r = 0; r < rounds; ++r) {
 #pragma GCC unroll 8
     for (int i = 0; i < kSums; ++i) {
-      asm("" : "+x"(one));  // So that the compiler does not multiply once and for all.
+      asm("" : "+x"(one));  // This keeps the compiler from hoisting the product out of the loop.
       sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(one, one));
     }
   }

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI: one `vpdpbusd` advances four columns of sixteen lanes. Unsigned weights, signed activations.
+// AVX-512 with VNNI: one `vpdpbusd` advances four columns of sixteen lanes. Weights are unsigned, activations signed.
 #include <immintrin.h>
 
 #include "cpu.h"
@@ -7,7 +7,7 @@
 namespace trix {
 namespace {
 
-// By hand, because GCC 12 spills the accumulators of a panel around the intrinsic (half the speed).
+// This is assembly, because GCC 12 spills the accumulators of a panel around the intrinsic, at half the speed.
 inline void Dot(__m512i& acc, __m512i weights, __m512i activations) {
   asm("vpdpbusd %[x], %[w], %[acc]" : [acc] "+v"(acc) : [w] "v"(weights), [x] "v"(activations));
 }
@@ -26,13 +26,13 @@ struct Masked {
 
 inline Masked Mask(const uint8_t* packed) {
   const __m512i w = _mm512_loadu_si512(packed);
-  // The top plane is signed; 64 more makes the byte an unsigned prefix sum.
+  // The top plane is signed. Adding 64 makes the byte an unsigned prefix sum.
   return {_mm512_and_si512(w, _mm512_set1_epi8(3)), _mm512_and_si512(w, _mm512_set1_epi8(15)),
           _mm512_and_si512(w, _mm512_set1_epi8(63)), _mm512_add_epi8(w, _mm512_set1_epi8(64))};
 }
 
-// How far ahead weights are asked for, in bytes: far enough for memory, near enough for the first-level cache. Beyond
-// the last block there is nothing to fetch, which a prefetch may do.
+// Distance of the prefetch of weights in bytes: far enough for memory, near enough for the first-level cache. The
+// prefetch may run past the last block without harm.
 constexpr int64_t kAhead = 4096;
 
 template <int kTokens, int kUnroll>
@@ -44,7 +44,7 @@ void DotWideTokens(const uint8_t* block, int64_t columns, const int8_t* q, int64
     for (int u = 0; u < kUnroll; ++u) {
       const Masked w = Mask(block + (k + 4 * u) * 16);
       if constexpr (kTokens == 1) {
-        _mm_prefetch(block + (k + 4 * u) * 16 + kAhead, _MM_HINT_NTA);  // Read once, so it need not stay.
+        _mm_prefetch(block + (k + 4 * u) * 16 + kAhead, _MM_HINT_NTA);  // It is read once and need not stay.
       } else if constexpr (kTokens <= 4) {
         _mm_prefetch(block + (k + 4 * u) * 16 + kAhead, _MM_HINT_T0);
       }
@@ -150,7 +150,7 @@ void DotInt8Tokens(const int8_t* block, int64_t columns, const int8_t* q, int64_
                    int32_t* out) {
   constexpr int kUnroll = kBlocks * kTokens <= 4 ? 4 : 1;
   __m512i acc[kUnroll][kTokens][kBlocks] = {};
-  // The weights as unsigned: 128 more, which adds 128 * sum.
+  // Adding 128 makes the weights unsigned, and adds 128 * sum to the result.
   const __m512i flip = _mm512_set1_epi8(-128);
   for (int64_t k = 0; k < columns; k += 4 * kUnroll) {
 #pragma GCC unroll 4
@@ -210,7 +210,7 @@ void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, 
   }
 }
 
-// `Quantise` of elementwise.h by hand: for matrices with few rows it is a tenth of the work.
+// `Quantise` of elementwise.h in intrinsics, because it is a tenth of the work for matrices with few rows.
 void QuantiseRow(const float* x, int64_t columns, int64_t padded, int8_t* q, float* step, int32_t* sum) {
   const auto magnitudes = [x](int64_t k, __mmask16 mask) {
     return _mm512_and_si512(_mm512_maskz_loadu_epi32(mask, x + k), _mm512_set1_epi32(0x7fffffff));
@@ -240,7 +240,7 @@ void QuantiseRow(const float* x, int64_t columns, int64_t padded, int8_t* q, flo
     return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + k), factor),
                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   };
-  // Packing works within 128-bit quarters and leaves the four vectors' quarters next to each other.
+  // Packing works within 128-bit quarters, so quarters of the four vectors end up next to each other.
   const __m512i in_order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
   __m512i total = _mm512_setzero_si512();
   for (int64_t k = 0; k < whole; k += 64) {
@@ -282,7 +282,7 @@ int64_t Peak(int64_t rounds) {
     for (int i = 0; i < kSums; ++i) Dot(sums[i], one, one);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kSums; ++i) asm volatile("" ::"v"(sums[i]));  // Otherwise nobody needs them.
+  for (int i = 0; i < kSums; ++i) asm volatile("" ::"v"(sums[i]));  // Otherwise they are unused.
   return rounds * kSums * 64;
 }
 

@@ -1,5 +1,5 @@
-// The operations timed from within, so that what is measured is the operation as XLA runs it, on XLA's threads, without
-// the time of the call; and the limits of the machine that they are compared with.
+// Time the operations inside the custom call: XLA's threads run them, and the time of the call does not count. Measure
+// also the limits of the machine for comparison.
 #include <chrono>
 
 #include "ffi_buffers.h"
@@ -56,8 +56,8 @@ ffi::Error TimedTileFfnHandler(ffi::ThreadPool threads, F32 x, U8 up, F32 up_sca
   return ffi::Error::Success();
 }
 
-// Every thread runs `rounds` rounds of the active path's dot products; also gives how many multiply-accumulates a round
-// has.
+// Every thread runs `rounds` rounds of the active path's dot products. The second result is the number of
+// multiply-accumulates in a round.
 ffi::Error TimedPeakHandler(ffi::ThreadPool threads, int64_t rounds, ffi::Result<F32> macs,
                             ffi::Result<F32> microseconds) {
   const XlaPool pool(threads);
@@ -67,7 +67,7 @@ ffi::Error TimedPeakHandler(ffi::ThreadPool threads, int64_t rounds, ffi::Result
   return ffi::Error::Success();
 }
 
-// Every thread reads a part of its own of `memory`, `batch` times.
+// Every thread reads its own part of `memory`, `batch` times.
 ffi::Error TimedReadHandler(ffi::ThreadPool threads, U8 memory, int64_t batch, ffi::Result<U8> sink,
                             ffi::Result<F32> microseconds) {
   const XlaPool pool(threads);

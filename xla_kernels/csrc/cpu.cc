@@ -10,8 +10,8 @@ namespace trix {
 
 #if defined(__x86_64__)
 
-// The compiler's run-time support asks CPUID and XGETBV, so that an operating system that does not save the wide
-// registers counts too.
+// The compiler's run-time support reads CPUID and XGETBV. XGETBV tells whether the operating system saves the wide
+// registers.
 bool CpuHasAvx2() { return __builtin_cpu_supports("avx2"); }
 
 bool CpuHasAvx512Vnni() {

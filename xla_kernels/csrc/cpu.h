@@ -1,5 +1,5 @@
-// Which instructions this CPU, and its operating system, can run. Each is defined on its own architecture only; NEON
-// is part of every AArch64 CPU.
+// Tell which instructions this CPU and its operating system can run. Each function exists on its own architecture only.
+// NEON is part of every AArch64 CPU.
 #pragma once
 
 namespace trix {

@@ -27,7 +27,7 @@ struct Scaling {
   float factor, step;
 };
 
-// How to quantise a row, from the bits of its largest magnitude.
+// Computes how to quantise a row from the bits of its largest magnitude.
 inline Scaling ScalingOf(int32_t largest) {
   float a;
   std::memcpy(&a, &largest, sizeof(a));
@@ -38,7 +38,7 @@ inline Scaling ScalingOf(int32_t largest) {
 
 void Quantise(const float* __restrict x, int64_t columns, int64_t padded, int8_t* __restrict q, float* step,
               int32_t* sum) {
-  // The magnitudes of floats are ordered as their bits are, with infinity and then NaN above all numbers.
+  // Magnitudes of floats have the same order as their bits. Infinity and then NaN are above all numbers.
   int32_t largest = 0;
   for (int64_t k = 0; k < columns; ++k) {
     const int32_t magnitude = static_cast<int32_t>(Bits(x[k]) & 0x7fffffffu);
@@ -63,7 +63,7 @@ inline float Rescaled(int32_t acc, float step, float scale) { return (static_cas
 
 inline float Relu(float value) { return value < 0.0f ? 0.0f : value; }  // NaN stays NaN.
 
-// The loops stand apart from the functions so that a constant count, that of most blocks, unrolls them.
+// The loops are separate from the functions, so that the constant count of most blocks unrolls them.
 [[gnu::always_inline]] inline void RescaleLoop(const int32_t* __restrict acc, float step, const float* __restrict scale,
                                                float gate, int64_t count, float* __restrict y) {
   for (int64_t i = 0; i < count; ++i) y[i] = Rescaled(acc[i], step, scale[i]) * gate;
@@ -92,7 +92,7 @@ void RescaleRelu(const int32_t* acc, float step, const float* scale, bool square
 }
 
 uint64_t Read(const uint64_t* words, int64_t count) {
-  constexpr int kSums = 64;  // Enough independent ones for the vectors of any instruction set.
+  constexpr int kSums = 64;  // Enough independent sums for the vectors of any instruction set.
   uint64_t sums[kSums] = {};
   for (int64_t i = 0; i + kSums <= count; i += kSums) {
     for (int j = 0; j < kSums; ++j) sums[j] |= words[i + j];

@@ -1,4 +1,4 @@
-// What handlers need of XLA's buffers, threads and errors.
+// XLA's buffers, threads and errors for handlers.
 #pragma once
 
 #include <exception>
@@ -35,7 +35,7 @@ ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument
 #define TRIX_CHECK(condition, what) \
   if (!(condition)) return Invalid(what)
 
-// XLA's frames know nothing of exceptions.
+// XLA's stack frames cannot pass exceptions on.
 template <typename Body>
 ffi::Error WithoutExceptions(const Body& body) {
   try {
@@ -51,13 +51,13 @@ int64_t Rank(const Buffer& buffer) {
   return static_cast<int64_t>(buffer.dimensions().size());
 }
 
-// Length of an axis counted from the last one, 0.
+// The length of an axis, counted from the last axis, which is 0.
 template <typename Buffer>
 int64_t FromLast(const Buffer& buffer, int64_t axis) {
   return buffer.dimensions()[static_cast<size_t>(Rank(buffer) - 1 - axis)];
 }
 
-// The batch axes of a result, and where each operand's slice of a batch entry begins.
+// The batch axes of a result, and the start of each operand's slice for a batch entry.
 class Batch {
  public:
   template <typename Buffer>
@@ -70,7 +70,7 @@ class Batch {
 
   int64_t count() const { return count_; }
 
-  // False where the leading axes of the operand are not those of the result, or 1.
+  // False when a leading axis of the operand is neither that of the result nor 1.
   template <typename Buffer>
   bool Fits(const Buffer& operand, int64_t core_rank) const {
     if (Rank(operand) != static_cast<int64_t>(lengths_.size()) + core_rank) return false;
@@ -114,7 +114,7 @@ ffi::Error CheckPacked(const Buffer& packed, int64_t m, int64_t k) {
   return ffi::Error::Success();
 }
 
-// Tiles as arguments of a handler, in this order: up, its scales, down, its scales.
+// The arguments for tiles in a handler, in this order: up, its scales, down, its scales.
 template <typename Binding>
 auto BindTiles(Binding binding) {
   return std::move(binding).template Arg<U8>().template Arg<F32>().template Arg<U8>().template Arg<F32>();

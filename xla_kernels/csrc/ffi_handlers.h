@@ -1,7 +1,8 @@
 // XLA FFI handlers (typed custom calls) of the operations in `operations.h`, on CPU.
 //
-// Every buffer may have leading batch axes, as `jax.ffi` calls them under vmap with `expand_dims`: in each, an operand
-// has the length of the result or 1. The handlers check what shapes and indices they rely on and report an error.
+// Every buffer may have leading batch axes, because `jax.ffi` adds them under vmap with `expand_dims`. In each of them
+// an operand has the length of the result or 1. The handlers check all shapes and indices that they use and report
+// errors.
 #pragma once
 
 #include "xla/ffi/api/ffi.h"

@@ -9,8 +9,8 @@
 namespace trix {
 namespace {
 
-// Keys that routing scores, with their factors and biases: of tiles, [T] or [C, M] of them, or of clusters, [C]. They
-// come packed as ternary or as int8, a matrix for each leading entry.
+// Keys that routing scores, with their factors and biases. They belong to tiles, [T] or [C, M], or to clusters, [C].
+// They are packed as ternary or int8, with a matrix for each leading entry.
 template <typename Keys>
 struct KeyBuffers {
   Keys keys;
@@ -40,7 +40,7 @@ struct KeyBuffers {
   }
 };
 
-// Keys of tiles, and where there is an index, those of clusters and their members.
+// Keys of tiles, and with an index those of clusters and their members.
 template <typename Keys>
 struct RoutingBuffers {
   KeyBuffers<Keys> tiles;
@@ -110,7 +110,7 @@ ffi::Error IndexedRouteHandler(ffi::ThreadPool threads, F32 x, Keys signatures, 
   return RouteWith<Keys>({{signatures, scale, offset}, of_clusters, member, probes}, threads, x, tile, score);
 }
 
-// Tiles of a feed-forward layer out of its buffers, checked.
+// Checks the buffers of a feed-forward layer and returns its tiles.
 struct TileBuffers {
   U8 up;
   F32 up_scale;
@@ -191,7 +191,7 @@ ffi::Error RoutedFfnWith(RoutingBuffers<Keys> routing, TileBuffers buffers, cons
       int32_t* chosen = batch.Slice(*tile, 2, b);
       float* gates = batch.Slice(*gate, 2, b);
       routing.Route(pool, batch, b, rows, n, d, top_k, gating, chosen, nullptr, gates);
-      // An index may name any.
+      // An index may name any tile.
       const int64_t first_bad = routing.member ? FirstBadTile(chosen, n * top_k, tiles) : -1;
       if (first_bad >= 0) {
         bad = chosen[first_bad];
@@ -233,7 +233,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-// What the handlers of routing have in common, in this order.
+// Arguments that the routing handlers share, in this order.
 template <typename Keys, typename Binding>
 auto BindKeys(Binding binding) {
   return std::move(binding).template Arg<Keys>().template Arg<trix::F32>().template Arg<trix::F32>();

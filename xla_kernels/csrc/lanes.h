@@ -1,7 +1,7 @@
-// Sixteen floats at a time, in the vector extensions of GCC and Clang, which turn them into as many registers as the
-// instruction set needs. Included by one file per instruction set: see `elementwise.h`.
+// Sixteen floats at a time, in the vector extensions of GCC and Clang. The compiler uses as many registers as the
+// instruction set needs. One file per instruction set includes this file: see `elementwise.h`.
 //
-// No sum is left to the compiler: sixteen partial sums, added up in one order, give the same bits on every path.
+// The code fixes the order of every sum: sixteen partial sums, added in one order, give the same bits on every path.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@ namespace trix {
 namespace {
 
 constexpr int kLanes = 16;
-// Aligned like their elements, so that they can be loaded from anywhere.
+// Vectors are aligned like their elements, so that they can be loaded from any address of an element.
 typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef int32_t IntLanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
-// By reference, since how a vector of this size is passed by value depends on the instruction set.
+// Vectors pass by reference, because passing this size by value depends on the instruction set.
 [[gnu::always_inline]] inline const Lanes& At(const float* values) { return *reinterpret_cast<const Lanes*>(values); }
 [[gnu::always_inline]] inline Lanes& At(float* values) { return *reinterpret_cast<Lanes*>(values); }
 
-// Lane i takes that of lane i + kDistance, cyclically.
+// Lane i takes the value of lane i + kDistance, cyclically.
 template <int kDistance>
 [[gnu::always_inline]] inline void Rotate(const Lanes& from, Lanes& to) {
   constexpr int d = kDistance;
@@ -48,7 +48,7 @@ inline float SumOf(Lanes& lanes) {
   return lanes[0];
 }
 
-// NaN counts only where it is in lane 0.
+// NaN counts only in lane 0.
 inline float MaxOf(Lanes& lanes) {
   MaxRotated<8>(lanes);
   MaxRotated<4>(lanes);
@@ -57,8 +57,8 @@ inline float MaxOf(Lanes& lanes) {
   return lanes[0];
 }
 
-// exp(x) for x <= 0, at most two units in the last place off; 0 below -87; NaN stays NaN. The reduction to
-// |r| <= ln(2) / 2 and the polynomial are those of Cephes (Moshier), expf.
+// exp(x) for x <= 0, with an error of at most two units in the last place. It is 0 below -87, and NaN stays NaN. The
+// reduction to |r| <= ln(2) / 2 and the polynomial are those of expf in Cephes (Moshier).
 [[gnu::always_inline]] inline void ExpOfNegative(Lanes& x) {
   constexpr float kLog2E = 1.44269504088896341f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRoundToInteger = 12582912.0f;  // 1.5 * 2^23

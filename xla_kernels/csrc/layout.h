@@ -1,23 +1,23 @@
-// The packed layout, one for every instruction set. `packing.py` writes it and states it for users.
+// The packed layout, the same for every instruction set. `packing.py` writes it and documents it for users.
 //
 // One byte holds the ternary codes w_p in {-1, 0, 1} of one column in four rows, the planes p = 0..3. The lower three
-// are stored as c = w + 1 in {0, 1, 2}, the top one signed: as an int8, byte = c_0 + 4 c_1 + 16 c_2 + 64 w_3. (So a
-// signed dot product takes the byte as it is, and adding 64 makes it unsigned.) Four consecutive bytes hold four
-// consecutive columns, a *lane*: what one 32-bit lane of a dot product instruction takes. Lanes come in two block
+// are stored as c = w + 1 in {0, 1, 2}, and the top one is signed. As an int8, byte = c_0 + 4 c_1 + 16 c_2 + 64 w_3. So
+// a signed dot product takes the byte unchanged, and adding 64 makes it unsigned. Four consecutive bytes hold four
+// consecutive columns, a *lane*, which fills one 32-bit lane of a dot product instruction. Lanes come in two block
 // shapes:
 //
 //   wide block    64 rows: 16 lanes (64 bytes) for each group of four columns, one group after the other
 //   narrow block  16 rows:  4 lanes (16 bytes) for each group of four columns
 //
-// A matrix is as many wide blocks as fit, then up to three narrow ones. Row r of a block of R rows is plane
-// r / (R / 4), lane r % (R / 4), so that a vector of lanes is a vector of consecutive rows. Columns are padded to a
-// multiple of 16 and rows to a multiple of 16; padding holds w = 0.
+// A matrix consists of as many wide blocks as fit, then up to three narrow ones. Row r of a block of R rows is plane
+// r / (R / 4), lane r % (R / 4), so a vector of lanes is a vector of consecutive rows. Rows and columns are padded to
+// multiples of 16; padding holds w = 0.
 //
-// Matrices of int8 come in lanes as well: blocks of 16 rows, 16 lanes of four columns for each group of four columns,
-// the same padding, with zeros.
+// Matrices of int8 also come in lanes: blocks of 16 rows, 16 lanes of four columns for each group of four columns, and
+// the same padding with zeros.
 //
-// Why this shape: masks 3, 15 and 63, and no mask, leave planes 0..p, so that four dot products on masked copies of the
-// same vector advance four rows a lane without unpacking; the planes come apart after the loop, by subtraction.
+// This shape needs no unpacking. Masks 3, 15 and 63, and no mask, leave planes 0..p. So four dot products on masked
+// copies of the same vector advance four rows a lane. After the loop, subtraction separates the planes.
 #pragma once
 
 #include <cstdint>
@@ -33,11 +33,11 @@ constexpr int8_t kZeroByte = 0x15;  // Four times w = 0.
 // columns.
 constexpr int64_t kMaxColumns = INT32_MAX / (170 * 128);
 
-// The same for matrices of int8, where one side is taken as unsigned.
+// The same limit for int8 matrices, where one side counts as unsigned.
 constexpr int kInt8Rows = 16;
 constexpr int64_t kMaxInt8Columns = INT32_MAX / (255 * 128);
 
-// Not of weights: a cache of keys and values has room for a multiple of so many tokens.
+// A cache of keys and values has room for a multiple of so many tokens. Weights do not use this number.
 constexpr int64_t kCacheMultiple = 16;
 
 constexpr int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }

@@ -5,10 +5,10 @@
 namespace trix {
 namespace {
 
-// Quantised tokens that are multiplied before more are quantised: what stays in the second-level cache.
+// Tokens in a chunk, which is quantised and then multiplied. A chunk stays in the second-level cache.
 constexpr int64_t kChunkBytes = 1 << 18;
 
-// What is multiplied with: packed ternary codes (uint8_t) or int8.
+// The weights of a product: packed ternary codes (uint8_t) or int8.
 template <typename Code>
 struct Weights {
   const Code* packed;

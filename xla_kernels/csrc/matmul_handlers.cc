@@ -21,7 +21,7 @@ ffi::Error AccumulateHandler(ffi::ThreadPool threads, S8 q, U8 packed, ffi::Resu
   });
 }
 
-// `kMatmul` is the product with packed weights of the kind of the buffer.
+// `kMatmul` is the product for weights of the buffer's kind.
 template <typename Buffer, auto kMatmul>
 ffi::Error MatmulHandler(ffi::ThreadPool threads, F32 x, Buffer packed, F32 scales, ffi::Result<F32> y) {
   const std::string name = std::is_same_v<Buffer, S8> ? "int8_matmul" : "ternary_matmul";

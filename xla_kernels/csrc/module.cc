@@ -33,9 +33,9 @@ NB_MODULE(_native, module) {
     add("trix_timed_read", TrixTimedRead);
     return handlers;
   });
-  // Raised with every change of a handler's operands, results or attributes, here and in `native.py`.
+  // Increase this with every change of a handler's operands, results or attributes, here and in `native.py`.
   module.attr("interface") = 3;
-  // Of the headers this was compiled with: XLA refuses handlers of newer headers than its own.
+  // The version of the headers at compilation. XLA refuses handlers of newer headers than its own.
   module.attr("ffi_version") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   module.def("paths", [] {
     std::vector<std::string> names;

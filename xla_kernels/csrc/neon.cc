@@ -1,12 +1,12 @@
-// Baseline NEON, without dot product instructions: products are summed in 16 bits and widened in time.
+// Baseline NEON, without dot product instructions. It sums products in 16 bits and widens them before they overflow.
 #include "neon_common.h"
 #include "portable.h"
 
 namespace trix {
 namespace {
 
-// Prefixes of the lower and of the upper two planes are at most 10 and 4 * 1 + 2 in magnitude, so 25 products of them
-// with 127 fit into 16 bits; a step of 16 columns brings four.
+// Prefixes of the lower two planes are at most 10 in magnitude, and those of the upper two at most 4 * 1 + 2. So 25 of
+// their products with 127 fit into 16 bits. A step of 16 columns adds four.
 constexpr int64_t kColumnsBetweenWidening = 96;
 
 // acc[p] += products of the eight lower bytes with x, and of the eight upper bytes.
@@ -27,7 +27,8 @@ inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const
       std::memcpy(&four, x + k, 4);
       const int8x16_t activations = vreinterpretq_s8_s32(vdupq_n_s32(four));
       const int8x16_t all = vreinterpretq_s8_u8(vld1q_u8(packed));
-      // Arithmetic shift: the top plane is signed. Planes 2 and 3 are c_2 + 4 w_3; plane 2 alone is its low two bits.
+      // The shift is arithmetic, because the top plane is signed. Planes 2 and 3 are c_2 + 4 w_3; plane 2 alone is its
+      // low two bits.
       const int8x16_t upper = vshrq_n_s8(all, 4);
       MultiplyAdd(&low[0], &high[0], vandq_s8(all, vdupq_n_s8(3)), activations);
       MultiplyAdd(&low[1], &high[1], vandq_s8(all, vdupq_n_s8(15)), activations);
@@ -69,7 +70,7 @@ void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, 
              int tokens, int32_t* acc) {
   for (int b = 0; b < blocks; ++b, block += columns * kInt8Rows) {
     for (int t = 0; t < tokens; ++t) {
-      // Two lanes a vector, and of each the sums of its even and of its odd pairs of columns.
+      // A vector holds two lanes. For each lane it has the sums of the even and of the odd pairs of columns.
       int32x4_t pairs[kInt8Rows / 2] = {};
       for (int64_t k = 0; k < columns; k += 4) {
         int32_t four;
@@ -93,7 +94,7 @@ int64_t Peak(int64_t rounds) {
   int16x8_t sums[kSums] = {};
   int8x8_t one = vdup_n_s8(1);
   for (int64_t r = 0; r < rounds; ++r) {
-    asm("" : "+w"(one));  // So that the compiler does not multiply once and for all.
+    asm("" : "+w"(one));  // This keeps the compiler from hoisting the product out of the loop.
 #pragma GCC unroll 16
     for (int i = 0; i < kSums; ++i) sums[i] = vmlal_s8(sums[i], one, one);
   }

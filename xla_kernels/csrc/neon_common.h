@@ -11,7 +11,7 @@
 namespace trix {
 namespace {
 
-// A vector of four lanes, cut down to the prefixes of its planes. The top plane is signed, so all are signed bytes.
+// A vector of four lanes, masked to the prefixes of its planes. The top plane is signed, so all are signed bytes.
 struct Prefixes {
   int8x16_t w[4];
 };
@@ -21,7 +21,7 @@ inline Prefixes Mask(const uint8_t* packed) {
   return {{vandq_s8(all, vdupq_n_s8(3)), vandq_s8(all, vdupq_n_s8(15)), vandq_s8(all, vdupq_n_s8(63)), all}};
 }
 
-// Sums of plane p out of the prefix sums of four lanes, less the zero point of the lower three planes.
+// Sums of plane p from the prefix sums of four lanes, minus the zero point of the lower three planes.
 template <int kPlane>
 inline int32x4_t Plane(const int32x4_t* prefix, int32x4_t sum) {
   if constexpr (kPlane == 0) {

@@ -1,5 +1,5 @@
-// Products by the signed dot product instruction, `sdot`: one advances four columns of four lanes. Included by the
-// paths of the CPUs that have it.
+// Products by the signed dot product instruction `sdot`, which advances four columns of four lanes. The paths of CPUs
+// with this instruction include the file.
 #pragma once
 
 #include "neon_common.h"
@@ -7,7 +7,7 @@
 namespace trix {
 namespace {
 
-// Products are written by hand, because GCC 12 rearranges the intrinsics until it has to spill accumulators.
+// The products are in assembly, because GCC 12 reorders the intrinsics and then has to spill accumulators.
 
 // One vector of four lanes times one group of columns of one token.
 template <int kColumnGroup>
@@ -68,7 +68,7 @@ inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const
     DotGroup<2>(acc, packed + 2 * step, x);
     DotGroup<3>(acc, packed + 3 * step, x);
   }
-  // Unrolled, because an array that is indexed by a variable does not live in registers.
+  // The loop is unrolled, because the compiler keeps no array in registers that a variable indexes.
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
@@ -76,7 +76,7 @@ inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const
   }
 }
 
-// Tokens that one pass takes: twenty accumulators, five activations and the weights fill the 32 registers.
+// Tokens of one pass. Its twenty accumulators, five activations and the weights fill the 32 registers.
 constexpr int kDotPanel = 5;
 
 inline void DotLanesOf(int tokens, const uint8_t* packed, int64_t step, int64_t columns, const int8_t* q,
@@ -173,7 +173,7 @@ inline int64_t PeakOf(int64_t rounds, int64_t macs, Multiply multiply) {
   int32x4_t sums[kSums] = {};
   int8x16_t one = vdupq_n_s8(1);
   for (int64_t r = 0; r < rounds; ++r) {
-    asm("" : "+w"(one));  // So that the compiler does not multiply once and for all.
+    asm("" : "+w"(one));  // This keeps the compiler from hoisting the product out of the loop.
 #pragma GCC unroll 16
     for (int i = 0; i < kSums; ++i) sums[i] = multiply(sums[i], one);
   }

@@ -12,12 +12,12 @@ constexpr int kPairs = 4;  // Pairs of tokens in one pass: sixteen accumulators.
 constexpr int64_t kChunk = 256;
 constexpr int kMaxSlices = kWideRows / 8;
 
-// Weights of a chunk as the inner loop reads them: for each slice of two lanes, for every 8 columns, four prefixes.
+// Weights of a chunk in the order of the inner loop: for each slice of two lanes, for every 8 columns, four prefixes.
 struct Expanded {
   alignas(64) int8_t bytes[kMaxSlices * kChunk / 8 * 64];
 };
 
-// Activations of a chunk: for each pair of tokens, for every 8 columns, those of the one and then of the other.
+// Activations of a chunk: for each pair of tokens, for every 8 columns, those of the first token and then the second.
 struct Interleaved {
   alignas(64) int8_t bytes[kMaxPanel / 2 * kChunk / 8 * 16];
 };
@@ -129,7 +129,7 @@ void MultiplyBlock(const uint8_t* block, int64_t columns, const int8_t* q, int64
   }
 }
 
-// For one or two tokens half of every matrix product would be thrown away, or more spent on rearranging.
+// One or two tokens would waste half of every matrix product, or cost more in rearranging.
 constexpr int kFewTokens = 2;
 
 void MultiplyWide(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,

@@ -1,4 +1,4 @@
-// The operations, on plain row-major arrays. They choose no instruction set and know nothing of XLA.
+// The operations, on plain row-major arrays. They are independent of XLA and of the instruction set.
 #pragma once
 
 #include <cstdint>
@@ -28,25 +28,27 @@ struct Signatures {
   const float* offset;  // [tiles], the balance bias in units of dot products
 };
 
-// An index over tiles: each row looks at the tiles of the best `probes` clusters only, its candidates.
+// An index over tiles. Each row scores only its candidates, the tiles of its best `probes` clusters.
 struct Index {
   Signatures clusters;    // Keys of clusters; `tiles` is their number.
   const int32_t* member;  // [clusters, tiles of a cluster], the tiles that the signatures are of
   int64_t probes;
 };
 
-// How a chosen tile's output is weighted: by its part of softmax((dot * scale) * step * temperature) over all tiles, or
-// all candidates, or by 1; and by 0 where (first - own) * step > margin, `first` and `own` being scores dot * scale.
+// The gate of a chosen tile's output. With `probability` it is the tile's part of
+// softmax((dot * scale) * step * temperature) over all tiles, or over all candidates; otherwise it is 1. It is 0 where
+// (first - own) * step > margin; `first` and `own` are scores dot * scale of the first tile and of this one.
 struct Gating {
   bool probability;
   float temperature, margin;
 };
 
-// The best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest place among equals; and, where the
-// results are not null, their dot * scale and their gates. A selection that is NaN counts as the least. A row that is
-// not finite gets the first tiles and scores NaN. With an index, signatures are [clusters, tiles of a cluster]
-// matrices, `signatures.tiles` being the tiles of a cluster, and a place is the position among the candidates in that
-// order; without (null) it is the tile.
+// Finds the best `top_k` tiles of every row by (dot + offset) * scale, best first, lowest place among equals. If the
+// pointers are not null, it also gives the scores dot * scale and the gates. A selection that is NaN counts as the
+// least. A row that is not finite gets the first tiles and scores NaN.
+//
+// With an index, signatures are [clusters, tiles of a cluster] matrices, and `signatures.tiles` counts the tiles of a
+// cluster. A place is then the position among the candidates in that order. Without an index (null) it is the tile.
 void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signatures, const Index* index, int64_t top_k,
            const Gating& gating, int32_t* tile, float* score, float* gate);
 
@@ -59,8 +61,8 @@ struct Tiles {
   bool squared;             // relu(x)^2 instead of relu(x)
 };
 
-// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]), without computing those beyond the first whose gate is 0. Every
-// tile index must be in range: see `FirstBadTile`.
+// y[n] = sum_k gate[n, k] * tile_{tile[n, k]}(x[n]). It skips tiles with gate 0, except a row's first. Every tile index
+// must be in range: see `FirstBadTile`.
 void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& tiles, const int32_t* tile,
                    const float* gate, int64_t top_k, float* y);
 
@@ -69,12 +71,10 @@ struct CacheShape {
   float scale;                                 // of the queries
 };
 
-// Causal attention of new tokens. Adds their keys and values to the cache, which holds position[b] tokens of row b, and
-// lets each see what is before it and itself. There must be room: position[b] + length <= slots.
+// Causal attention of new tokens. Adds their keys and values to the cache, which holds position[b] tokens of row b.
+// Each token sees itself and all tokens before it. There must be room: position[b] + length <= slots.
 //   q, k, v, out  [batch, length, heads, width]
-//   keys          [batch, heads, slots / kCacheMultiple, width, kCacheMultiple], so that the scores of so many slots
-//   are
-//                 computed side by side
+//   keys          [batch, heads, slots / kCacheMultiple, width, kCacheMultiple], to compute so many scores together
 //   values        [batch, heads, slots, width]
 void CachedAttention(const Pool& pool, const float* q, const float* k, const float* v, const int32_t* position,
                      const CacheShape& shape, float* keys, float* values, float* out);

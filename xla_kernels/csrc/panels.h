@@ -1,4 +1,4 @@
-// What the operations share: quantised rows, and one packed matrix times a panel of them.
+// Shared parts of the operations: quantised rows, and one packed matrix times a panel of rows.
 #pragma once
 
 #include <algorithm>
@@ -36,13 +36,13 @@ struct Rows {
   Rows From(int64_t row) const { return {q + row * stride, stride, step + row, sum + row}; }
 };
 
-// Tokens of the next panel: as even as possible, so that none is left with one or two.
+// Tokens of the next panel. Panels are as equal as possible, so that none has only one or two tokens.
 inline int PanelSize(int64_t left, int panel) {
   const int64_t panels = (left + panel - 1) / panel;
   return static_cast<int>((left + panels - 1) / panels);
 }
 
-// Blocks of output rows that a packed matrix is multiplied in: of ternary codes as they are packed, of int8 by so many.
+// Blocks of output rows for a product: ternary codes use their packed blocks, and int8 uses blocks of so many rows.
 template <typename Code>
 constexpr int64_t BlockCount(int64_t rows) {
   if constexpr (std::is_same_v<Code, int8_t>) return (rows + kWideRows - 1) / kWideRows;

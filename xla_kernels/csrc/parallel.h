@@ -1,4 +1,4 @@
-// A parallel loop on a thread pool that belongs to somebody else (XLA's).
+// A parallel loop on a thread pool that the caller provides (XLA's).
 #pragma once
 
 #include <atomic>
@@ -11,26 +11,26 @@
 
 namespace trix {
 
-// No threads but the caller's, unless a derived class has some.
+// The base class has only the caller's thread; a derived class may have more.
 class Pool {
  public:
   virtual ~Pool() = default;
-  virtual int64_t threads() const { return 1; }  // The caller's among them.
+  virtual int64_t threads() const { return 1; }  // Includes the caller's.
   virtual void Schedule(std::function<void()> task) const { task(); }
 };
 
-// Multiply-accumulates below which waking another thread costs more than it saves, and of one task.
+// Multiply-accumulates below which waking another thread costs more than it saves; also the size of one task.
 constexpr int64_t kParallelMacs = int64_t{1} << 23, kTaskMacs = int64_t{1} << 21;
 
-// The pool for so much work: without helpers where there is too little.
+// Returns the pool for so much work, without helpers if there is too little.
 inline const Pool& PoolFor(const Pool& pool, int64_t macs) {
   static const Pool serial;
   return macs < kParallelMacs ? serial : pool;
 }
 
-// Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too and waits only for
-// tasks that another thread has begun, by sleeping: so it neither spins nor deadlocks where no thread is free. What a
-// task throws is thrown again when all are done.
+// Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too. It sleeps until the
+// tasks that other threads have begun are done. So it neither spins, nor deadlocks when no thread is free. An exception
+// of a task is thrown again when all tasks are done.
 template <typename Task>
 void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
   const int64_t threads = count < 2 ? 1 : pool.threads();
@@ -45,7 +45,7 @@ void ParallelFor(const Pool& pool, int64_t count, const Task& task) {
     std::exception_ptr error;
   };
   auto state = std::make_shared<State>();  // A helper may wake after the caller has left.
-  const Task* shared = &task;  // Used only by whoever holds an unfinished task, so the caller is still here.
+  const Task* shared = &task;  // Only a thread with an unfinished task uses it, so the caller is still here.
   const auto work = [state, shared, count] {
     for (int64_t i; (i = state->next.fetch_add(1, std::memory_order_relaxed)) < count;) {
       try {

@@ -1,4 +1,4 @@
-// What one instruction set brings. Each has a file of its own, compiled for that instruction set; `paths.cc` chooses.
+// The functions of one instruction set. Each set has its own file, compiled for that set; `paths.cc` chooses one.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,13 @@
 
 namespace trix {
 
-// Tokens that one call of `dot` takes at most, on any path.
+// The most tokens that one call of `dot` takes, on any path.
 constexpr int kMaxPanel = 32;
 
-// Queries that `attend` takes together; it takes any number.
+// Queries that `attend` computes together; a call may have any number.
 constexpr int kQueries = 4;
 
-// Loops over single rows of floats. Compiled once per instruction set from `elementwise.h`, with the same bits.
+// Loops over single rows of floats. Every instruction set compiles them from `elementwise.h`, with the same results.
 struct Elementwise {
   // int8 by the largest magnitude: q = rint(x * (127 / a)), step = a * float(1/127), and sum = sum of q. `q` is padded
   // with zeros to `padded` columns. a < 2^-100 counts as zero. A row with a NaN or an infinity gets q = 0, step = NaN.
@@ -27,15 +27,15 @@ struct Elementwise {
   // `CachedAttention` says. `weights` is working memory for kQueries * slots floats.
   void (*attend)(const float* q, int count, const float* keys, const float* values, int64_t length, int64_t slots,
                  int64_t width, float* weights, float* out, int64_t stride);
-  // For the benchmark: reads memory as fast as it comes.
+  // For the benchmark: reads memory as fast as possible.
   uint64_t (*read)(const uint64_t* words, int64_t count);
 };
 
 struct Path {
   const char* name;
-  // Whether this CPU, and its operating system, can run it.
+  // Whether this CPU and its operating system can run the path.
   bool (*supported)();
-  // Tokens that `dot` takes best at once.
+  // The number of tokens at which `dot` is fastest.
   int panel;
   // Exact dot products of one block with some tokens.
   //   block    kWideRows or kNarrowRows rows, `columns` columns (a multiple of kColumnMultiple)
@@ -46,22 +46,22 @@ struct Path {
                    int tokens, int32_t* acc);
   void (*dot_narrow)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                      int tokens, int32_t* acc);
-  // The same with `blocks` blocks of int8, up to kWideRows / kInt8Rows of them, one after the other.
+  // The same for `blocks` consecutive blocks of int8, up to kWideRows / kInt8Rows of them.
   void (*dot_int8)(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride,
                    const int32_t* sums, int tokens, int32_t* acc);
   const Elementwise* elementwise;
-  // For the benchmark: as many dot products as the instruction set can do from registers. Returns how many
-  // multiply-accumulates `rounds` rounds were.
+  // For the benchmark: does as many dot products from registers as the instruction set can. Returns the number of
+  // multiply-accumulates in `rounds` rounds.
   int64_t (*peak)(int64_t rounds);
 };
 
-// Best first; ends with `portable`. Only those that this build has for the architecture.
+// The paths that this build has for the architecture, best first. The last is `portable`.
 extern const Path* const kPaths[];
 extern const int kPathCount;
 
 // The path in use: the best supported one, or the one forced. Never null.
 const Path& ActivePath();
-// Forces a path by name; false where there is none of that name or the CPU cannot run it. Null: back to the best.
+// Forces a path by name. Returns false if the name is unknown or the CPU cannot run the path. Null restores the best.
 bool ForcePath(const char* name);
 
 }  // namespace trix

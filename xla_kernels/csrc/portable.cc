@@ -1,4 +1,4 @@
-// Plain C++, for any CPU. Also the element-wise loops of every path whose instruction set is the baseline.
+// Plain C++, for any CPU. Every path with the baseline instruction set also uses its element-wise loops.
 #include "portable.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ void Dot(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride,
       const uint8_t* lane = block + (k / 4) * kRows + k % 4;
       const int32_t activation = x[k];
       for (int l = 0; l < kLanes; ++l) {
-        const int32_t byte = lane[4 * l] + 64;  // The top plane unsigned, like the others.
+        const int32_t byte = lane[4 * l] + 64;  // Makes the top plane unsigned, like the others.
         for (int p = 0; p < 4; ++p) out[p * kLanes + l] += (byte >> (2 * p) & 3) * activation;
       }
     }

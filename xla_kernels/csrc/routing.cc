@@ -1,4 +1,4 @@
-// Routing by signatures: exact integer scores, the best tiles of every token.
+// Routing by signatures: exact integer scores, and the best tiles of every token.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -10,14 +10,14 @@
 namespace trix {
 namespace {
 
-// What a row may go to: products with keys, and factors and biases of those. All have `count` entries.
+// The candidates of a row: products with keys, and the factors and biases of the keys. All have `count` entries.
 struct Candidates {
   const int32_t* dot;
   const float *scale, *offset;
   int64_t count;
 };
 
-// Places in order of selection, best first; a later one must be better, not equal, to come before an earlier one.
+// Places in order of selection, best first. Among equals the earlier place comes first.
 void SelectBest(const Candidates& candidates, int64_t top_k, float* best, int32_t* place, float* score) {
   int64_t chosen = 0;
   for (int64_t c = 0; c < candidates.count; ++c) {
@@ -37,7 +37,7 @@ void SelectBest(const Candidates& candidates, int64_t top_k, float* best, int32_
   }
 }
 
-// The first places, for a row that is not finite.
+// Chooses the first places, for a row that is not finite.
 void SelectFirst(int64_t top_k, int32_t* place, float* score) {
   for (int64_t i = 0; i < top_k; ++i) {
     place[i] = static_cast<int32_t>(i);
@@ -79,7 +79,7 @@ void Gates(const Candidates& candidates, float step, const Gating& gating, int64
   }
 }
 
-// Products of rows with the keys of one matrix: of row t to dot + t * matrix.tiles. `matrix` is which of several.
+// Products of rows with the keys of one matrix, for row t at dot + t * matrix.tiles. `matrix` numbers the matrices.
 void Products(const Path& path, const Signatures& keys, int64_t matrix, const Rows& rows, int64_t count, int32_t* dot) {
   const int64_t tiles = keys.tiles, d = keys.d;
   const auto keep = [&](int64_t t, int64_t row, int64_t width, const int32_t* acc) {
@@ -119,7 +119,7 @@ struct Workspace {
   }
 };
 
-// The candidates of row t of a panel: those of the clusters whose keys match it best, in the order of clusters.
+// The candidates of row t of a panel: the tiles of the clusters that match it best, in the order of clusters.
 Candidates LookUp(const Path& path, const Signatures& signatures, const Index& index, const Workspace& w, int t) {
   const Signatures& clusters = index.clusters;
   const int64_t members = signatures.tiles;

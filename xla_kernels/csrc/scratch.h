@@ -1,4 +1,4 @@
-// Working memory of one thread, kept between calls: allocating megabytes anew costs more page faults than arithmetic.
+// Working memory of one thread, kept between calls. For new megabytes, page faults would cost more than the arithmetic.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace trix {
 
 class Scratch {
  public:
-  // At least `bytes`, aligned to a cache line and not initialised; whatever `Bytes` gave before is lost.
+  // At least `bytes`, aligned to a cache line and not initialised. It invalidates the memory of earlier calls.
   uint8_t* Bytes(size_t bytes) {
     if (bytes > size_) {
       memory_.reset();
@@ -30,7 +30,7 @@ class Scratch {
   size_t size_ = 0;
 };
 
-// Hands out aligned pieces of a block, or, without one, only adds up how large it has to be.
+// Hands out aligned pieces of a block. Without a block it only adds up the size that the block needs.
 class Carver {
  public:
   explicit Carver(uint8_t* base) : base_(reinterpret_cast<uintptr_t>(base)) {}
@@ -45,7 +45,7 @@ class Carver {
   size_t used() const { return used_; }
 
  private:
-  uintptr_t base_;  // An integer, because nothing may be added to a null pointer.
+  uintptr_t base_;  // An integer, because C++ forbids adding to a null pointer.
   size_t used_ = 0;
 };
 

@@ -8,7 +8,7 @@
 namespace trix {
 namespace {
 
-// Tokens that pass through a tile together: its weights are read once from wherever they are for so many.
+// Tokens that pass through a tile together. One reading of the tile's weights serves all of them.
 constexpr int64_t kGroup = 48;
 
 struct Group {
@@ -21,11 +21,11 @@ struct Grouped {
   std::vector<Group> groups;
 };
 
-// tile[t * stride] is the tile of token t, for all whose needed(t).
+// Groups the tokens for which needed(t) is true; tile[t * stride] is the tile of token t.
 template <typename Needed>
 void GroupByTile(const int32_t* tile, int64_t count, int64_t stride, int64_t tiles, const Needed& needed,
                  Grouped* grouped) {
-  if (count == 1) {  // As in generating text, for which all this is a tenth of the work.
+  if (count == 1) {  // In generating text, where this grouping would be a tenth of the work.
     grouped->order.assign(1, 0);
     grouped->groups.assign(needed(0) ? 1 : 0, {tile[0], 0, 1});
     return;
@@ -49,7 +49,7 @@ void GroupByTile(const int32_t* tile, int64_t count, int64_t stride, int64_t til
   }
 }
 
-// Some rows through one tile; output of row i, times gate[i], to out[i].
+// Passes some rows through one tile, and writes the output of row i, times gate[i], to out[i].
 void TileForward(const Path& path, const Tiles& tiles, int32_t tile, const Rows& rows, int64_t count, const float* gate,
                  float* const* out, float* hidden, const Rows& hidden_rows) {
   const int64_t d = tiles.d, h = tiles.h;
@@ -99,12 +99,12 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
   const Path& path = ActivePath();
   const int64_t d = tiles.d;
   const Pool& workers = PoolFor(pool, 2 * n * d * tiles.h);
-  // A pass for each of a token's tiles: within one every token is in one group only, so that groups run side by side,
-  // and outputs are added up in order.
+  // There is a pass for each of a token's tiles. Within a pass every token is in one group only, so groups run side by
+  // side, and outputs are added in order.
   for (int64_t k = 0; k < top_k; ++k) {
     thread_local Grouped of_thread;
     Grouped& grouped = of_thread;  // The caller's, also in tasks that other threads run.
-    // What a gate of 0 would add changes nothing once there is an output.
+    // After the first output, a tile with gate 0 adds nothing.
     const auto needed = [&](int64_t t) { return k == 0 || gate[t * top_k + k] != 0.0f; };
     GroupByTile(tile + k, n, top_k, tiles.tiles, needed, &grouped);
     ParallelFor(workers, static_cast<int64_t>(grouped.groups.size()), [&](int64_t task) {
