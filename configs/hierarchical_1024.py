@@ -1,9 +1,12 @@
-"""A memory of 1,024 tiles of eight hidden units in 32 clusters: a character looks into four and computes four tiles.
+"""A memory of 1,024 tiles in 32 clusters; each tile has eight hidden units.
+
+A character probes four clusters and computes four tiles.
 
   python train.py --config=configs/hierarchical_1024.py --workdir=runs/hierarchical_1024
 
-9,234,304 parameters, 319,504 of them active for a character. On TinyShakespeare, with a dropout of 0.1, seed 0:
-validation loss 1.4371, no dead tile at the end, in about 15 minutes on two cores of an AMD EPYC (Zen 5).
+The model has 9,234,304 parameters. A character uses 319,504 of them. On TinyShakespeare, with a dropout of 0.1 and seed
+0, it reaches a validation loss of 1.4371. No tile is dead at the end. Training takes about 15 minutes on two cores of
+an AMD EPYC (Zen 5).
 """
 
 from trix_jax import configuration

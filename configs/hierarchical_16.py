@@ -1,10 +1,10 @@
-"""Sixteen tiles in four clusters: a character looks into two of them and computes four tiles, a quarter of all.
+"""Sixteen tiles in four clusters: a character probes two clusters and computes four tiles, a quarter of all.
 
   python train.py --config=configs/hierarchical_16.py --workdir=runs/hierarchical_16
 
-819,136 parameters, 418,192 active for a character. On TinyShakespeare, with a dropout of 0.1, seed 0, on two cores of
-an AMD EPYC (Zen 5), beside other work: validation loss 1.4661, no dead tile, the busiest tile at 1.10 times the mean
-load.
+The model has 819,136 parameters. A character uses 418,192 of them. On TinyShakespeare, with a dropout of 0.1 and seed
+0, it reaches a validation loss of 1.4661. No tile is dead. The busiest tile has 1.10 times the mean load. The run had
+two cores of an AMD EPYC (Zen 5), beside other work.
 """
 
 from trix_jax import configuration

@@ -2,8 +2,9 @@
 
   python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-1 minute 50 seconds on two cores of an AMD EPYC (Zen 5; about twice that on Zen 4), 2 million characters; on the library
-of Python 3.11, seed 0: validation loss 1.4446, perplexity 4.240 (1.9319 with a random tile for every character).
+Training reads 2 million characters. It takes 1 minute 50 seconds on two cores of an AMD EPYC (Zen 5), and about twice
+that on Zen 4. On the library of Python 3.11, with seed 0, the validation loss is 1.4446 (perplexity 4.240). With a
+random tile for every character it is 1.9319.
 """
 
 from trix_jax import configuration

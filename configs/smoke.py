@@ -2,8 +2,8 @@
 
   python train.py --config=configs/smoke.py --workdir=runs/smoke
 
-28 seconds on two cores of an AMD EPYC (Zen 4), most of them compilation; on the library of Python 3.11, seed 0:
-validation loss 4.0083, next to nothing learned.
+It takes 28 seconds on two cores of an AMD EPYC (Zen 4), most of them for compilation. On the library of Python 3.11,
+with seed 0, the validation loss is 4.0083: the model learns next to nothing.
 """
 
 from trix_jax import configuration

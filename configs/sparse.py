@@ -1,10 +1,11 @@
-"""The recipe people should use: one tile in four active, routed by reading signatures, int8 activations.
+"""The recommended recipe: one tile in four active, routed by signatures, int8 activations.
 
   python train.py --config=configs/sparse.py --workdir=runs/sparse
 
-812,416 parameters, 416,128 of them active for a character. On TinyShakespeare: validation loss 1.445, perplexity 4.24,
-mean of five seeds on an NVIDIA H100 (standard deviation 0.003); on one core of an AMD EPYC (Zen 3) 1.444 and 1.446
-(seeds 0 and 1) in 36 to 41 minutes. Without dropout, which harms so short a training (`docs/results/width.md`).
+The model has 812,416 parameters. A character uses 416,128 of them. On TinyShakespeare the validation loss is 1.445
+(perplexity 4.24), the mean of five seeds on an NVIDIA H100, with a standard deviation of 0.003. On one core of an AMD
+EPYC (Zen 3) it is 1.444 for seed 0 and 1.446 for seed 1, after 36 to 41 minutes. The recipe has no dropout, because
+dropout harms so short a training (`docs/results/width.md`).
 """
 
 from trix_jax import configuration
