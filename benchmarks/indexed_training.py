@@ -1,13 +1,14 @@
-"""Seconds of a training step with and without an index over the tiles, as their number grows.
+"""Time a training step with and without an index over the tiles, as their number grows.
 
   python benchmarks/indexed_training.py
 
-Two layers of the recipe with 64 ... 4,096 tiles of eight hidden units each, of which a character computes four: `flat`
-scores all tiles, `indexed` goes through sqrt(T) clusters (the power of two that is nearest, not above), four of which
-are probed. The compute of tiles is the same throughout, so what grows is the price of finding them. Each variant runs
-in a process of its own, the variants taking turns; a measurement is the mean of --steps steps, 100 by default, so that
-the one in a hundred which rebuilds the clusters is in it. The table gives medians over rounds, and the scores that a
-character computes in a layer.
+The model has two layers of the recipe with 64 ... 4,096 tiles of eight hidden units each. A character computes four
+tiles. `flat` scores all tiles. `indexed` goes through sqrt(T) clusters, rounded down to a power of two, and probes four
+of them. The work inside tiles is always the same, so only the cost of finding tiles grows.
+
+Each variant runs in its own process, and the variants take turns. A measurement is the mean of --steps steps, by
+default 100, so that it includes the one step in a hundred that rebuilds the clusters. The table gives medians over
+rounds, and the scores that a character computes in a layer.
 """
 
 import json
@@ -23,7 +24,7 @@ TILES = (64, 256, 1024, 4096)
 VARIANTS = tuple(f'{kind} T={tiles}' for tiles in TILES for kind in ('flat', 'indexed'))
 PROBES, CONTEXT, BATCH = 4, 256, 16
 
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often to measure each variant.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 100, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
 _VARIANT = flags.DEFINE_enum(
@@ -67,13 +68,13 @@ def main(_):
 
 
 def scores_of(tiles: int) -> dict[str, int]:
-  """Products of a character with keys, in a layer of each kind."""
+  """Return the products of a character with keys in a layer of each kind."""
   clusters = variants.clusters_of(tiles)
   return {'flat': tiles, 'indexed': clusters + PROBES * tiles // clusters}
 
 
 def measure(name: str) -> float:
-  """Mean seconds of a step."""
+  """Return the mean seconds of a step."""
   host.prepare_cpu()
 
   import jax
@@ -98,7 +99,7 @@ def measure(name: str) -> float:
       jax.block_until_ready(state)
       start = time.perf_counter()
     state, metrics = train_step(state, windows, index)
-    jax.block_until_ready(before)  # As in training; with more steps on their way XLA's devices may wait for ever.
+    jax.block_until_ready(before)  # Wait as in training. With more steps in flight XLA's devices may wait for ever.
     before = metrics
   jax.block_until_ready(state)
   return (time.perf_counter() - start) / _STEPS.value

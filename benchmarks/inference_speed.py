@@ -2,8 +2,8 @@
 
   pip install -e '.[torch]' && python benchmarks/inference_speed.py
 
-Two sizes, both in the reference form with random weights: `reference` (4 layers, d_model 128, d_ff 512: 842,817
-parameters) and `large` (8 layers, d_model 512, d_ff 2048). Context 256. Measured are
+The models have two sizes, both in the reference form with random weights: `reference` (4 layers, d_model 128, d_ff 512:
+842,817 parameters) and `large` (8 layers, d_model 512, d_ff 2048). The context is 256. The benchmark measures
 
   decode    one more token for each row, at positions 64 to 192, greedy, in a compiled loop (PyTorch: a Python loop)
   prefill   a prompt of 256 tokens a row
@@ -11,10 +11,13 @@ parameters) and `large` (8 layers, d_model 512, d_ff 2048). Context 256. Measure
 
 with 1 and 64 rows (`ffn`: tokens; `torch original`: 1 row). The variants are `packed` (one tile a token) and `packed
 all tiles`, `xla dense` and `xla sparse` (xla_inference.py), `torch cached` and `torch original` (torch_inference.py).
-Each runs in a process of its own, for --rounds rounds, the variants taking turns. The table gives medians; --json has
-all, with least and most. Memory is what the weights take, and by how much the process grew to its peak: with PyTorch
-from before it made the model, with JAX from after, compilation included; compare it within one of them only. `torch
-original` decodes after 128 characters, the middle of the others' positions: it reads the whole text again for each.
+Each runs in its own process, for --rounds rounds, and the variants take turns. The table gives medians; --json also
+writes the least and the most.
+
+Memory is the size of the weights, and the growth of the process to its peak. With PyTorch the growth counts from before
+the model exists. With JAX it counts from after, and includes compilation. So compare it within one library only. `torch
+original` decodes after 128 characters, the middle of the others' positions, because it reads the whole text again for
+each character.
 """
 
 import json
@@ -32,7 +35,7 @@ SIZES = {
   'large': {'layers': 8, 'd_model': 512, 'heads': 8, 'd_ff': 2048},
 }
 TILES = (4, 16, 64)
-# How many tiles there are makes no difference to what multiplies with all of them at once.
+# The number of tiles does not matter to variants that multiply by all tiles at once.
 VARIANTS = tuple(
   f'{size} {name} T={tiles}'
   for size in SIZES
@@ -48,9 +51,9 @@ VARIANTS = tuple(
 )
 ROWS = (1, 64)
 
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
-_SECONDS = flags.DEFINE_float('seconds', 0.6, 'About how long each number is measured in a round.', lower_bound=0)
-_ONLY = flags.DEFINE_string('only', '', 'Only variants whose name holds this, such as "reference packed".')
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often to measure each variant.', lower_bound=1)
+_SECONDS = flags.DEFINE_float('seconds', 0.6, 'Approximate seconds for each number in a round.', lower_bound=0)
+_ONLY = flags.DEFINE_string('only', '', 'Measure only variants whose name contains this, such as "reference packed".')
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
 _VARIANT = flags.DEFINE_enum(
   'variant', None, VARIANTS, 'Measure one variant in this process; used by the benchmark itself.'
@@ -82,7 +85,7 @@ def main(_):
 
 
 def summary(name: str, rounds: list[dict]) -> list[dict]:
-  """A row for each thing measured: median, least and most over the rounds."""
+  """Return a row for each quantity: median, least and most over the rounds."""
   size, variant = name.split(' ', 1)
   rows = []
   for measured in rounds[0]['microseconds']:
@@ -109,14 +112,14 @@ def peak_memory() -> int:
 
 
 def measure(name: str) -> dict:
-  """Microseconds of one step of each thing, and bytes."""
+  """Measure µs of one step of each quantity, and bytes."""
   size, variant = name.split(' ', 1)
   variant, tiles = variant.split(' T=')
   return (measure_torch if variant.startswith('torch') else measure_jax)(SIZES[size], variant, int(tiles))
 
 
 def timed(step, unit: int, prepare=None) -> float:
-  """Median microseconds of a `unit`th of a call, after one that is not counted; `prepare` makes what a call uses up."""
+  """Return the median time of a call in µs, divided by `unit`, after a warm-up call. `prepare` makes a call's input."""
 
   def arguments():
     return (prepare(),) if prepare else ()
@@ -140,7 +143,9 @@ def measure_torch(size, variant, tiles) -> dict:
   before = peak_memory()
   model = InferenceLM(VOCABULARY, **size, tiles=tiles, context=CONTEXT, style=variant.split()[1]).eval()
   times = {}
-  for rows in ROWS if model.style == 'cached' else ROWS[:1]:  # Half a minute a token for 64 rows of the original.
+  for rows in (
+    ROWS if model.style == 'cached' else ROWS[:1]
+  ):  # 64 rows of the original would take half a minute a token.
     prompt = torch.zeros(rows, CONTEXT, dtype=torch.long)
     with torch.inference_mode():
       x = torch.randn(rows, 1, size['d_model'])

@@ -1,19 +1,19 @@
-"""How the price of finding a tile grows with the number of tiles: all of them scored, or through an index.
+"""Measure how the cost of finding a tile grows with the number of tiles, with and without an index.
 
   python benchmarks/routing_scale.py
   python benchmarks/routing_scale.py --workdir=runs/hierarchical_1024
 
-For T = 16 ... 4,096 tiles in sqrt(T) clusters (the power of two that is nearest, not above) the time of a lookup alone,
-d_model 128, as a step of a compiled loop, for 1 and for 64 tokens: `packed` by the kernels and `xla` by XLA in
-float32, each `flat` and with 1, 2 and 4 clusters probed. What the loop costs when there is one tile only, so that there
-is a call but nothing to find, is subtracted. Beside every time stands recall@1, the share of 4,096 random tokens that
-find the tile which is best of all; keys are random, so the index has nothing to go by.
+The benchmark times a lookup alone, as a step of a compiled loop, with d_model 128, for 1 and for 64 tokens. The T =
+16 ... 4,096 tiles are in sqrt(T) clusters, rounded down to a power of two. `packed` uses the kernels, and `xla` uses
+XLA in float32. Each runs `flat` and with 1, 2 and 4 probed clusters. The cost of a loop with a single tile, which is a
+call with nothing to find, is subtracted. The table also gives recall@1, the share of 4,096 random tokens that find the
+best of all tiles. Keys are random, so the index cannot exploit any structure.
 
-With a --workdir the same is measured of every layer for the keys that a model has learned and the activations of its
-validation text, by the kernels, for every number of probes; and the validation loss for each number of probes. Recall
-then comes twice: by the keys alone, and of the tile that the layer chooses with its balance biases.
+With a --workdir the kernels do the same for every layer of a trained model, with its keys and the activations of its
+validation text, for every number of probes. The table also gives the validation loss for each number of probes. It
+gives recall twice: by the keys alone, and for the tile that the layer chooses with its balance biases.
 
-All variants take turns for --rounds rounds in one process; the table gives medians.
+All variants take turns for --rounds rounds in one process. The table gives medians.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ TILES = (16, 64, 256, 1024, 4096)
 PROBES = (1, 2, 4)
 ROWS = (1, 64)
 
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each is measured.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often to measure each variant.', lower_bound=1)
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Measure the index of this trained model instead.')
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def scale() -> list[dict]:
-  """Rows for random keys of every number of tiles."""
+  """Return the rows of random keys for every number of tiles."""
   rows: list[dict] = []
   measured: dict = {}
   token_ND = ternary.quantise_int8(jax.random.normal(jax.random.key(1), (4096, D)))[0]
@@ -111,12 +111,12 @@ def scale() -> list[dict]:
 
 
 def one_tile(width: int) -> hierarchy.Index:
-  """An index in which there is nothing to find."""
+  """Make an index of one tile, with nothing to find."""
   return hierarchy.make_index(jnp.ones((1, width)), jnp.zeros((1, 1), jnp.int32), 'votes')
 
 
 def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
-  """A compiled loop of `STEPS` lookups of these tokens; `probes` is 0 for all tiles."""
+  """Compile a loop of `STEPS` lookups of these tokens; `probes` is 0 to score all tiles."""
   in_order = index.member_CM if probes else jnp.arange(len(index.key_TD))
   signatures = xla_kernels.pack_int8(index.key_TD[in_order].astype(jnp.int8))
   packed_index = (
@@ -154,7 +154,7 @@ def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
 
 
 def take_turns(measured: dict) -> dict:
-  """Nanoseconds of a step of each loop, the best of three in every round."""
+  """Return the nanoseconds of a step of each loop, the best of three in every round."""
   times: dict = {name: [] for name in measured}
   for round_ in range(_ROUNDS.value):
     for name, run in measured.items():
@@ -169,7 +169,7 @@ def take_turns(measured: dict) -> dict:
 
 
 def summary(times: list[float], empty: list[float], tokens: int) -> dict:
-  """Nanoseconds a token, of the whole step and without an empty call; the spread of the latter."""
+  """Return nanoseconds a token, of the whole step and without an empty call, and the spread of the latter."""
   net = [(time - nothing) / tokens for time, nothing in zip(times, empty, strict=True)]
   return {
     'nanoseconds_with_call': round(statistics.median(times) / tokens, 2),
@@ -180,7 +180,7 @@ def summary(times: list[float], empty: list[float], tokens: int) -> dict:
 
 
 def exponents(rows: list[dict]) -> str:
-  """The slope of log time over log T from 64 tiles on, and from which T on an index is faster than all tiles."""
+  """Return the slope of log time over log T from 64 tiles on, and the T from which an index is faster."""
   lines = ['', f'{"":<30}{"exponent, T >= 64":>18}   faster than flat from T =']
   for backend in ('packed', 'xla'):
     for count in ROWS:
@@ -208,7 +208,7 @@ def exponents(rows: list[dict]) -> str:
 
 
 def trained(model: checkpoints.Trained) -> list[dict]:
-  """Rows for every layer and number of probes of a trained model."""
+  """Return the rows of a trained model for every layer and number of probes."""
   config = model.model.config
   if not config.ffn.clusters:
     raise InputError(f'the model in {_WORKDIR.value} has no index; train one of configs/hierarchical_*.py')
@@ -230,7 +230,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     state = model.routing[name]['ffn']
     index = hierarchical_ffn.index_of(state, config.ffn)
     biases = (state.get('balance_bias'), state.get('cluster_bias'))
-    some_ND = q_ND[:: len(q_ND) // max(ROWS)]  # Not neighbours, which are alike.
+    some_ND = q_ND[:: len(q_ND) // max(ROWS)]  # Take distant tokens, because neighbours are alike.
     for count in ROWS:
       measured[layer, -1, count] = loop('packed', one_tile(config.d_model), 0, some_ND[:count])
     for probes in (0, *probe_counts):
@@ -266,7 +266,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-  """A line for every number of probes; ranges are those over layers."""
+  """Tabulate a line for every number of probes, with ranges over layers."""
   lines = [f'{"probes":>7}{"loss":>9}{"ns, 1 token":>18}{"64 tokens":>16}{"recall, keys":>18}{"with biases":>16}']
   for probes in sorted({row['probes'] for row in rows}):
 

@@ -1,8 +1,8 @@
 """The reference model in plain PyTorch at inference: the yardstick of benchmarks/inference_speed.py.
 
-`cached` is what a competent user writes: weights in float32 with their scales multiplied in, one matrix product for all
-tiles, fused attention over a cache. `original` is the original's way: the whole context is computed again for every
-token, in a loop over tiles of which every one computes every token and a mask keeps one.
+`cached` is the code of a competent user: weights in float32 with their scales multiplied in, one matrix product for all
+tiles, and fused attention over a cache. `original` follows the original: it computes the whole context again for every
+token. In its loop over tiles every tile computes every token, and a mask keeps one tile.
 """
 
 import torch
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 class InferenceLM(nn.Module):
-  """Tokens [B, L] from `position` on to logits of the last one, [B, V]."""
+  """Map tokens [B, L] from `position` on to the logits of the last token, [B, V]."""
 
   def __init__(self, vocabulary, layers, d_model, heads, d_ff, tiles, context, style):
     super().__init__()
@@ -61,7 +61,7 @@ class InferenceLM(nn.Module):
     self.style, self.context, self.heads = style, context, heads
 
   def empty_cache(self, batch):
-    """Keys and values of every layer; nothing for the `original`."""
+    """Make a cache of keys and values for every layer; nothing for the `original`."""
     if self.style == 'original':
       return [None for _ in self.blocks]
     shape = batch, self.heads, self.context, self.norm.normalized_shape[0] // self.heads
@@ -76,7 +76,7 @@ class InferenceLM(nn.Module):
 
 @torch.inference_mode()
 def generate(model, token, length):
-  """Greedy text after prompts [B, L], by the style of the model."""
+  """Write greedy text after prompts [B, L], in the model's style."""
   cache, position = model.empty_cache(token.shape[0]), 0
   new = token
   for _ in range(length):

@@ -1,8 +1,8 @@
 """The reference model as plain PyTorch, in the original's style: the yardstick of benchmarks/train_speed.py.
 
-What a competent PyTorch user writes: fused attention, one matrix product for all tiles when dense. Sparse comes twice:
-`masked`, a loop in which every tile computes every token and a one-hot gate masks it, as the original trained, and
-`gathered`, the better loop, in which a tile computes the tokens that chose it.
+The code is that of a competent PyTorch user, with fused attention. `dense` uses one matrix product for all tiles. Two
+variants are sparse. In the loop of `masked` every tile computes every token and a one-hot gate masks the output, as in
+the original's training. `gathered` is the better loop: a tile computes only the tokens that chose it.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class _Ternary(torch.autograd.Function):
-  """Threshold ternary codes; straight-through gradient, cut where |w| > 1.5."""
+  """Threshold ternary codes with a straight-through gradient, which is 0 where |w| > 1.5."""
 
   @staticmethod
   def forward(ctx, w):
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class ReferenceLM(nn.Module):
-  """Tokens [B, L] to logits [B, L, V] and the mean balance loss; `compute` is dense, masked or gathered."""
+  """Map tokens [B, L] to logits [B, L, V] and the mean balance loss; `compute` is dense, masked or gathered."""
 
   def __init__(self, vocabulary=65, layers=4, d_model=128, heads=4, d_ff=512, tiles=4, context=256, *, compute):
     super().__init__()

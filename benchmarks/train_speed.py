@@ -1,12 +1,12 @@
-"""Tokens a second of training the reference model: ours and plain PyTorch, dense and sparse, in one run.
+"""Measure tokens a second of training the reference model: this project and plain PyTorch, dense and sparse.
 
   pip install -e '.[torch]' && python benchmarks/train_speed.py
 
-Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) at
-batch 64 x 256 on the same batch. Each runs in a process of its own, for --rounds rounds, the variants taking turns, so
-that a disturbance of the machine does not fall on one of them. All but the "plain allocator" variants, PyTorch's too,
-have glibc keep its memory in huge pages (see trix_jax/host.py). The table gives medians and the ratios to PyTorch's
-two sparse loops (see torch_reference.py). --json writes one row a variant.
+Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) on the same
+batch of 64 x 256 characters. Each runs in its own process for --rounds rounds. The variants take turns, so that a
+disturbance of the machine does not hit one of them alone. In all variants except "plain allocator", PyTorch's included,
+glibc keeps its memory in huge pages (see trix_jax/host.py). The table gives medians and the ratios to PyTorch's two
+sparse loops (see torch_reference.py). --json writes one row for each variant.
 """
 
 import json
@@ -27,7 +27,7 @@ VARIANTS = tuple(
   for tiles in (4, 16, 64)
 ) + ('torch gathered T=4 plain allocator', 'jax sparse T=4 plain allocator', 'jax sparse T=4 one device')
 
-_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often each variant is measured.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often to measure each variant.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 6, 'Timed steps of a measurement, after two that are not.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 64, 'Windows of 256 characters in a step.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
@@ -74,7 +74,7 @@ def main(_):
 
 
 def environment(name: str) -> dict[str, str]:
-  """Of the variants that do without something."""
+  """Return the environment of variants that switch something off."""
   plain = {'GLIBC_TUNABLES': ''} if 'plain allocator' in name else {}
   return {**plain, **({'JAX_NUM_CPU_DEVICES': '1'} if 'one device' in name else {})}
 

@@ -1,4 +1,4 @@
-"""What benchmarks of many variants share: each is measured in a process of its own, and the variants take turns."""
+"""Shared code of benchmarks with many variants: each variant runs in its own process, and the variants take turns."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from trix_jax.errors import InputError
 
 
 def installed(names: Iterable[str]) -> list[str]:
-  """The variants that can be measured here: those called torch... only where PyTorch is."""
+  """List the variants that can run here; those named torch... need PyTorch."""
   try:
     import torch  # noqa: F401
   except ImportError:
@@ -35,13 +35,14 @@ def take_turns(
 
   Args:
     names: the variants.
-    rounds: how often each is measured.
-    flags: more of the command line of every process.
-    show: what the line of progress says of a measurement.
-    environment: variables for the process of a variant, besides glibc keeping its memory (`host.ALLOCATOR`).
+    rounds: how often to measure each variant.
+    flags: further flags for every process.
+    show: turns a measurement into text for the line of progress.
+    environment: variables for the process of a variant; `host.ALLOCATOR`, which makes glibc keep its memory, is the
+      default.
 
   Returns:
-    For every variant the values that its processes printed, as JSON in their last line.
+    For every variant the values that its processes printed as JSON in their last line.
   """
   names = list(names)
   results: dict[str, list[Any]] = {name: [] for name in names}
@@ -61,7 +62,7 @@ def take_turns(
 
 
 def check_writable(path: str) -> None:
-  """Fail now rather than after the measurements."""
+  """Check that the file can be written, to fail before the measurements."""
   try:
     if path:
       files.check_writable(pathlib.Path(path))
@@ -70,12 +71,12 @@ def check_writable(path: str) -> None:
 
 
 def clusters_of(tiles: int) -> int:
-  """Clusters for so many tiles: the power of two that is nearest to the square root, not above."""
+  """Return the number of clusters: the square root of the tiles, rounded down to a power of two."""
   return 1 << math.isqrt(tiles).bit_length() - 1
 
 
 def write(path: str, rows: list[dict]) -> None:
-  """Rows and the machine they were measured on."""
+  """Write the rows and their machine to a file."""
   if path:
     machine = {'cores': os.cpu_count(), 'processor': host.processor()}
     with open(path, 'w') as file:

@@ -1,10 +1,11 @@
 """The language model in plain float32 JAX, as fast as we could make it: a yardstick of benchmarks/inference_speed.py.
 
-`dense` multiplies with all tiles at once, as an ordinary feed-forward layer. `sparse` computes each token's own tile:
-for one token by slicing its weights out, for more by sorting them by tile (`ffn.compute_sparse`). Weights are float32
-with their scales multiplied in, activations are not quantised. Attention is the fastest of five ways to write it for
-XLA on CPU: for one row two dot products a head, which beats a batched one; all rows are at the same position, which
-saves scatters.
+`dense` multiplies by all tiles at once, like an ordinary feed-forward layer. `sparse` computes each token's own tile.
+For one token it slices the tile's weights out; for more it sorts the tokens by tile (`ffn.compute_sparse`). Weights are
+float32 with their scales multiplied in, and activations are not quantised.
+
+Attention is the fastest of five forms for XLA on CPU. For one row it computes two dot products a head, which is faster
+than a batched product. All rows are at the same position, which saves scatters.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from trix_jax import attention, ffn, forward, inference, weights
 
 
 def model(packed: inference.LanguageModel, trained: dict, compute: str) -> inference.LanguageModel:
-  """The float32 twin of a packed model; `trained` are the arrays of `weights.as_trained`."""
+  """Make the float32 twin of a packed model; `trained` are the arrays of `weights.as_trained`."""
   config = weights.InferenceConfig(packed.config.model, packed.config.vocabulary_size, 'float32', 'float32')
   arrays = dict(trained)
   for layer in range(config.model.layers):
@@ -26,7 +27,7 @@ def model(packed: inference.LanguageModel, trained: dict, compute: str) -> infer
 
 
 def float_tiles(tiles: ffn.TernaryTiles, config: ffn.FFNConfig, compute: str) -> dict[str, jax.Array]:
-  """Weights with their scales multiplied in: [D, F] and [F, D] for `dense`, by tile for `sparse`."""
+  """Return weights with their scales multiplied in: [D, F] and [F, D] for `dense`, by tile for `sparse`."""
   up_TDH = tiles.up_TDH * tiles.up_scale_TH[:, None]
   down_THD = tiles.down_THD * jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model))[:, None]
   if compute == 'dense':
@@ -57,12 +58,12 @@ def sparse_ffn(arrays, name, config, x_ND, key=None):
 
 
 def key_values(batch, heads, width, slots):
-  """Keys [B, H, W, S] and values [B, H, S, W]."""
+  """Make an empty cache of keys [B, H, W, S] and values [B, H, S, W]."""
   return jnp.zeros((batch, heads, width, slots)), jnp.zeros((batch, heads, slots, width))
 
 
 def attend(q_BLHW, k_BLHW, v_BLHW, position_B, key_values):
-  """`xla_kernels.cached_attention` for one token a row, or for prompts that begin at position 0."""
+  """Compute `xla_kernels.cached_attention` for one token a row, or for prompts that begin at position 0."""
   B, L, H, W = q_BLHW.shape
   first = position_B[0]
   keys_BHWS = jax.lax.dynamic_update_slice(key_values[0], k_BLHW.transpose(0, 2, 3, 1), (0, 0, 0, first))
