@@ -1,1 +1,1 @@
-"""The reproduction suites: tables of runs, the runner, what is measured of a run, verdicts, and the report."""
+"""The reproduction suites: tables of runs, the runner, measurements of a run, verdicts, and the report."""

@@ -1,10 +1,11 @@
-"""More tiles where the best ones are close: loss against the mean number of tiles a character computes.
+"""Measure loss against the mean number of tiles a character computes, with more tiles where the best ones are close.
 
   python experiments/adaptive_tiles.py --workdir=runs/hierarchical_64 --out=results/adaptive_tiles.json
 
-A trained model is evaluated on the whole validation split twice over: with a fixed number of tiles, `top_k` = 1, 2, ...
-up to what it was trained with, and with that many of which a character keeps those whose probability is at least some
-part of its best one's (`keep_ratio`). Nothing is trained again. Draws both curves into docs/images/adaptive_tiles.png.
+The program evaluates a trained model on the whole validation split in two ways. The first fixes the number of tiles,
+`top_k` = 1, 2, ... up to the model's own. The second starts from the model's own `top_k`. Of these tiles a character
+keeps those whose probability is at least some part of its best tile's (`keep_ratio`). The program trains nothing. It
+draws both curves into docs/images/adaptive_tiles.png.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import numpy as np
 from trix_jax import host
 
 if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
+  host.prepare_cpu()  # Call this before anything imports JAX.
 
 from absl import flags
 
@@ -25,9 +26,7 @@ from trix_jax import checkpoints, evaluation, files, plots, workdirs
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder that train.py wrote, of a model with model.top_k above 1.', required=True
-)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run whose model.top_k is above 1.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
 _IMAGE = flags.DEFINE_string('image', 'docs/images/adaptive_tiles.png', 'PNG file for both curves.')
 

@@ -1,6 +1,7 @@
-"""Claims of the original that other programs of this repository ran again, from the results that they wrote.
+"""Judge claims of the original from the results of other programs of this repository.
 
-These are `experiments/residual_toy.py`, `benchmarks/inference_speed.py` and `experiments/packing_precision.py`.
+These programs are `experiments/residual_toy.py`, `benchmarks/inference_speed.py` and
+`experiments/packing_precision.py`.
 """
 
 import json
@@ -13,7 +14,7 @@ from trix_jax.errors import InputError
 
 
 def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Verdicts like those of suites, of those files that are there, with `command` and, as `suite`, the file's name."""
+  """Return verdicts like those of suites from the files in a folder, with `command`, and the file's name as `suite`."""
   result = []
   for name, (command, of_results) in OF_FILES.items():
     if (path := folder / f'{name}.json').exists():
@@ -45,7 +46,7 @@ def _residual(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _skipping(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """All tiles over one of four, for the layer and the model of the original's size; slowest and fastest round."""
+  """Compare all tiles with one of four, for layer and model of the original's size; slowest and fastest round."""
   times = {(of['variant'], of['measured']): of for of in results if of['size'] == 'reference'}
   ratios, highest = [], 0.0
   for measured, what in (('ffn 1', 'layer, 1 token'), ('ffn 64', 'layer, 64 tokens'), ('decode 1', 'model, 1 row')):
@@ -82,7 +83,7 @@ def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   ]
 
 
-# By the name of the file: the command that writes it, and what follows from it.
+# For each file name: the command that writes the file, and the function that judges it.
 OF_FILES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]] = {
   'residual_toy': ('python experiments/residual_toy.py --out=results/residual_toy.json', _residual),
   'inference_speed': ('python benchmarks/inference_speed.py --json=results/inference_speed.json', _skipping),

@@ -1,4 +1,4 @@
-"""The report's figures, as SVG that takes its ink from the page, so that it is legible on light and on dark."""
+"""Draw the report's figures as SVG in the page's text colour, so that they are legible on light and dark pages."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from trix_jax import analysis, plots
 
 Rows = Sequence[dict[str, Any]]
 
-# Stands for the page's own colour until the SVG is text.
+# This colour stands for the page's own until the SVG is text.
 INK = '#010203'
-# Okabe and Ito's colours, which readers with any colour vision tell apart, and which show on white and on black.
+# Okabe and Ito's colours. Readers with any colour vision can tell them apart, on white and on black.
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9', '#999999', '#b8a800')
 STYLES = ('-', '--', ':')
-# Differences of loss to this many nats are drawn to a linear scale even where there are much larger ones.
+# Differences of loss up to this many nats have a linear scale, even next to much larger ones.
 LINEAR = 0.05
 
 rcParams.update(
@@ -37,7 +37,7 @@ rcParams.update(
 
 
 def svg(figure: Figure) -> str:
-  """The figure as an element of a page."""
+  """Return the figure as an element of a page."""
   buffer = io.StringIO()
   figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
   text = buffer.getvalue().replace(INK, 'currentColor')
@@ -54,7 +54,7 @@ def _style(place: int) -> dict[str, Any]:
 
 
 def loss_curves(rows: Rows, variants: Sequence[str]) -> Figure:
-  """Validation loss over text seen, mean over seeds, with the least and the most as a band."""
+  """Draw validation loss over the text seen, mean over seeds, with the least and the most as a band."""
   figure, [[ax]] = _figure(width=6.4, height=3.4)
   for place, variant in enumerate(variants):
     of = [row for row in rows if row['variant'] == variant]
@@ -68,7 +68,7 @@ def loss_curves(rows: Rows, variants: Sequence[str]) -> Figure:
     ax.fill_between(
       tokens, losses.min(axis=0), losses.max(axis=0), alpha=0.2, linewidth=0, color=_style(place)['color']
     )
-  # What matters is the end, not where all come from.
+  # The end matters, and all curves start alike.
   ends = [row['curves']['validation_loss'] for row in rows]
   ax.set_ylim(min(row['loss'] for row in rows) - 0.02, float(np.median([curve[0][1] for curve in ends])))
   ax.set(xlabel='million characters seen', ylabel='validation loss, nats')
@@ -77,7 +77,7 @@ def loss_curves(rows: Rows, variants: Sequence[str]) -> Figure:
 
 
 def tile_loads(row: dict[str, Any]) -> Figure:
-  """The share of validation tokens of every tile over training, a panel a layer."""
+  """Draw every tile's share of validation tokens over training, with a panel for each layer."""
   history = row['curves']['tile_load']
   steps, loads_SLT = [step for step, _ in history], np.array([load for _, load in history])
   figure, [axes] = _figure(columns=loads_SLT.shape[1], width=1.9, height=2.0)
@@ -88,7 +88,7 @@ def tile_loads(row: dict[str, Any]) -> Figure:
 
 
 def signatures(layers: Sequence[Any]) -> Figure:
-  """Signatures, a line a tile, each layer in a panel of its own."""
+  """Draw signatures, with a line for each tile and a panel for each layer."""
   figure, axes = _figure(rows=len(layers), width=6.4, height=0.9)
   for layer, (row, signature_TD) in enumerate(zip(axes, layers, strict=True)):
     most = np.abs(signature_TD).max()
@@ -99,7 +99,7 @@ def signatures(layers: Sequence[Any]) -> Figure:
 
 
 def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.CLASSES) -> Figure:
-  """For each layer the share of every class that goes to each tile, in % where there is room for it."""
+  """Draw for each layer the share of every class that goes to each tile, in % if there is room."""
   counts_LCT = [np.asarray(counts, float) for counts in specialisation['counts']]
   present = [place for place in range(len(names)) if counts_LCT[0][place].sum()]
   figure, [axes] = _figure(columns=len(counts_LCT), width=1.9, height=1.9)
@@ -122,7 +122,7 @@ def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.
 
 
 def information(rows: Rows, variants: Sequence[str]) -> Figure:
-  """Normalised mutual information of each layer, every seed a point, and the most that chance gave as a line."""
+  """Draw the normalised mutual information of each layer, a point for each seed, and the most by chance as a line."""
   figure, [[ax]] = _figure(width=6.4, height=2.6)
   labels, place = [], 0
   for colour, variant in enumerate(variants):
@@ -140,12 +140,12 @@ def information(rows: Rows, variants: Sequence[str]) -> Figure:
 
 
 def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -> Figure:
-  """Loss against a number that variants differ in, a line a family; every seed is a point.
+  """Draw loss against the number that the variants vary, with a line for each family and a point for each seed.
 
   Args:
     rows: of the suite.
     of_variant: family and number of each variant.
-    xlabel: what the number is.
+    xlabel: name of the number.
   """
   figure, [[ax]] = _figure(width=5.2, height=3.2)
   for place, family in enumerate(dict.fromkeys(name for name, _ in of_variant.values())):
@@ -165,7 +165,7 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
 
 
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
-  """Share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
+  """Draw the share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
   return _shares(
     rows,
     variants,
@@ -176,7 +176,7 @@ def changes(rows: Rows, variants: Sequence[str]) -> Figure:
 
 
 def diversity(rows: Rows, variants: Sequence[str]) -> Figure:
-  """Diversity of signatures over training, mean over layers and seeds."""
+  """Draw the diversity of signatures over training, mean over layers and seeds."""
   return _shares(
     rows,
     variants,
@@ -193,7 +193,7 @@ def _shares(
   ylabel: str,
   limit: float,
 ) -> Figure:
-  """Shares over steps, in %: mean and range over seeds of the curves of a variant's rows, and the limit of a claim."""
+  """Draw shares over steps in %, as mean and range over a variant's seeds, and the limit of a claim."""
   figure, [[ax]] = _figure(width=5.2, height=3.0)
   for place, label in enumerate(variants):
     if of := [curve_of(row) for row in rows if row['variant'] == label]:
@@ -210,7 +210,7 @@ def _shares(
 
 
 def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figure:
-  """Differences of loss with their intervals, a line each, under the heads of their groups; hollow for one seed."""
+  """Draw differences of loss with intervals, a line each, under the heads of their groups; hollow for one seed."""
   lines = sum(len(group) + 1 for group in groups.values())
   figure, [[ax]] = _figure(width=6.4, height=0.6 + 0.2 * lines)
   place, ticks = 0, []
@@ -238,7 +238,7 @@ def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figur
   for label, (_, _, weight) in zip(ax.get_yticklabels(), ticks, strict=True):
     label.set_fontweight(weight)
   label = 'nats to what it is held against; left is better'
-  if max(map(abs, ax.get_xlim())) > 2 * LINEAR:  # So that a large difference does not hide the others.
+  if max(map(abs, ax.get_xlim())) > 2 * LINEAR:  # This keeps a large difference from hiding the others.
     ax.set_xscale('symlog', linthresh=LINEAR)
     label += f'\n(logarithmic beyond {LINEAR:g})'
     ticks_x = [-0.1, -0.04, -0.02, 0, 0.02, 0.04, 0.1, 0.2, 0.5, 1, 2, 5]

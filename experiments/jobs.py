@@ -1,4 +1,4 @@
-"""Runs side by side: threads with a share of the cores each, and the programs that they start, stopped together."""
+"""Run jobs side by side: each thread has a share of the cores, and the threads' programs stop together."""
 
 import concurrent.futures
 import os
@@ -12,15 +12,15 @@ from typing import Any
 
 
 class Stopped(Exception):
-  """The program was stopped, or not started, because all were."""
+  """All programs were stopped, so this one was stopped or never started."""
 
 
 class Jobs:
-  """So many runs at a time, in threads of which each starts programs.
+  """Run `count` jobs at a time, in threads that start programs.
 
-  Where there are several, and at least a core for each, every job and what it starts keeps to cores of its own: a
-  training on one core takes less than twice what it takes on two. On a GPU programs take memory as they need it,
-  instead of three quarters of it each. What XLA compiled for one program is kept for the others until the end.
+  If there is a core for each of several jobs, every job and its programs keep to their own cores. That is faster: a
+  training on one core takes less than twice its time on two. On a GPU programs take memory as they need it, instead of
+  three quarters of it each. The programs share a cache of compiled XLA code until the end.
   """
 
   def __init__(self, count: int):
@@ -40,7 +40,7 @@ class Jobs:
     self.stop()
 
   def _take_share(self) -> None:
-    """In a thread that starts: its cores, which what it starts inherits."""
+    """Bind a starting thread to its cores; its programs inherit them."""
     if not self._shares.empty():
       os.sched_setaffinity(0, self._shares.get())
 
@@ -50,7 +50,7 @@ class Jobs:
   def call(
     self, command: list[str], cwd: pathlib.Path, log: pathlib.Path, every: float, tell: Callable[[], None]
   ) -> int:
-    """The exit code of a program whose output is added to a log; tells now and then meanwhile, in seconds.
+    """Run a program, append its output to a log, and return its exit code. Call `tell` every `every` seconds.
 
     Raises:
       Stopped: when `stop` was called, before or meanwhile.
@@ -65,7 +65,7 @@ class Jobs:
       with self._lock:
         if self._stopping.is_set():
           raise Stopped
-        # In a session of its own, so that Ctrl-C reaches it once, through us.
+        # The program has its own session, so that Ctrl-C reaches it only once, through this program.
         process = subprocess.Popen(
           command, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
@@ -78,7 +78,7 @@ class Jobs:
           except subprocess.TimeoutExpired:
             tell()
       finally:
-        if process.poll() is None:  # Nobody to tell.
+        if process.poll() is None:  # An exception, such as one from `tell`, left it running.
           process.terminate()
           process.wait()
         with self._lock:
@@ -88,12 +88,12 @@ class Jobs:
       return code
 
   def sleep(self, seconds: float) -> None:
-    """Wait; Stopped when `stop` is called meanwhile."""
+    """Wait. Raise Stopped when `stop` is called meanwhile."""
     if self._stopping.wait(seconds):
       raise Stopped
 
   def stop(self) -> None:
-    """Start nothing more, tell what runs to save and end, and wait for it."""
+    """Start nothing more, tell running programs to save and end, and wait for them."""
     with self._lock:
       self._stopping.set()
       for program in self._programs:
@@ -103,7 +103,7 @@ class Jobs:
 
 
 def shares(count: int) -> list[set[int]]:
-  """The cores that we may use, dealt out to so many jobs; empty where there are too few, or one job, or no telling."""
+  """Divide the available cores among the jobs. Return [] for one job, too few cores, or an unknown number of cores."""
   if count == 1 or not hasattr(os, 'sched_getaffinity'):
     return []
   cores = sorted(os.sched_getaffinity(0))

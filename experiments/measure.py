@@ -1,6 +1,6 @@
-"""What is measured of a finished run: `python -m experiments.measure --workdir=W --measures=routings --json=FILE`.
+"""Measure a finished run: `python -m experiments.measure --workdir=W --measures=routings --json=FILE`.
 
-The runner calls this in a process of its own, so that a run's memory goes with it.
+The runner calls this in a separate process, whose end frees the run's memory.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from trix_jax import host
 
 if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
+  host.prepare_cpu()  # Call this before anything imports JAX.
 
 import scipy.stats
 from absl import flags
@@ -39,7 +39,7 @@ POINTS, PASSAGE, DRAWS, GATE_STEPS = 40, 600, 200, 300
 
 
 def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
-  """Of every run: its best validation loss, its curves, and how load and diversity moved."""
+  """Measure what every run has: its best validation loss, its curves, and the course of load and diversity."""
   train, validation = (metrics.read_metrics(workdir, split) for split in ('train', 'validation'))
   best = min(validation, key=lambda row: row['loss'])
 
@@ -73,7 +73,7 @@ def _own_tokens(config, steps: int) -> int:
 
 
 def _tokens(config, steps: int) -> int:
-  """Characters trained on, with those of the run that it started from, to the best checkpoint there."""
+  """Count the characters trained on, with those of the run that it started from, up to that run's best checkpoint."""
   if not config.training.start_from:
     return _own_tokens(config, steps)
   earlier = pathlib.Path(config.training.start_from)
@@ -83,7 +83,7 @@ def _tokens(config, steps: int) -> int:
 
 
 def routings(trained: checkpoints.Trained) -> dict[str, float]:
-  """Validation loss of the same weights under every routing."""
+  """Return the validation loss of the same weights under every routing."""
   rows = evaluation.evaluate_routings(
     trained.model.config, trained.vocabulary, trained.corpus().validation, trained.params, trained.routing
   )
@@ -91,14 +91,14 @@ def routings(trained: checkpoints.Trained) -> dict[str, float]:
 
 
 def fitted_gate(trained: checkpoints.Trained) -> float:
-  """Validation loss with a gate that was fitted to the frozen model."""
+  """Return the validation loss with a gate fitted to the frozen model."""
   config = evaluation.with_routing(trained.model.config, 'learned')
   evaluate = evaluation.Evaluator(config, trained.vocabulary, trained.corpus().validation)
   return evaluate(gate_fitting.fit_gate(trained, GATE_STEPS))['loss']
 
 
 def specialisation(trained: checkpoints.Trained) -> dict[str, Any]:
-  """For each layer the tiles that classes of characters go to, and what chance would give: see `null_information`."""
+  """Return for each layer the tiles of each class of characters, and the value by chance: see `null_information`."""
   row = evaluation.Evaluator(_routed(trained.model.config), trained.vocabulary, trained.corpus().validation)(
     trained.params, trained.routing
   )
@@ -115,9 +115,10 @@ def _against_chance(counts_LCT) -> dict[str, Any]:
 
 
 def null_information(counts_CT: np.ndarray) -> dict[str, float]:
-  """Normalised mutual information where classes and tiles have these totals but nothing to do with each other.
+  """Return the normalised mutual information of independent classes and tiles with the same totals.
 
-  Random tables with these margins, which is what permuting the tokens' classes gives: mean and the largest of them.
+  It draws random tables with these margins, as a permutation of the tokens' classes does, and gives their mean and
+  their largest value.
   """
   counts_CT = counts_CT[counts_CT.sum(axis=1) > 0][:, counts_CT.sum(axis=0) > 0]
   drawn = scipy.stats.random_table(counts_CT.sum(axis=1), counts_CT.sum(axis=0)).rvs(
@@ -128,7 +129,7 @@ def null_information(counts_CT: np.ndarray) -> dict[str, float]:
 
 
 def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
-  """`specialisation` for the kinds of lines of `patterns.text`, and each kind's most used tile in every layer."""
+  """Return `specialisation` for the kinds of lines of `patterns.text`, and each kind's main tile in every layer."""
   validation = trained.corpus().validation
   tile_LNK = tiles_of(trained, validation)
   kind_N = patterns.kinds()[-len(validation) :][: tile_LNK.shape[1]]  # The validation text is the end of the whole.
@@ -139,7 +140,7 @@ def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
 
 
 def passage(trained: checkpoints.Trained) -> dict[str, Any]:
-  """The beginning of the validation text and the first tile of each of its characters, by layer."""
+  """Return the beginning of the validation text and the first tile of each of its characters, by layer."""
   validation = trained.corpus().validation[: PASSAGE + trained.model.config.context]
   tile_LNK = tiles_of(trained, validation)
   text = ''.join(trained.vocabulary[token] for token in validation[: min(PASSAGE, tile_LNK.shape[1])])
@@ -147,21 +148,21 @@ def passage(trained: checkpoints.Trained) -> dict[str, Any]:
 
 
 def signatures(trained: checkpoints.Trained) -> list[list[list[int]]]:
-  """Signatures of every layer, [T][D] integers."""
+  """Return the signatures of every layer, [T][D] integers."""
   config = trained.model.config
   layers = [ffn.quantise_tiles(trained.params[f'layer_{layer}']['ffn'], config.ffn) for layer in range(config.layers)]
   return [np.asarray(tiles.signatures_TD, int).tolist() for tiles in layers]
 
 
 def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
-  """Between consecutive checkpoints: for each layer the share of validation tokens whose first tile changed."""
+  """Return for each layer the share of validation tokens whose first tile changed between consecutive checkpoints."""
   validation = trained.corpus().validation
   rows: list[dict[str, Any]] = []
   before = None
   training = trained.config.training
   for step in checkpoints.Checkpoints(workdir, read_only=True).steps('last'):
     if step % training.checkpoint_every and step != training.steps:
-      continue  # Saved because somebody stopped it there.
+      continue  # An interruption saved this checkpoint.
     tile_LN = tiles_of(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
     if before is not None:
       rows.append({'from': before[0], 'to': step, 'changed': np.mean(before[1] != tile_LN, axis=1).tolist()})
@@ -170,13 +171,13 @@ def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
 
 
 def tiles_of(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
-  """`evaluation.tiles_of` a trained model, [layers, N, K]."""
+  """Return `evaluation.tiles_of` a trained model, [layers, N, K]."""
   model = transformer.TransformerLM(_routed(trained.model.config), len(trained.vocabulary))
   return evaluation.tiles_of(model, trained.params, trained.routing, token_N)[0]
 
 
 def _routed(config: transformer.ModelConfig) -> transformer.ModelConfig:
-  """A dense model is looked at as its signatures would route it, a token in one tile."""
+  """Return the config to measure. It routes a dense model by its signatures, with one tile for a token."""
   return evaluation.with_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
 
 
@@ -189,12 +190,12 @@ MEASURES: dict[str, Callable[..., Any]] = {
   'signatures': signatures,
   'stability': stability,
 }
-# Those that look at more than one checkpoint.
+# Measures that read more than one checkpoint.
 OF_WORKDIRS = ('stability',)
 
 
 def of_run(workdir: pathlib.Path, measures: Sequence[str]) -> dict[str, Any]:
-  """`basics` and these measures of the best checkpoint in a workdir."""
+  """Return `basics` and these measures of the best checkpoint in a workdir."""
   trained = checkpoints.load_trained(workdir, 'best')
   result = basics(trained, workdir)
   for name in measures:
@@ -205,7 +206,7 @@ def of_run(workdir: pathlib.Path, measures: Sequence[str]) -> dict[str, Any]:
 
 
 def main(workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path) -> None:
-  """Write what is measured of a run; InputError, before any work, where that cannot be."""
+  """Measure a run and write the result. Raise InputError before any work if that is impossible."""
   if unknown := [name for name in measures if name not in MEASURES]:
     raise InputError(f'unknown measure {unknown[0]!r}; choose from {", ".join(MEASURES)}')
   files.check_writable(path)
@@ -213,7 +214,7 @@ def main(workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path) -> 
 
 
 if __name__ == '__main__':
-  _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder that train.py wrote.', required=True)
-  _MEASURES = flags.DEFINE_list('measures', [], 'Which measures, of experiments.measure.MEASURES.')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
+  _MEASURES = flags.DEFINE_list('measures', [], 'Measures to take, of experiments.measure.MEASURES.')
   _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
   launcher.run_main(lambda: main(arguments.folder_of(_WORKDIR), _MEASURES.value, pathlib.Path(_JSON.value)))

@@ -1,7 +1,7 @@
-"""Two figures of the documentation, from the results of suites: `python -m experiments.overview`.
+"""Draw two figures of the documentation from the results of suites: `python -m experiments.overview`.
 
 differences.png   the difference in loss of each variant of the suites in COMPARED to its baseline
-tile_use.png      where the characters of each class go, in the emergent model of seed 0
+tile_use.png      the tiles of each class of characters, in the emergent model of seed 0
 """
 
 import pathlib
@@ -13,12 +13,12 @@ from trix_jax import files
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
-# Suites whose variants differ in kind, as far as they have been run; what changes by degrees is in tables.
+# Suites whose variants differ in kind, if they have results. Tables show the suites that vary a number.
 COMPARED = ('four_routings', 'controls', 'remedies', 'hierarchy', 'recipe')
 
 
 def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
-  """Draw both figures from the results in one folder into another.
+  """Draw both figures from the results in one folder into another folder.
 
   Raises:
     InputError: when there are no results of `four_routings`, or the figures cannot be written.

@@ -1,10 +1,10 @@
-"""A suite in a file of the user's: loaded, checked before anything is trained, and added to the table of suites.
+"""Load a suite from a user's file, check it before any training, and add it to the table of suites.
 
-The file defines `SUITE`, a `suites.Suite`, and may name a function of its own as the suite's `verdicts`:
+The file defines `SUITE`, a `suites.Suite`, whose `verdicts` may be a function in the file:
 
   python -m experiments.run --suite=my_suite.py --budget=smoke --out=runs/my_results
 
-The file's name without `.py` is the suite's name, and names its results.
+The file's name without `.py` is the name of the suite and of its results.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ from trix_jax import configuration, routing
 from trix_jax.errors import InputError
 
 SUFFIX = '.py'
-# Other files of a folder of results have these names, and one word of --suite is none.
+# Other files in a folder of results have these names, and `all` has a meaning for --suite.
 TAKEN = (*elsewhere.OF_FILES, 'all')
 
 
 def is_file(name: str) -> bool:
-  """Whether a word of `--suite` names a file."""
+  """Return whether a word of `--suite` names a file."""
   return name.endswith(SUFFIX)
 
 
 def add(name: str, budget: str) -> str:
-  """Load the suite in a file, check it, and add it to `suites.SUITES`; its name there.
+  """Load the suite in a file, check it, add it to `suites.SUITES`, and return its name there.
 
   Raises:
-    InputError: where there is no such file, it raises or defines no suite, its name is taken, or a run cannot be.
+    InputError: when the file is missing, raises, or defines no suite; when its name is taken; or for an invalid run.
   """
   path = pathlib.Path(name)
   stem = path.stem
@@ -48,7 +48,7 @@ def add(name: str, budget: str) -> str:
     raise InputError(f'--suite={name}: {owner} has the name {stem!r} already; rename the file')
   try:
     suite = runpy.run_path(name).get('SUITE')
-  except (Exception, SystemExit) as error:  # The file is a program, which can raise anything.
+  except (Exception, SystemExit) as error:  # The file is a program and can raise anything.
     raise InputError(f'--suite={name}: {suites.raised(error, name)}; mend the file') from error
   if not isinstance(suite, suites.Suite):
     found = 'no SUITE' if suite is None else f'a SUITE that is a {type(suite).__name__}'
@@ -64,7 +64,7 @@ def add(name: str, budget: str) -> str:
 
 
 def _check(name: str, suite: suites.Suite, budget: str) -> None:
-  """InputError for the first part of a suite that cannot be."""
+  """Raise InputError for the first invalid part of a suite."""
   if not isinstance(suite.variants, dict) or not suite.variants:
     raise InputError('variants must be a dict of settings by name, with one variant or more')
   if suite.verdicts is not None and not callable(suite.verdicts):
@@ -89,7 +89,7 @@ def _check(name: str, suite: suites.Suite, budget: str) -> None:
 
 
 def _check_settings(settings: suites.Settings, variants: Collection[str]) -> None:
-  """InputError for a setting that there is not, or a variant in braces that there is not."""
+  """Raise InputError for an unknown setting, or an unknown variant in braces."""
   for name, value in settings.items():
     part: Any = configuration.default_config()
     for key in name.split('.'):
@@ -101,7 +101,7 @@ def _check_settings(settings: suites.Settings, variants: Collection[str]) -> Non
 
 
 def _check_names(what: str, given: Any, allowed: Collection[str]) -> None:
-  if isinstance(given, str):  # Its characters would be taken for names.
+  if isinstance(given, str):  # Python would take its characters for names.
     raise InputError(f'{what} is the text {given!r}; give a tuple, such as ({given!r},)')
   if unknown := [name for name in given if name not in allowed]:
     raise InputError(f'{what} has {unknown[0]!r}; choose from {", ".join(allowed)}')

@@ -1,10 +1,10 @@
-"""What do fewer bits cost? Trained models, packed with attention and head in float32, int8 or ternary.
+"""Measure the cost of fewer bits: pack trained models with attention and head in float32, int8 or ternary.
 
   python experiments/packing_precision.py --workdirs=runs/sparse,runs/dense --out=results/packing_precision.json
 
-For every workdir and every pair of precisions: the size, the loss on the whole validation split and its difference to
-XLA with the same weights as trained, the share of tokens that go to another tile, and how long a character of text
-takes (one row, greedy, the median of repeated runs). A minute a workdir.
+For every workdir and pair of precisions the program measures the size and the loss on the whole validation split. It
+compares the loss with that of XLA on the same weights as trained, and counts the tokens that go to another tile. It
+times a character of text (one row, greedy, the median of repeated runs). It takes a minute for each workdir.
 """
 
 import json
@@ -15,7 +15,7 @@ import time
 from trix_jax import host
 
 if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
+  host.prepare_cpu()  # Call this before anything imports JAX.
 
 from absl import flags
 
@@ -23,7 +23,7 @@ from trix_jax import checkpoints, evaluation, files, inference, transformer, wei
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 
-_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
+_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
 
 PAIRS = (
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def microseconds(trained, attention, head) -> float:
-  """Of one character of a long greedy text, reading the context again now and then included."""
+  """Return the time of one character of a long greedy text in µs, with the occasional reading of the context again."""
   model = inference.from_checkpoint(trained, attention=attention, head=head)
   samples = []
   for _ in range(REPEATS + 1):

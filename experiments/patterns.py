@@ -1,4 +1,4 @@
-"""A text of six kinds of lines, after the original's six patterns, to see which tile answers which kind."""
+"""Make a text of six kinds of lines, after the original's six patterns, to see which tile answers which kind."""
 
 import functools
 import pathlib
@@ -13,7 +13,7 @@ LINES, SEED = 12_000, 0
 
 
 def text() -> str:
-  """Lines of every kind in random order."""
+  """Return lines of every kind in random order."""
   return ''.join(line for _, line in _lines())
 
 
@@ -42,10 +42,10 @@ def _line(kind: str, rng: np.random.Generator) -> str:
 
 
 def write(path: pathlib.Path) -> None:
-  """The text as a file."""
+  """Write the text to a file."""
   files.write_whole(path, text().encode())
 
 
 def kinds() -> np.ndarray:
-  """Index into `KINDS` of every character of the text: int [N]."""
+  """Return the index into `KINDS` of every character of the text: int [N]."""
   return np.repeat([kind for kind, _ in _lines()], [len(line) for _, line in _lines()])

@@ -1,4 +1,4 @@
-"""From a suite to its runs: settings, what each needs, and the workdir, which is named by the settings."""
+"""Plan the runs of a suite: their settings, the runs that each needs, and the workdir, named by the settings."""
 
 import dataclasses
 import functools
@@ -22,12 +22,12 @@ class Run:
   """One training of a suite.
 
   Attributes:
-    suite, variant, seed: which one.
-    settings: that differ from the recipe, as train.py takes them.
-    portable: the same, other runs by their digests, so that it says the same on any machine.
+    suite, variant, seed: names of the run.
+    settings: those that differ from the recipe, in the form for train.py.
+    portable: the same settings, with digests for other runs, so that they are equal on any machine.
     digest: of the whole config, defaults included.
-    folder: of the runs of this budget.
-    needs: runs that it starts from or learns from.
+    folder: folder of the runs of this budget.
+    needs: runs that this one starts from or learns from.
   """
 
   suite: str
@@ -44,18 +44,18 @@ class Run:
     return self.folder / self.digest
 
   def beside(self, suffix: str) -> pathlib.Path:
-    """A file beside the workdir."""
+    """Return a file beside the workdir."""
     return self.folder / f'{self.digest}{suffix}'
 
   @property
   def windows(self) -> int:
-    """How many windows of text it is trained on."""
+    """Return the number of windows of text in its training."""
     windows: int = self.settings['training.steps'] * self.settings['training.batch_size']
     return windows
 
   @property
   def finished(self) -> bool:
-    """Whether it was trained to its last step."""
+    """Return whether its training reached the last step."""
     return (self.workdir / 'checkpoints' / 'last' / str(self.settings['training.steps'])).is_dir()
 
   def __str__(self) -> str:
@@ -63,12 +63,12 @@ class Run:
 
 
 def runs_of(name: str, variants: Sequence[str], budget: str, folder: pathlib.Path, seeds: int) -> list[Run]:
-  """The runs of a suite, seed by seed."""
+  """List the runs of a suite, seed by seed."""
   return [run_of(name, variant, budget, folder, seed) for seed in range(seeds) for variant in variants]
 
 
 def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int) -> Run:
-  """A run with whatever it needs."""
+  """Return a run with the runs that it needs."""
   settings = suites.settings_of(suites.SUITES[name], variant, suites.BUDGETS[budget], seed)
   portable, needs = dict(settings), []
   for key, value in settings.items():
@@ -99,7 +99,7 @@ def _recipe() -> ml_collections.ConfigDict:
 
 
 def config_of(settings: suites.Settings) -> ml_collections.ConfigDict:
-  """The whole config of a run; KeyError or TypeError for a setting that is none."""
+  """Return the whole config of a run. Raise KeyError or TypeError for an invalid setting."""
   config = _recipe().copy_and_resolve_references()
   for path, value in settings.items():
     section, _, key = path.rpartition('.')

@@ -1,6 +1,6 @@
-"""One page of all suites in a folder.
+"""Write one page of all suites in a folder.
 
-It needs no network and nothing beside it but, for its links, the JSON files it was made of.
+The page needs no network. Only its links need other files: the JSON files of the results.
 """
 
 import html
@@ -55,7 +55,7 @@ details summary { cursor: pointer; }
 
 
 def write(folder: pathlib.Path) -> None:
-  """Write `report.html` from the results in a folder; InputError when there are none, or any is damaged."""
+  """Write `report.html` from the results in a folder. Raise InputError when there are none, or any is damaged."""
   results = results_of(folder)
   if not results:
     raise InputError(f'no results of suites in {folder}; run experiments.run first')
@@ -63,7 +63,7 @@ def write(folder: pathlib.Path) -> None:
 
 
 def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-  """The results of the suites in a folder, by name."""
+  """Read the results of the suites in a folder, by name."""
   return {name: stored.read_whole(path) for name in suites.SUITES if (path := folder / f'{name}.json').exists()}
 
 
@@ -75,7 +75,7 @@ def _machine(machine: dict[str, Any]) -> str:
 
 
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
-  """The whole page, for the results of suites by name and the verdicts of other programs."""
+  """Return the whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
   judged = {name: verdicts.of_suite(name, of['rows']) for name, of in results.items()}
   every = [
@@ -114,8 +114,8 @@ lay close, the intervals are a little too narrow. {_correction([*claims, *questi
 
 
 def _correction(shown: list[dict[str, Any]], judged: list[list[dict[str, Any]]]) -> str:
-  """What correcting for many comparisons changes on the page."""
-  # `shown` has those of other programs too, and no differences, which nobody made a claim of.
+  """Tell what the correction for many comparisons changes on the page."""
+  # `shown` includes the verdicts of other programs. It leaves out differences, about which nobody made a claim.
   every = shown + [verdict for of in judged for verdict in of if verdict['reported'] == verdicts.NO_CLAIM]
   if not (tested := [verdict for verdict in every if verdict['adjusted_p'] is not None]):
     return ''
@@ -129,11 +129,11 @@ def _correction(shown: list[dict[str, Any]], judged: list[list[dict[str, Any]]])
 
 
 def _adjusted_p(verdict: dict[str, Any]) -> str:
-  """The corrected p-value as a cell shows it, with a word where it does not bear out the interval."""
+  """Write the corrected p-value for a cell, with a word where it contradicts the interval."""
   p = verdict['adjusted_p']
   if p is None:
     return '-'
-  # Three digits, so that nothing below the level is shown as the level.
+  # Three digits keep a value below the level from looking like the level.
   text = '&lt; 0.001' if p < 0.001 else f'{p:.3g}'
   return (
     f'{text}<br><span class="undecided">undecided after correction</span>' if verdicts.contradicted(verdict) else text
@@ -141,7 +141,7 @@ def _adjusted_p(verdict: dict[str, Any]) -> str:
 
 
 def verdict_table(rows: list[dict[str, Any]]) -> str:
-  """Claims, what was reported, what came out and the verdict; a block each on a phone."""
+  """Tabulate claims, the reported value, our value and the verdict; on a phone each is a block."""
   if not rows:
     return '<p class="faint">none yet</p>'
   lines = []
@@ -171,7 +171,7 @@ def verdict_table(rows: list[dict[str, Any]]) -> str:
 
 
 def section(name: str, results: dict[str, Any], judged: list[dict[str, Any]]) -> str:
-  """A suite: its question, table, verdicts and figures."""
+  """Return the section of a suite: its question, table, verdicts and figures."""
   suite, rows = suites.SUITES[name], results['rows']
   failed = ''.join(
     f'<li>{html.escape(f["variant"])}, seed {f["seed"]}: {html.escape(f["reason"])}</li>' for f in results['failures']
@@ -193,7 +193,7 @@ def section(name: str, results: dict[str, Any], judged: list[dict[str, Any]]) ->
 
 
 def _trained(name: str, rows: list[dict[str, Any]]) -> str:
-  """On what, and how long, as the first run of a suite was; the table tells what others had."""
+  """Tell the text and the length of training of a suite's first run; the table shows where other runs differ."""
   if not rows:
     return ''
   settings = rows[0]['settings']
@@ -211,7 +211,7 @@ def _trained(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def loss_table(name: str, rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> str:
-  """Parameters, text, loss, dead tiles and the difference to what it is held against, a line a variant."""
+  """Tabulate parameters, text, loss, dead tiles and the difference to the baseline, a line for each variant."""
   variants, lines = list(suites.SUITES[name].variants), []
   of_claim = {verdict['claim']: verdict for verdict in judged}
   for variant in variants:
@@ -224,7 +224,7 @@ def loss_table(name: str, rows: list[dict[str, Any]], judged: list[dict[str, Any
     difference = '' if gap is None else f'{gap.text(sign=True)} to {baseline}'
     adjusted = '' if gap is None else _adjusted_p(of_claim[f'{variant} against {baseline}'])
     parameters = of[0]['parameters']
-    # Trained in another way than it is evaluated, and counted as it was trained.
+    # The recorded count is that of training, but the variant is evaluated in another way.
     otherwise = variant in suites.SUITES[name].evaluated
     cells = (
       mean.seeds,
@@ -257,7 +257,7 @@ def loss_table(name: str, rows: list[dict[str, Any]], judged: list[dict[str, Any
 
 
 def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-  """Captions and figures of a suite."""
+  """Return captions and figures of a suite."""
   suite = suites.SUITES[name]
   variants, first = list(suite.variants), rows[0]
   one = f'{first["variant"]}, seed {first["seed"]}'
@@ -277,7 +277,7 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
         figures.against(rows, _families(name, rows, of_tile=True), each),
       )
   else:
-    # Of a variant that is evaluated otherwise the curve is of another routing than its loss.
+    # If a variant is evaluated in another way, its curve and its loss belong to different routings.
     shown = [variant for variant in variants if variant not in suite.evaluated]
     draw('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, shown))
   if gaps := verdicts.gaps(name, rows):
@@ -321,7 +321,10 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _families(name: str, rows: list[dict[str, Any]], of_tile: bool = False) -> dict[str, tuple[str, float]]:
-  """Family and number of every variant of a suite that varies a number; of characters also those of a tile."""
+  """Return family and number of every variant of a suite that varies a number.
+
+  With `of_tile` the number of characters is that of a single tile.
+  """
   result = {}
   for row in rows:
     variant, settings = row['variant'], row['settings']
@@ -337,7 +340,7 @@ def _families(name: str, rows: list[dict[str, Any]], of_tile: bool = False) -> d
 
 
 def passage(of: dict[str, Any]) -> str:
-  """The text with each character underlined in the colour of its tile, a block a layer."""
+  """Show the text with each character underlined in the colour of its tile, with a block for each layer."""
   blocks = []
   for layer, tiles in enumerate(of['tiles']):
     spans, start = [], 0

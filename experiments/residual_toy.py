@@ -2,10 +2,10 @@
 
   python experiments/residual_toy.py --out=results/residual_toy.json
 
-Points around four centres have to be told apart by a linear head behind one layer of 16 tiles in 4 clusters. The
-original's tiles computed nothing, so that its layer was the identity with a residual and zero without: chance against a
-linear classifier. Here the layer is trained with and without its residual, and so is the head on the bare input, over
-seeds. A second task is none that the head can do alone: the class is the parity of two features' signs (XOR).
+A linear head behind one layer of 16 tiles in 4 clusters must tell apart points around four centres. The original's
+tiles computed nothing. So its layer was the identity with a residual and zero without, and the claim compared a linear
+classifier with chance. This program trains the layer with and without its residual, and the head on the bare input,
+over seeds. In a second task the class is the parity of two features' signs (XOR), which the head cannot solve alone.
 """
 
 import json
@@ -15,7 +15,7 @@ import statistics
 from trix_jax import host
 
 if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
+  host.prepare_cpu()  # Call this before anything imports JAX.
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,14 @@ _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds 0 to this, exclusive.', lower_b
 
 
 def blobs(key):
-  """Four well separated clusters of points."""
+  """Draw four well separated clusters of points."""
   centres, labels, noise = jax.random.split(key, 3)
   label_N = jax.random.randint(labels, (SAMPLES,), 0, CLASSES)
   return jax.random.normal(centres, (CLASSES, D))[label_N] + 0.5 * jax.random.normal(noise, (SAMPLES, D)), label_N
 
 
 def parities(key):
-  """Two features decide by the product of their signs, two more in the same way; the rest is noise."""
+  """Draw points whose class is the parity of two features' signs and that of two more; other features are noise."""
   x_ND = jax.random.normal(key, (SAMPLES, D)).at[:, :4].multiply(3.0)
   positive_N4 = x_ND[:, :4] > 0
   return x_ND, 2 * (positive_N4[:, 0] ^ positive_N4[:, 1]) + (positive_N4[:, 2] ^ positive_N4[:, 3])
@@ -50,7 +50,7 @@ TASKS = {'blobs': blobs, 'parities': parities}
 
 
 def accuracy(task: str, layer: str, seed: int) -> float:
-  """Share of right answers on points that were not trained on."""
+  """Return the share of right answers on points outside the training set."""
   config = ffn.FFNConfig(D, 512, 16, clusters=4, probes=2)
   module = (
     hierarchical_ffn.HierarchicalTriXBlock(config)

@@ -1,23 +1,23 @@
-"""Run suites: train what is missing, measure it, write results, verdicts and the report.
+"""Run suites: train and measure missing runs, and write results, verdicts and the report.
 
   python -m experiments.run --suite=four_routings --budget=small
 
-Every run is an ordinary train.py workdir under --workdirs, named by its settings, so that a run which several suites
-share is trained once; its log lies beside it. Stopped and started again, a suite goes on where it was. Results go to
-OUT/SUITE.json as they come, and OUT/report.html shows those of all suites there. What another suite there has measured
-of the same run, with the same versions of Python and packages, is taken from it, also where the workdir is gone. A run
-that fails is listed, and does not stop those that do not start from it.
+Every run is an ordinary train.py workdir under --workdirs, with its log beside it. Settings name the workdir, so suites
+that share a run train it once. A suite that was stopped goes on where it was. Results go to OUT/SUITE.json as they
+come. OUT/report.html shows the results of all suites there. If another suite there has measured the same run, with the
+same versions of Python and packages, its result is reused, even without the workdir. The runner lists a run that fails,
+and goes on with runs that do not start from it.
 
-  smoke   seconds a run, the first three variants, to see that everything works; its figures mean nothing
+  smoke   seconds a run, the first three variants, to check that everything works; its figures mean nothing
   small   two layers, three or four minutes a run on two cores, three seeds
-  recipe  configs/sparse.py as it stands, 10 to 40 minutes a run and core, five seeds; see --variants
+  recipe  configs/sparse.py unchanged, 10 to 40 minutes a run and core, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
 
-A Python file that defines a suite is one as well: --suite=my_suite.py (`own_suites.py` says what is in it). The report
-shows it in calls that name it.
+A Python file can define a suite: --suite=my_suite.py (`own_suites.py` tells how). The report shows such a suite only in
+calls that name it.
 
-With --jobs=2 two runs are made at a time, each on half the cores: what two cores do in the least time. A GPU may be
-shared by a dozen. Two calls may share --out and --workdirs as well, each with suites of its own.
+--jobs=2 makes two runs at a time, each on half the cores, which is the fastest use of two cores. A dozen runs may share
+a GPU. Two calls may also share --out and --workdirs, if they name different suites.
 """
 
 import concurrent.futures
@@ -49,7 +49,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunFailed(Exception):
-  """A training or its measuring ended with an error; the message is the last line of its log."""
+  """A training or its measurement ended with an error; the message is the last line of its log."""
 
 
 class Interrupted(BaseException):
@@ -57,7 +57,7 @@ class Interrupted(BaseException):
 
 
 def _interrupt(*_):
-  # `timeout` and impatient people send a second one, which would keep what runs from saving.
+  # `timeout` and impatient people send a second signal, which would keep running programs from saving.
   for number in SIGNALS:
     signal.signal(number, signal.SIG_IGN)
   raise Interrupted
@@ -65,14 +65,14 @@ def _interrupt(*_):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a call runs of every suite that it names.
+  """The parts of every named suite that a call runs.
 
   Attributes:
     budget: name of one of `suites.BUDGETS`.
     out: folder for results and report.
     folder: for the runs.
     seeds: 0 to this, exclusive.
-    variants: no others than these; empty for all that the budget pays for.
+    variants: only these variants; empty for all that the budget allows.
     jobs: runs at a time.
   """
 
@@ -84,24 +84,24 @@ class Plan:
   jobs: int = 1
 
   def path(self, suite: str) -> pathlib.Path:
-    """The file of a suite's results."""
+    """Return the file of a suite's results."""
     return self.out / f'{suite}.json'
 
   def variants_of(self, suite: str) -> list[str]:
-    """The variants of a suite to run."""
+    """List the variants of a suite to run."""
     if not self.variants:
       return suites.variants_of(suites.SUITES[suite], suites.BUDGETS[self.budget])
     return [variant for variant in suites.SUITES[suite].variants if variant in self.variants]
 
   def runs(self, suite: str) -> list[Run]:
-    """The runs of a suite, seed by seed."""
+    """List the runs of a suite, seed by seed."""
     return planning.runs_of(suite, self.variants_of(suite), self.budget, self.folder, self.seeds)
 
 
 def main(names: Sequence[str], plan: Plan) -> None:
-  """Run suites, each by its name or a file that defines it, and leave with 1 where a run failed."""
+  """Run suites, each by its name or a file that defines it, and exit with code 1 if a run failed."""
   names = [own_suites.add(name, plan.budget) if own_suites.is_file(name) else name for name in names]
-  if 'all' in names:  # Those that have any of the variants; where none has, that is said below.
+  if 'all' in names:  # Take the suites that have any of the variants. If none has, the check below reports it.
     names = [name for name in suites.SUITES if plan.variants_of(name)] or list(suites.SUITES)
   names = list(dict.fromkeys(names))
   for number in SIGNALS:
@@ -127,7 +127,7 @@ def main(names: Sequence[str], plan: Plan) -> None:
 
 
 def _check(names: Sequence[str], plan: Plan) -> None:
-  """InputError for whatever would keep results from being written, before the work."""
+  """Raise InputError before the work for anything that would keep results from being written."""
   if not names:
     raise InputError(f'--suite is empty; choose from {", ".join(suites.SUITES)}, or all')
   if unknown := set(names) - set(suites.SUITES):
@@ -148,10 +148,10 @@ def _check(names: Sequence[str], plan: Plan) -> None:
   files.check_writable(plan.out / report.FILE)
   for name in names:
     files.check_writable(plan.path(name))
-  for name in suites.SUITES:  # The report shows what is there of others too.
+  for name in suites.SUITES:  # The report also shows the results of other suites.
     stored.read(plan.path(name), plan.budget)
   elsewhere.rows(plan.out)
-  for name in names:  # Most of what may be wrong with verdicts shows without a single row.
+  for name in names:  # Most errors of verdicts show without a single row.
     verdicts.of_suite(name, standing(name, plan)[0])
 
 
@@ -160,7 +160,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
-  """Results of a suite that are of its settings as they are now, failures, and the number of results that are not."""
+  """Return a suite's results of the current settings, its failures, and the number of results of other settings."""
   suite = suites.SUITES[name]
   rows, failures = stored.read(plan.path(name), plan.budget)
   most = max([row['seed'] + 1 for row in rows], default=0)
@@ -177,18 +177,18 @@ def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
 
 
 def holds(row: dict[str, Any], suite: suites.Suite, variant: str) -> bool:
-  """Whether a row has all that a suite measures of a variant, its loss under the routing that the suite asks for."""
+  """Return whether a row has all measures of a suite's variant, with the loss under the suite's routing."""
   return set(suite.measures) <= set(row['measures']) and row.get('evaluated') == suite.evaluated.get(variant)
 
 
 def missing(name: str, plan: Plan) -> list[Run]:
-  """The runs of a suite that have no result yet, in no suite there."""
+  """List the runs of a suite that have no result yet in any suite there."""
   known, others = {row['digest'] for row in standing(name, plan)[0]}, rows_of_others(name, plan)
   return [run for run in plan.runs(name) if run.digest not in known and not measured_elsewhere(run, others)]
 
 
 def rows_of_others(name: str, plan: Plan) -> list[tuple[pathlib.Path, dict[str, Any]]]:
-  """Results there of the same budget and of other suites, each with its file."""
+  """List results of other suites there with the same budget, each with its file."""
   found = [
     (path, stored.read_whole(path)) for other in suites.SUITES if other != name and (path := plan.path(other)).exists()
   ]
@@ -198,9 +198,9 @@ def rows_of_others(name: str, plan: Plan) -> list[tuple[pathlib.Path, dict[str, 
 def measured_elsewhere(
   run: Run, others: Sequence[tuple[pathlib.Path, dict[str, Any]]]
 ) -> tuple[pathlib.Path, dict[str, Any]] | None:
-  """Of `rows_of_others` what was measured of the same run, if it is all that its suite measures; its file first.
+  """Find the row of the same run in `rows_of_others`, if it has all measures of the run's suite; its file comes first.
 
-  Not with other versions of Python or of packages than ours. The machine may be another one, as the row tells.
+  The versions of Python and packages must equal the current ones. The machine may differ, and the row names it.
   """
   ours = suites.SUITES[run.suite]
   spared = {measure for suite in suites.SUITES.values() for measure in suite.measures} - set(ours.measures)
@@ -211,7 +211,7 @@ def measured_elsewhere(
 
 
 def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
-  """Run what is missing of a suite and write its results; the number of runs that failed."""
+  """Run the missing runs of a suite, write its results, and return the number of runs that failed."""
   path, measures = plan.path(name), list(suites.SUITES[name].measures)
   rows, failures, stale = standing(name, plan)
   if stale:
@@ -250,16 +250,16 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
 
 
 def in_order(runs: list[Run], jobs: int) -> list[Run]:
-  """Runs as they are begun: where there are several jobs, those that others need first, and those that need any last.
+  """Return runs in their order of start. With several jobs, runs that others need come first, and their users last.
 
-  Otherwise a job would wait for what another one trains.
+  In another order a job would wait for a run that another job trains.
   """
   needed = {of.digest for run in runs for of in run.needs}
   return runs if jobs == 1 else sorted(runs, key=lambda run: (run.digest not in needed, bool(run.needs)))
 
 
 def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[str, Any]:
-  """Train a run to its end, or go on with it, and measure it, unless another suite has."""
+  """Train a run to its end, or resume it, and measure it, unless another suite has its result."""
   if found := measured_elsewhere(run, rows_of_others(run.suite, plan)):
     say(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}')
     return found[1]
@@ -286,7 +286,7 @@ def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[st
 
 
 def of_sessions(sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Commit, machine and versions of a run; where it went on with others, all of them, in their order."""
+  """Return commit, machine and versions of a run. If they changed between sessions, return all in their order."""
 
   def all_of(name):
     together: dict[str, list[Any]] = {}
@@ -306,7 +306,7 @@ def of_sessions(sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
-  """Train a run to its end, after those that it starts from or learns from."""
+  """Train a run to its end, after the runs that it starts from or learns from."""
   for needed in run.needs:
     try:
       train(needed, progress, jobs)
@@ -333,9 +333,9 @@ def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
 def call(
   command: list[str], run: Run, progress: 'Progress', jobs: Jobs, done: Callable[[], bool] = lambda: False
 ) -> None:
-  """Run a program with its output in the run's log, telling now and then how far it is, unless it is done.
+  """Run a program with its output in the run's log and report its progress, unless `done()`.
 
-  Waits where another program trains the run, such as what was left by a runner that was killed.
+  It waits when another program trains the run, such as one that a killed runner left behind.
   """
   log = run.beside('.log')
   while not done():
@@ -343,7 +343,7 @@ def call(
     if not code:
       return
     if code != WorkdirInUse.exit_code:
-      if code < 0:  # Nothing that it said tells why.
+      if code < 0:  # Its output does not tell why.
         raise RunFailed(
           f'killed by signal {-code}, which the system sends where memory runs out (output: {log})'
           if code == -signal.SIGKILL
@@ -355,36 +355,36 @@ def call(
 
 
 def say(line: str) -> None:
-  """A line at once and in one piece, as several jobs speak."""
+  """Print a line at once and in one piece, because several jobs print."""
   print(f'{line}\n', end='', flush=True)
 
 
 def last_line(log: pathlib.Path) -> str:
-  """The last line that says something."""
+  """Return the last line of a log that is not empty."""
   lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
   return lines[-1].strip() if lines else 'starting'
 
 
 class Progress:
-  """Which run of how many, and the time that the trainings left will take if they are as fast as those so far.
+  """Report the number of the run and the time left, if further training is as fast as so far.
 
-  So many jobs at a time, as long as there are as many runs; they tell of theirs from threads of their own.
+  It assumes `jobs` jobs at a time, as long as there are as many runs. Jobs call it from their own threads.
   """
 
   def __init__(self, runs: Sequence[Run], jobs: int = 1):
     self._jobs, self._lock = jobs, threading.Lock()
     self._runs, self._open = len(runs), {str(run) for run in runs}
-    # By the workdirs, which suites share.
+    # Count by workdirs, because suites share them.
     self._left = {run.digest: run.windows for wanted in runs for run in (*wanted.needs, wanted) if not run.finished}
     self._windows, self._seconds = 0, 0.0
 
   @contextlib.contextmanager
   def timed(self, run: Run):
-    """Around the training of a run."""
+    """Time the training of a run inside a `with` block."""
     start = time.monotonic()
     try:
       yield
-    finally:  # Nobody waits for what failed either.
+    finally:  # A failed run costs no more time either.
       with self._lock:
         self._left.pop(run.digest, None)
     with self._lock:
@@ -392,9 +392,9 @@ class Progress:
       self._seconds += time.monotonic() - start
 
   def done(self, run: Run, failure: str = '') -> None:
-    """A run is done, or has failed for a reason; nothing where it is done and was not among those to come."""
+    """Report a run as done or failed. A run that is done without being expected is not reported."""
     with self._lock:
-      self._left.pop(run.digest, None)  # Where what it needs failed, it was not trained.
+      self._left.pop(run.digest, None)  # If a run that it needs has failed, this one was not trained.
     if failure or str(run) in self._open:
       say(f'{self}  {run}: ' + (f'FAILED, {failure}' if failure else 'done'))
     self._open.discard(str(run))
@@ -418,19 +418,17 @@ if __name__ == '__main__':
     'Suites to run, separated by commas: files that define one, or "all", or of ' + ', '.join(suites.SUITES),
     required=True,
   )
-  _BUDGET = flags.DEFINE_enum('budget', 'small', list(suites.BUDGETS), 'How much is trained.')
-  _OUT = flags.DEFINE_string('out', 'results', 'Folder for SUITE.json and report.html, of one budget.')
+  _BUDGET = flags.DEFINE_enum('budget', 'small', list(suites.BUDGETS), 'Amount of training.')
+  _OUT = flags.DEFINE_string('out', 'results', 'Folder for SUITE.json and report.html of a single budget.')
   _WORKDIRS = flags.DEFINE_string('workdirs', 'runs/experiments', 'Folder for the runs.')
-  _SEEDS = flags.DEFINE_integer(
-    'seeds', None, 'Seeds 0 to this, exclusive; by default as many as the budget has.', lower_bound=1
-  )
+  _SEEDS = flags.DEFINE_integer('seeds', None, 'Number of seeds, from 0; by default that of the budget.', lower_bound=1)
   _VARIANTS = flags.DEFINE_list(
-    'variants', [], 'Only these variants, separated by commas; by default all that the budget pays for.'
+    'variants', [], 'Only these variants, separated by commas; by default all that the budget allows.'
   )
   _JOBS = flags.DEFINE_integer(
     'jobs',
     1,
-    'Runs at a time, each on its share of the cores where there is one for each; a GPU is shared by all.',
+    'Runs at a time. Each has its own share of the cores if there are enough. All share a GPU.',
     lower_bound=1,
   )
   launcher.run_main(

@@ -1,4 +1,4 @@
-"""The results of a suite, a JSON file of their own: read, written whole, and kept from two writers."""
+"""Read and write the results of a suite, one JSON file, whole and by one writer at a time."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from trix_jax.errors import InputError
 
 Rows = list[dict[str, Any]]
 
-# What every row and every failure has, whatever is measured.
+# Fields of every row and every failure, for any measures.
 ROW = {
   'variant': str,
   'seed': int,
@@ -33,7 +33,7 @@ FAILURE = {'variant': str, 'seed': int, 'reason': str}
 
 
 def kept(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-  """Keep other runners, which would overwrite what we write, from these results; InputError where one has them."""
+  """Lock these results against other runners, which would overwrite ours. Raise InputError if one has the lock."""
   return files.locked(
     path.with_name(f'.{path.stem}.lock'),
     InputError(f'another program is writing {path}; wait for it, or choose another --suite or --out'),
@@ -41,7 +41,7 @@ def kept(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
 
 
 def read(path: pathlib.Path, budget: str) -> tuple[Rows, Rows]:
-  """Rows and failures of earlier calls; InputError for those of another budget, which would be lost."""
+  """Read rows and failures of earlier calls. Raise InputError for those of another budget, which would be lost."""
   if not path.exists():
     return [], []
   results = read_whole(path)
@@ -53,7 +53,7 @@ def read(path: pathlib.Path, budget: str) -> tuple[Rows, Rows]:
 
 
 def read_whole(path: pathlib.Path) -> dict[str, Any]:
-  """What `write` wrote; InputError for anything else."""
+  """Read a file that `write` wrote. Raise InputError for anything else."""
   try:
     results: dict[str, Any] = json.loads(path.read_text())
     _check(results, {'budget': str, 'command': str, 'verdicts': list, 'rows': list, 'failures': list}, 'results')
@@ -65,13 +65,13 @@ def read_whole(path: pathlib.Path) -> dict[str, Any]:
     seen = [(row['variant'], row['seed']) for row in results['rows']]
     if twice := [of for of in seen if seen.count(of) > 1]:
       raise ValueError(f'{twice[0][0]} with seed {twice[0][1]} is there twice')
-  except (ValueError, TypeError) as error:  # TypeError for measures that are no names.
+  except (ValueError, TypeError) as error:  # Measures that are not names raise TypeError.
     raise InputError(f'{path} holds no results of a suite ({error}); move it away') from error
   return results
 
 
 def _check(of: Any, shape: Mapping[str, type], name: str) -> None:
-  """ValueError unless this is a mapping that has these, of these types."""
+  """Raise ValueError unless this is a mapping with these fields of these types."""
   if not isinstance(of, dict):
     raise ValueError(f'{name} is a {type(of).__name__}')
   for key, kind in shape.items():
@@ -82,7 +82,7 @@ def _check(of: Any, shape: Mapping[str, type], name: str) -> None:
 
 
 def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants: Sequence[str]) -> None:
-  """Everything there is of a suite so far, verdicts included, and the command that makes these variants of it."""
+  """Write all results of a suite so far, with verdicts and the command that makes these variants."""
   name = path.stem
   order = list(suites.SUITES[name].variants)
   rows = sorted(rows, key=lambda row: (row['seed'], order.index(row['variant'])))
@@ -96,16 +96,16 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
   }
   try:
     results['verdicts'] = verdicts.of_suite(name, rows)
-  finally:  # A user's verdicts may raise; what was measured is kept.
+  finally:  # A user's verdicts may raise, so write the measurements in any case.
     workdirs.write_text(path, json.dumps(results) + '\n')
 
 
 def _command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:
-  """What makes these rows, which come seed by seed, and whatever else there is to be of these variants.
+  """Return the command that makes these rows, which come seed by seed, and the missing runs of these variants.
 
-  A command for all variants, and after `&&` one for each larger number of seeds that only some of them have.
+  It has one part for all variants, and after `&&` one for each larger number of seeds that only some variants have.
   """
-  seeds_of = {row['variant']: row['seed'] + 1 for row in rows}  # That of the last one.
+  seeds_of = {row['variant']: row['seed'] + 1 for row in rows}  # The last seed counts.
   made = [variant for variant in suites.SUITES[name].variants if variant in variants or variant in seeds_of]
   commands: list[str] = []
   for seeds in sorted(set(seeds_of.values())) or [suites.BUDGETS[budget].seeds]:

@@ -1,6 +1,6 @@
-"""The suites: which runs each compares, as tables. A run is the recipe with the settings of a budget and of a variant.
+"""Tables of the suites and the runs that each compares. A run is the recipe with settings of a budget and a variant.
 
-A setting that names a variant in braces, such as `{dense}`, stands for the workdir of that one with the same seed.
+A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from trix_jax import routing
 Settings = Mapping[str, Any]
 
 CONFIG = 'configs/sparse.py'
-# Stands for the file of `patterns.text`.
+# This stands for the file of `patterns.text`.
 PATTERNS = '{patterns}'
-# What variants give in parts, or multiples, of what the budget has.
+# Settings that variants give as multiples of the budget's.
 SCALED = ('training.steps', 'training.batch_size')
-# Added to the seed of a run that starts from another, so that it does not see the same windows again.
+# A run that starts from another adds this to its seed, so that it does not see the same windows again.
 LATER_SEED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """How much is trained.
+  """An amount of training.
 
   Attributes:
     settings: of every run.
     seeds: 0 to this, exclusive.
-    variants: of each suite so many, from the first; None for all.
-    large: whether it pays for those that a suite has for a GPU.
+    variants: number of variants of each suite, from the first; None for all.
+    large: whether the budget includes variants for a GPU.
   """
 
   settings: Settings
@@ -39,7 +39,7 @@ class Budget:
   large: bool = False
 
 
-# All but the recipe's with the dropout that it had, so that what was measured can be compared with what will be.
+# Budgets except the recipe's keep the recipe's former dropout, so that older and newer results are comparable.
 BUDGETS = {
   'smoke': Budget(
     {
@@ -58,7 +58,7 @@ BUDGETS = {
     1,
     3,
   ),
-  # Half the recipe's layers and steps, so that three seeds of most suites take two cores no longer than two hours.
+  # Half the recipe's layers and steps: three seeds of most suites take two cores at most two hours.
   'small': Budget(
     {
       'model.layers': 2,
@@ -70,7 +70,7 @@ BUDGETS = {
     },
     3,
   ),
-  # The recipe as it stands, for what a claim about it rests on.
+  # The unchanged recipe, for claims about the recipe.
   'recipe': Budget(
     {
       'model.dropout': 0.0,
@@ -102,16 +102,16 @@ class Suite:
 
   Attributes:
     title: of its section in the report.
-    question: what is asked, in a sentence or two.
-    variants: settings of each.
-    against: what a variant is held against, where that is not the first one; None for nothing.
-    evaluated: variants whose loss is that under another routing than they are trained with.
-    measures: of `measure.MEASURES`, what is measured of every run besides its loss.
+    question: the question in one or two sentences.
+    variants: settings of each variant.
+    against: baseline of a variant, if it is not the first variant; None for no baseline.
+    evaluated: variants whose loss is measured under another routing than that of their training.
+    measures: names from `measure.MEASURES`, to measure every run beyond its loss.
     base: settings that all variants share.
-    large: variants for budgets that pay for a GPU.
-    verdicts: from the rows so far, which may lack any run, lines that `verdicts.row` makes. Suites of this repository
-      have theirs in `verdicts.py`.
-    file: where a suite of the user's stands; `own_suites.add` sets it.
+    large: variants for budgets that include a GPU.
+    verdicts: function from the rows so far, which may lack any run, to lines of `verdicts.row`. For suites of this
+      repository it is in `verdicts.py`.
+    file: file of a user's suite; `own_suites.add` sets it.
   """
 
   title: str
@@ -126,7 +126,7 @@ class Suite:
   file: str = ''
 
   def baseline(self, variant: str) -> str | None:
-    """What a variant is held against."""
+    """Return the baseline of a variant."""
     first = next(iter(self.variants))
     return self.against.get(variant, first if variant != first else None)
 
@@ -151,7 +151,7 @@ def index(clusters: int, probes: int) -> Settings:
 
 
 def scaled_steps(factor: float) -> Settings:
-  """So many times the budget's steps; see `settings_of`."""
+  """Return settings for `factor` times the budget's steps; see `settings_of`."""
   return {'training.steps': factor}
 
 
@@ -160,14 +160,15 @@ DROPOUTS = {
   **{f'dropout_{rate}': {'model.dropout': rate} for rate in (0.05, 0.1, 0.2)},
 }
 
-# Of `data_efficiency`, of the budget's steps; of `width`, d_model; of `dropout`, what is dropped.
+# What the numbers in variants' names mean: for `data_efficiency` parts of the budget's steps, for `width` d_model, for
+# `dropout` the share that is dropped.
 PARTS = ('0.125', '0.25', '0.5', '1')
 WIDTHS = (64, 128, 256, 512)
 RATES = (0.1, 0.05, 0.0)
 
 
 def _dense_to_sparse(sizes: Sequence[Any]) -> dict[str, str | None]:
-  """Each dense_SIZE is held against its sparse_SIZE, and that against nothing."""
+  """Return sparse_SIZE as the baseline of each dense_SIZE, and no baseline for sparse_SIZE."""
   return {
     f'{name}_{size}': f'sparse_{size}' if name == 'dense' else None for size in sizes for name in ('sparse', 'dense')
   }
@@ -361,14 +362,14 @@ SUITES = {
 
 
 def variants_of(suite: Suite, budget: Budget) -> list[str]:
-  """The variants that a budget pays for, without those that come to the same as the first with its settings."""
+  """List the variants that a budget allows, without those that equal the first one under its settings."""
   first, *others = [name for name in suite.variants if budget.large or name not in suite.large]
   same = settings_of(suite, first, budget, 0)
   return [first, *(name for name in others if settings_of(suite, name, budget, 0) != same)][: budget.variants]
 
 
 def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[str, Any]:
-  """The settings of a run, references to other runs as they stand."""
+  """Return the settings of a run, with references to other runs unresolved."""
   own = {**suite.base, **suite.variants[variant]}
   own |= {name: max(1, round(own[name] * budget.settings[name])) for name in SCALED if name in own}
   later = LATER_SEED if 'training.start_from' in own else 0
@@ -376,7 +377,7 @@ def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[s
 
 
 def raised(error: BaseException, file: str) -> str:
-  """What code of a user's file raised, in one line, with the line of the file where it did."""
+  """Return an error of a user's file as one line, with the line number in the file."""
   lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, file)]
   if isinstance(error, SyntaxError) and _same(error.filename or '', file):
     lines = [error.lineno]

@@ -1,9 +1,9 @@
-"""What the original reported, what came out here, and whether the one bears the other out.
+"""Compare the original's reported results with ours, and judge each claim.
 
-A verdict is on the claim under the recipe of this repository, not on the original's figure, which comes from another
-recipe and from more text. It follows the 95 % interval over seeds, of the paired difference where the claim is one; an
-interval that allows both answers is "undecided", and so is a single seed. Questions that the original did not ask hold
-or do not hold.
+A verdict judges the claim under the recipe of this repository. It does not judge the original's figure, which comes
+from another recipe and more text. A verdict follows the 95 % interval over seeds. For a claim about a difference that
+is the interval of the paired difference. An interval that allows both answers, or a single seed, gives "undecided".
+Questions that the original did not ask hold or do not hold.
 """
 
 import itertools
@@ -20,16 +20,16 @@ from trix_jax.errors import InputError
 Rows = Sequence[dict[str, Any]]
 
 UNDECIDED, NOT_COMPARABLE = 'undecided', 'not comparable'
-# What stands under "reported" for questions of ours, and for differences that nobody made a claim of.
+# Values of "reported" for our own questions, and for differences about which nobody made a claim.
 NOT_ASKED, NO_CLAIM = 'not asked', '-'
-# What a true and a false answer are called: to a claim of the original's where nothing else is said.
+# Names of a true and a false answer. OF_CLAIMS names those for all other values of "reported", the original's claims.
 ANSWERS = {NOT_ASKED: ('holds', 'does not hold'), NO_CLAIM: ('better', 'worse')}
 OF_CLAIMS = ('reproduced', 'refuted')
 OTHER_BUDGET = 'another recipe and budget; see the differences'
 OTHER_MACHINE = 'trained on different machines, whose rounding changes losses too, by more than the interval knows'
 
 
-# What `row` makes.
+# Fields of the lines that `row` makes.
 VERDICT = {
   'claim': (str,),
   'reported': (str,),
@@ -51,7 +51,7 @@ def row(
   verdict: str = UNDECIDED,
   p_value: float | None = None,
 ) -> dict[str, Any]:
-  """A line of the table, its verdict from whether the claim is `true`; `verdict` for None or one seed."""
+  """Make a line of the table. Its verdict tells whether the claim is `true`, or is `verdict` for None or one seed."""
   if seeds > 1 and true is not None:
     verdict = ANSWERS.get(reported, OF_CLAIMS)[0 if true else 1]
   return {
@@ -74,37 +74,37 @@ def judged(
   why: str = '',
   opposite: bool = False,
 ) -> dict[str, Any]:
-  """A line of the table for a claim that the true value is `below` a limit, with the p-value of the test of that."""
+  """Make a line for the claim that the true value is `below` a limit, with the p-value of its test."""
   true = below(estimate, limit, opposite)
   return row(claim, reported, ours, estimate.seeds, true, why, p_value=estimate.p_value(limit))
 
 
 def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The lines of a table, with `adjusted_p`: their p-values corrected for how many the table has."""
+  """Return the lines of a table with `adjusted_p`, their p-values corrected for the number of tests in the table."""
   adjusted = estimates.adjusted([of['p_value'] for of in rows])
   return [{**of, 'adjusted_p': p} for of, p in zip(rows, adjusted, strict=True)]
 
 
 def contradicted(verdict: dict[str, Any]) -> bool:
-  """Whether an interval decides a line, and the corrected test does not."""
+  """Return whether an interval decides a line although the corrected test does not."""
   decided = verdict['verdict'] not in (UNDECIDED, NOT_COMPARABLE)
   return decided and verdict['adjusted_p'] is not None and verdict['adjusted_p'] >= 1 - estimates.CONFIDENCE
 
 
 def below(estimate: estimates.Estimate, limit: float, opposite: bool = False) -> bool | None:
-  """Whether the true value is below a limit, or above it for `opposite`; None where the interval holds the limit."""
+  """Return whether the true value is below a limit, or above it for `opposite`; None if the interval has the limit."""
   if estimate.low <= limit <= estimate.high:
     return None
   return (estimate.mean < limit) != opposite
 
 
 def in_all(answers: Sequence[bool]) -> bool | None:
-  """Whether it is so on every seed; False where it is on none, None where it is on some."""
+  """Return True if all seeds answer yes, False if none does, and None if some do."""
   return True if all(answers) else None if any(answers) else False
 
 
 def _relative(rows: Rows, variant: str, baseline: str) -> estimates.Estimate | None:
-  """Perplexity of a variant over that of the baseline, less 1, paired by seed."""
+  """Return perplexity of a variant divided by that of the baseline, minus 1, paired by seed."""
   return estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline), math.expm1)
 
 
@@ -178,7 +178,7 @@ def _specialised(rows: Rows, variant: str, words: str = '') -> list[dict[str, An
 
 
 def _favourites(rows: Rows) -> str:
-  """How many of the characters of a class go to the tile that takes most of them, mean over layers and seeds."""
+  """Tell what share of each class's characters goes to its most used tile, mean over layers and seeds."""
   counts_SCT = np.array([counts_CT for row in rows for counts_CT in row['specialisation']['counts']], float)
   shares = {
     name: float(np.mean(counts_SCT[:, place].max(axis=1) / counts_SCT[:, place].sum(axis=1)))
@@ -295,7 +295,7 @@ def option_b(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _course(rows: Rows, variant: str, curve: str) -> list[tuple[float, list[float]]]:
-  """Four moments of training, as parts of all of it, and a curve's values there, one for each seed."""
+  """Return four moments of training, as parts of the whole, with a curve's values there, one for each seed."""
   curves = [row['curves'][curve] for row in rows if row['variant'] == variant]
   last = curves[0][-1][0]
   places = dict.fromkeys(round(part * len(curves[0])) - 1 for part in (0.25, 0.5, 0.75, 1))
@@ -449,7 +449,7 @@ def six_patterns(rows: Rows) -> list[dict[str, Any]]:
   of = [row['patterns'] for row in rows if row['variant'] == '8_tiles' and 'patterns' in row]
   if not of:
     return []
-  # The layer that tells the kinds apart best.
+  # Take the layer that separates the kinds best.
   layers = [int(np.argmax(found['information'])) for found in of]
   different = [len(set(found['favourite'][layer])) for found, layer in zip(of, layers, strict=True)]
   information = estimates.estimate([found['information'][layer] for found, layer in zip(of, layers, strict=True)])
@@ -527,7 +527,10 @@ def tile_count(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _sparse_to_dense(rows: Rows, sizes: Sequence[str], words: str, more: str) -> list[dict[str, Any]]:
-  """For variants named sparse_SIZE and dense_SIZE: what sparsity costs at each, and whether it is less at the last."""
+  """Judge what sparsity costs at each SIZE, and whether it costs less at the last.
+
+  The variants are named sparse_SIZE and dense_SIZE.
+  """
   result, costs = [], {}
   for size in sizes:
     sparse, dense = (estimates.losses(rows, f'{name}_{size}') for name in ('sparse', 'dense'))
@@ -571,7 +574,7 @@ def data_efficiency(rows: Rows) -> list[dict[str, Any]]:
 
 
 def gaps(name: str, rows: Rows) -> dict[str, estimates.Estimate]:
-  """Loss of every variant less that of what it is held against, by a name that says both."""
+  """Return the loss of every variant minus that of its baseline, by a name that contains both."""
   result = {}
   for claim, (variant, baseline) in _pairs(name).items():
     if gap := estimates.gap(estimates.losses(rows, variant), estimates.losses(rows, baseline)):
@@ -580,7 +583,7 @@ def gaps(name: str, rows: Rows) -> dict[str, estimates.Estimate]:
 
 
 def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
-  """Every variant against what it is held against, in nats, and whether both were trained on the same machine."""
+  """Compare every variant with its baseline in nats, and tell whether both were trained on the same machine."""
   pairs = _pairs(name)
   return [
     judged(
@@ -596,7 +599,7 @@ def differences(name: str, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _pairs(name: str) -> dict[str, tuple[str, str]]:
-  """Variants and what they are held against, by the name of `gaps`."""
+  """Return variants and their baselines, by the names of `gaps`."""
   suite = suites.SUITES[name]
   return {
     f'{variant} against {baseline}': (variant, baseline)
@@ -606,7 +609,7 @@ def _pairs(name: str) -> dict[str, tuple[str, str]]:
 
 
 def _same_machine(rows: Rows, variant: str, baseline: str) -> bool:
-  """Whether each seed that both have was trained on one machine, as far as runs have recorded it."""
+  """Return whether each shared seed was trained on one machine, as far as the runs have recorded it."""
   of, of_baseline = (
     {row['seed']: _computes(row.get('machine', {})) for row in rows if row['variant'] == name}
     for name in (variant, baseline)
@@ -615,7 +618,10 @@ def _same_machine(rows: Rows, variant: str, baseline: str) -> bool:
 
 
 def _computes(machine: dict[str, Any]) -> dict[str, Any]:
-  """What rounds: the GPU, whatever its host is; on a CPU all that was recorded, which may not name its family."""
+  """Return the part of a machine that decides rounding: the GPU for any host, or the whole record for a CPU.
+
+  The record may lack the CPU's family.
+  """
   return {name: machine[name] for name in ('backend', 'device', 'devices')} if 'device' in machine else machine
 
 
@@ -636,10 +642,10 @@ OF_SUITES: dict[str, Callable[[Rows], list[dict[str, Any]]]] = {
 
 
 def of_suite(name: str, rows: Rows) -> list[dict[str, Any]]:
-  """The verdicts of a suite, and the differences of all variants to what they are held against; `corrected`.
+  """Return the verdicts of a suite and the differences of all variants to their baselines, `corrected`.
 
   Raises:
-    InputError: where a user's verdicts raise, or are none.
+    InputError: when a user's verdicts raise, or are invalid.
   """
   suite = suites.SUITES[name]
   if suite.verdicts:
@@ -650,7 +656,7 @@ def of_suite(name: str, rows: Rows) -> list[dict[str, Any]]:
 
 
 def _own(verdicts: Callable[[Rows], list[dict[str, Any]]], rows: Rows, file: str) -> list[dict[str, Any]]:
-  """A user's verdicts, which may raise or be anything."""
+  """Compute and check a user's verdicts, which may raise or return anything."""
   advice = 'mend it and run the same command again; what was measured is kept'
   try:
     found = list(verdicts(rows))
@@ -667,7 +673,7 @@ def _own(verdicts: Callable[[Rows], list[dict[str, Any]]], rows: Rows, file: str
 
 
 def table(name: str, rows: Rows) -> str:
-  """Losses of all variants, then the verdicts, as text."""
+  """Write losses of all variants, then the verdicts, as text."""
   lines = ['', f'{name}: {"variant":<22}{"seeds":>6}{"loss":>9}{"std":>9}']
   for variant in suites.SUITES[name].variants:
     if values := list(estimates.losses(rows, variant).values()):

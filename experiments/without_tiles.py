@@ -1,9 +1,10 @@
-"""What do tiles contribute? Trained models with the output of one tile, and of all of them, at zero.
+"""Measure what tiles contribute: set the output of one tile, or of all tiles, of trained models to zero.
 
   python experiments/without_tiles.py --workdirs=runs/sparse,runs/hierarchical_16 --out=results/without_tiles.json
 
-For every workdir: the loss on the whole validation split as trained, with one tile of each layer silenced (the mean
-over tiles, and the least and the most that one matters), and with all of them silenced, which leaves attention alone.
+For every workdir the program measures the loss on the whole validation split in three cases: as trained, with one
+silent tile in each layer, and with all tiles silent. For one silent tile it gives the mean over tiles, and the least
+and the greatest effect. With all tiles silent only attention remains.
 """
 
 import json
@@ -15,14 +16,14 @@ import numpy as np
 from trix_jax import host
 
 if __name__ == '__main__':
-  host.prepare_cpu()  # Before anything imports JAX.
+  host.prepare_cpu()  # Call this before anything imports JAX.
 
 from absl import flags
 
 from trix_jax import checkpoints, evaluation, ffn, files, workdirs
 from trix_jax.cli import arguments, launcher
 
-_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders that train.py wrote.', required=True)
+_WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)
 
 
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def silence(params, tiles, config: ffn.FFNConfig):
-  """Parameters with the down-projections of these tiles at zero in every layer; routing reads the others only."""
+  """Set the down-projections of these tiles to zero in every layer; routing does not read them."""
   result = dict(params)
   for name, block in params.items():
     if name.startswith('layer_'):
