@@ -63,12 +63,29 @@ def add(name: str, budget: str) -> str:
   return stem
 
 
+# Of the parts of a suite, besides variants and verdicts.
+KINDS = {
+  'title': str,
+  'question': str,
+  'base': dict,
+  'against': dict,
+  'evaluated': dict,
+  'measures': Collection,
+  'large': Collection,
+}
+
+
 def _check(name: str, suite: suites.Suite, budget: str) -> None:
   """Raise InputError for the first invalid part of a suite."""
   if not isinstance(suite.variants, dict) or not suite.variants:
     raise InputError('variants must be a dict of settings by name, with one variant or more')
   if suite.verdicts is not None and not callable(suite.verdicts):
     raise InputError(f'verdicts is a {type(suite.verdicts).__name__}; give a function of rows, or leave it out')
+  if unnamed := [variant for variant in suite.variants if not isinstance(variant, str)]:
+    raise InputError(f'variants has the name {unnamed[0]!r}; a name is a text')
+  for part, kind in KINDS.items():
+    if not isinstance(getattr(suite, part), kind):
+      raise InputError(f'{part} is a {type(getattr(suite, part)).__name__}; give a {kind.__name__.lower()}')
   variants: Collection[str] = suite.variants
   _check_names('against', [*suite.against, *filter(None, suite.against.values())], variants)
   _check_names('evaluated', suite.evaluated, variants)

@@ -34,7 +34,7 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 def pytest_cmdline_main(config):
   """Take two workers for the whole suite, and none for files that are named: a worker starts as long as they take."""
   whole_suite = config.args_source == pytest.Config.ArgsSource.TESTPATHS
-  if whole_suite and config.option.numprocesses is None and not hasattr(config, 'workerinput'):
+  if whole_suite and getattr(config.option, 'numprocesses', 0) is None and not hasattr(config, 'workerinput'):
     config.option.numprocesses = 2
     config.option.dist = 'worksteal'
 

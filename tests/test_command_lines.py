@@ -303,6 +303,23 @@ def test_help_teaches(name):
   assert result.returncode == 0 and f'\n  trix {name} --' in result.stdout and '\n  --workdir: ' in result.stdout
 
 
+def test_help_may_be_a_value(exported):
+  result = run('generate', f'--model={exported[0]}', '--prompt', 'not', '--length=3')
+  assert result.returncode == 0 and result.stdout.startswith('not')
+  bad(run('generate', f'--model={exported[0]}', '--prompt', 'help!', '--length=3'), "'!'")
+  assert 'Flags:' not in run('generate', f'--model={exported[0]}', '--prompt', 'help').stdout
+  assert 'Flags:' in run('generate', '--prompt=it', '--help').stdout
+
+
+def test_configs_that_are_none_get_one_line(tmp_path):
+  workdir = f'--workdir={tmp_path / "run"}'
+  bad(run('train', '--config=', workdir), '--config= is empty', 'quickstart')
+  bad(run('train', f'--config={tmp_path}', workdir), 'is a folder', 'quickstart')
+  bad(run('train', '--config=smoke', '--config.nonsense=1', workdir), "no setting 'nonsense'")
+  (tmp_path / 'raises.py').write_text('def get_config():\n  raise ValueError("two is not one")\n')
+  bad(run('train', f'--config={tmp_path / "raises.py"}', workdir), 'two is not one')
+
+
 def test_a_config_has_a_name_and_a_path(tmp_path):
   names = {path.stem for path in (ROOT / 'configs').glob('*.py')}
   assert names == set(arguments.shipped_configs()) and {'quickstart', 'sparse'} <= names

@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+import xla_kernels
 from trix_jax.cli import arguments, launcher
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -36,6 +37,12 @@ def test_the_commands_that_pages_show_exist():
   assert set(shown) == set(launcher.PROGRAMS)
   configs = [name for page in PAGES for name in re.findall(r'\btrix train --config=(\w+)(?=\s|`)', page.read_text())]
   assert configs and set(configs) <= set(arguments.shipped_configs())
+
+
+def test_the_api_page_names_every_operation():
+  page = (ROOT / 'docs/api/xla_kernels.md').read_text()
+  functions = [name for name in xla_kernels.__all__ if not name.startswith('MAX_')]
+  assert [name for name in functions if f'::: xla_kernels.{name}\n' not in page] == []
 
 
 def test_the_version_has_its_changes():

@@ -35,7 +35,8 @@ def _leave(number, _) -> None:
 def _explain(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
   """Print one line for the mistake that an import can find: a TRIX_KERNEL that does not exist."""
   if issubclass(kind, ValueError) and str(error).startswith('TRIX_KERNEL='):
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    os._exit(2)  # As for any bad input; the hook itself would leave with 1.
   else:
     sys.__excepthook__(kind, error, trace)
 

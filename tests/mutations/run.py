@@ -418,6 +418,7 @@ def try_all(mutations: Sequence[Mutation], results: Results, jobs: int, timeout:
 
 
 def main() -> None:
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the tests that run end too.
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--out', type=pathlib.Path, help='file of JSON lines, one a result; a later call goes on with it')
   parser.add_argument('--only', default='', metavar='NAME,...', help='these mutations')

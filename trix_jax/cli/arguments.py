@@ -71,4 +71,8 @@ class _ConfigParser(config_flags.ConfigFileFlagParser):
   """Replace the name of a shipped config by its path."""
 
   def parse(self, path: str) -> Any:
-    return super().parse(str(shipped_configs().get(path, path)))
+    found = shipped_configs().get(path, path)
+    if not path or pathlib.Path(found).is_dir():
+      given = 'is a folder' if path else 'is empty'
+      raise InputError(f'--config={path} {given}; give one of {", ".join(shipped_configs())}, or the path of a file')
+    return super().parse(str(found))

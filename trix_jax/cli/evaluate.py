@@ -109,4 +109,9 @@ def _suffixes(tokens) -> list[str]:
   """List the parts of the result's file name that name the checkpoint, the text and the options."""
   checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
   text = [pathlib.Path(_FILE.value).stem[:50], hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
-  return checkpoint + text + ['fitted_gate'] * _FIT_GATE.value + ['packed'] * (_BACKEND.value == 'packed')
+  gate = ['fitted_gate'] if _FIT_GATE.value else []
+  if _GATE_STEPS.present:
+    gate.append(f'{_GATE_STEPS.value}_steps')
+  packed = ['packed'] if _BACKEND.value == 'packed' else []
+  packed += [f'{flag.name}_{flag.value}' for flag in (_ATTENTION, _HEAD) if flag.value != flag.default]
+  return checkpoint + text + gate + packed

@@ -35,7 +35,10 @@ def trix() -> None:
   if name in HELP:
     print(_usage())
   elif name == '--version':
-    print('trix-jax', importlib.metadata.version('trix-jax'))
+    try:
+      print('trix-jax', importlib.metadata.version('trix-jax'))
+    except importlib.metadata.PackageNotFoundError:
+      print('trix-jax, not installed')
   elif name not in PROGRAMS:
     _fail(f'there is no program {name!r}; choose one of {", ".join(PROGRAMS)}, or see trix --help', 2)
   else:
@@ -53,7 +56,7 @@ def launch(module: str) -> NoReturn:
 def run(module: str, argv: list[str]) -> None:
   """Import a program, parse its flags and call its `main()`. On bad input print one line to stderr and exit."""
   program = importlib.import_module(module)
-  if any(argument in HELP for argument in argv[1:]):
+  if _asks_for_help(argv[1:]):
     _, described = program.FLAGS.module_help(program).split(':\n', 1)  # The text below the module's name.
     print(f'{(program.__doc__ or "").strip()}\n\nFlags:\n{described}')
     return
@@ -67,6 +70,17 @@ def run_main(main: Callable[[], None]) -> None:
 
   _quieten()
   app.run(lambda rest: _call(main, rest), flags_parser=lambda argv: _parse(flags.FLAGS, argv))
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+  """Tell whether `--help` is a flag of its own, not the value of one before it."""
+  before = ['', *arguments]
+  return any(
+    argument in HELP
+    and (argument.startswith('-') or position == 0)
+    and not (before[position].startswith('--') and '=' not in before[position] and not argument.startswith('-'))
+    for position, argument in enumerate(arguments)
+  )
 
 
 def _usage() -> str:
@@ -126,11 +140,16 @@ def _parse(program_flags: Any, argv: list[str]) -> list[str]:
   # A config file is a program, so loading one can raise anything. ml_collections raises the errors below for an
   # override of an unknown setting, or for a value of a wrong type.
   except Exception as error:
-    if isinstance(error, AttributeError | KeyError | TypeError | ValueError) and 'get_config' not in str(error):
+    name = _one_line(error).strip('"\'')
+    if isinstance(error, AttributeError | KeyError) and name.isidentifier():  # All that ml_collections says.
+      _fail(f'there is no setting {name!r}; trix_jax/configuration.py lists every setting', 2)
+    if isinstance(error, AttributeError | TypeError | ValueError) and 'get_config' not in str(error):
       _fail(f'{_one_line(error)}; trix_jax/configuration.py lists every setting', 2)
+    # ml_collections puts the traceback of a config that raises into the message; its last line says what is wrong.
+    message = _one_line(str(error).strip().splitlines()[-1] if str(error).strip() else error)
     _fail(
-      f'cannot load --config: {type(error).__name__}: {_one_line(error)}; give a file like those in configs/, '
-      'which defines get_config()',
+      f'cannot load --config: {type(error).__name__}: {message}; give a file like those in configs/, which defines '
+      'get_config()',
       2,
     )
 
