@@ -137,6 +137,7 @@ def test_damage_is_named(tmp_path, content, damage, message):
   assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_index_that_is_none_is_named(tmp_path):
   path = tmp_path / 'model.safetensors'
   artifact.write(path, small_artifact(tiles=4, clusters=2, routing='emergent'))

@@ -181,10 +181,8 @@ def config_of(control, **settings):
   return config
 
 
-@pytest.mark.parametrize(
-  'control',
-  ['hash', *slow(*(name for name in routing.CONTROLS[1:] if name != 'hash'))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('control', routing.CONTROLS[1:])
 def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   settings = {
     'tile_dropout': {'routing': 'dense', 'gate': 'one_hot'},

@@ -212,7 +212,7 @@ def by_hand(model, prompt, length):
   return model.decode(written)
 
 
-@pytest.mark.parametrize('settings', [FLOAT_MODERN, FLOAT_REFERENCE])
+@pytest.mark.parametrize('settings', fast_first([FLOAT_MODERN, FLOAT_REFERENCE]))
 @pytest.mark.parametrize('prompt_lengths', [(1,), (CONTEXT,), (3, 12, 30, 1)])
 def test_greedy_text_is_the_likeliest_of_every_step(settings, prompt_lengths):
   """Well beyond the context, so that rows become full at different times."""
