@@ -73,14 +73,8 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def _asks_for_help(arguments: list[str]) -> bool:
-  """Tell whether `--help` is a flag of its own, not the value of one before it."""
-  before = ['', *arguments]
-  return any(
-    argument in HELP
-    and (argument.startswith('-') or position == 0)
-    and not (before[position].startswith('--') and '=' not in before[position] and not argument.startswith('-'))
-    for position, argument in enumerate(arguments)
-  )
+  """Tell whether a flag asks for help, or the first word; `help` further on is the value of a flag."""
+  return arguments[:1] == ['help'] or any(argument.startswith('-') and argument in HELP for argument in arguments)
 
 
 def _usage() -> str:
