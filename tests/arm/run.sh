@@ -45,7 +45,7 @@ cp -r "$repository/tests/test_golden_model.py" "$repository/tests/data" "$work/t
 
 # Compiling takes the time here, so XLA does not optimise the programs around the kernels; it does for the model, as for
 # its users. The first CPU runs every path, by the tests that tell paths apart, and of JAX's transformations one; the
-# others show that they choose theirs.
+# others show that they choose theirs. The model runs on the newest CPU and on the oldest.
 most='accumulators_are_exact or extreme or the_lowest_index or range_is_an_error or scan or bytes or lookups_are_exact or test_paths'
 few='accumulators_are_exact or test_paths'
 pytest() {  # CPU, arguments
@@ -55,7 +55,7 @@ pytest() {  # CPU, arguments
 run_tests() {  # CPU, tests of kernels
   cd "$work/tests"
   XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true' pytest "$1" -k "$2" kernel_tests
-  pytest "$1" -k a_file_of_another_machine model_tests
+  if [ "$1" != neoverse-n1 ]; then pytest "$1" -k a_file_of_another_machine model_tests; fi
 }
 # Side by side, since each keeps one core busy.
 logs=() jobs=()
