@@ -107,6 +107,8 @@ def _check(name: str, suite: suites.Suite, budget: str) -> None:
 
 def _check_settings(settings: suites.Settings, variants: Collection[str]) -> None:
   """Raise InputError for an unknown setting, or an unknown variant in braces."""
+  if 'seed' in settings:
+    raise InputError('seed is not for a variant: --seeds=N runs every variant with each of the seeds 0 to N - 1')
   for name, value in settings.items():
     part: Any = configuration.default_config()
     for key in name.split('.'):

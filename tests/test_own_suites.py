@@ -119,6 +119,7 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
     ("('routings',)", 'None', 'measures is a NoneType; give a collection'),
     ("{'four': {}, 'eight': {'model.tiles': 8}}", '{}', 'variants must be a dict of settings by name, with one'),
     ("{'model.tiles': 8}", "{'model.tile': 8}", "variant 'eight': there is no setting 'model.tile'; trix_jax/config"),
+    ("{'model.tiles': 8}", "{'seed': 3}", "variant 'eight': seed is not for a variant: --seeds=N runs"),
     ("{'model.tiles': 8}", "{'model': 8}", "variant 'eight': there is no setting 'model'; "),
     ("{'model.tiles': 8}", "{'model.tiles': 'x'}", "variant 'eight': Could not override field 'tiles'"),
     ("{'model.tiles': 8}", "{'model.tiles': 7}", "variant 'eight': .*7"),

@@ -160,6 +160,14 @@ def test_scripts_are_the_programs(script):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('asked', ['--help', '-h', 'help'])
+def test_experiments_explain_themselves(asked):
+  result = run_process('-m', 'experiments.run', asked)
+  assert result.returncode == 0 and not result.stderr, result.stderr
+  assert result.stdout.startswith('Run suites: ') and '\n  --budget: ' in result.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('script', [*SCRIPTS[:3], '-m experiments.run', 'experiments/without_tiles.py'])
 def test_an_unknown_kernel_path_gets_one_line(script):
   bad(run_process(*script.split(), TRIX_KERNEL='bogus'), 'TRIX_KERNEL=bogus is not possible here; choose')

@@ -78,7 +78,7 @@ def read(path: pathlib.Path) -> Artifact:
     path.open('rb').close()  # Python explains an error of the file system better than safetensors.
   except (OSError, ValueError) as error:
     reason = error.strerror if isinstance(error, OSError) else error
-    raise InputError(f'cannot read {path}: {reason}; give a file that trix_jax.export wrote') from error
+    raise InputError(f'cannot read {path}: {reason}; give a file that trix export wrote') from error
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       return _read(file)
@@ -87,7 +87,7 @@ def read(path: pathlib.Path) -> Artifact:
   # safetensors raises its own errors, and Python's for headers that are not text.
   except (safetensors.SafetensorError, OSError, ValueError) as error:
     raise InputError(
-      f'{path}: header: {" ".join(str(error).split())[:200]}; give a file that trix_jax.export wrote'
+      f'{path}: header: {" ".join(str(error).split())[:200]}; give a file that trix export wrote'
     ) from error
 
 

@@ -80,7 +80,7 @@ class Checkpoints:
         + (
           f'there is one in {self._folders[other]}: --checkpoint={other}'
           if self.latest_step(other) is not None
-          else 'train first, or point --workdir at a folder that train.py wrote'
+          else 'train first, or point --workdir at the folder of a run'
         )
       )
     folder = self._folders[kind] / str(step)

@@ -80,5 +80,5 @@ def read_metrics(workdir: pathlib.Path, split: str | None = None) -> list[dict[s
   try:
     lines = path.read_text(errors='replace').splitlines()
   except OSError as error:
-    raise InputError(f'cannot read {path}: {error.strerror}; give a folder that train.py wrote') from error
+    raise InputError(f'cannot read {path}: {error.strerror}; give the folder of a run') from error
   return [row for line in lines if (row := _row(line)) and split in (None, row['split'])]

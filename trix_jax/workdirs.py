@@ -85,7 +85,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     if not isinstance(run['sessions'], list) or not isinstance(run['corpus']['vocabulary'], str):
       raise TypeError('sessions must be a list and vocabulary a text')
   except (ValueError, KeyError, TypeError) as error:
-    raise InputError(f'{path} is damaged ({error!r}); give a folder that train.py wrote') from error
+    raise InputError(f'{path} is damaged ({error!r}); give the folder of a run') from error
   return run
 
 
@@ -93,7 +93,7 @@ def _read(path: pathlib.Path) -> str:
   try:
     return path.read_text()
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'cannot read {path}: {error}; give a folder that train.py wrote') from error
+    raise InputError(f'cannot read {path}: {error}; give the folder of a run') from error
 
 
 def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:

@@ -24,7 +24,7 @@ def folder_of(flag: flags.FlagHolder) -> pathlib.Path:
 def folders_of(flag: flags.FlagHolder) -> list[pathlib.Path]:
   """Return the folders that a flag names, separated by commas. Raise InputError for none, or for an empty name."""
   if not all(flag.value or ['']):
-    raise InputError(f'--{flag.name} names no folder; give one or more that train.py wrote, separated by commas')
+    raise InputError(f'--{flag.name} names no folder; give those of one run or more, separated by commas')
   return [pathlib.Path(name) for name in flag.value]
 
 

@@ -57,8 +57,7 @@ def run(module: str, argv: list[str]) -> None:
   """Import a program, parse its flags and call its `main()`. On bad input print one line to stderr and exit."""
   program = importlib.import_module(module)
   if _asks_for_help(argv[1:]):
-    _, described = program.FLAGS.module_help(program).split(':\n', 1)  # The text below the module's name.
-    print(f'{(program.__doc__ or "").strip()}\n\nFlags:\n{described}')
+    _print_help(program.__doc__, program.FLAGS.module_help(program))
     return
   _quieten()
   _call(program.main, _parse(program.FLAGS, argv))
@@ -68,6 +67,11 @@ def run_main(main: Callable[[], None]) -> None:
   """Run the `main` of a script with absl's global flags, such as those in experiments/, in the same way."""
   from absl import app, flags
 
+  import __main__
+
+  if _asks_for_help(sys.argv[1:]):
+    _print_help(__main__.__doc__, flags.FLAGS.main_module_help())
+    return
   _quieten()
   app.run(lambda rest: _call(main, rest), flags_parser=lambda argv: _parse(flags.FLAGS, argv))
 
@@ -75,6 +79,11 @@ def run_main(main: Callable[[], None]) -> None:
 def _asks_for_help(arguments: list[str]) -> bool:
   """Tell whether a flag asks for help, or the first word; `help` further on is the value of a flag."""
   return arguments[:1] == ['help'] or any(argument.startswith('-') and argument in HELP for argument in arguments)
+
+
+def _print_help(documentation: str | None, described: str) -> None:
+  _, found, flags_alone = described.partition(':\n')  # absl puts the module's name above.
+  print((documentation or '').strip(), *(['\nFlags:', flags_alone] if found else []), sep='\n')
 
 
 def _usage() -> str:
