@@ -141,7 +141,7 @@ def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
   bad(run('generate'), 'either --workdir', 'or --model')
   bad(run('generate', f'--model={path}', f'--workdir={trained[0]}'), 'either --workdir')
   bad(run('generate', f'--model={path}', '--checkpoint=last'), '--checkpoint chooses')
-  bad(run('generate', f'--model={tmp_path / "none"}'), 'cannot read', 'trix_jax.export')
+  bad(run('generate', f'--model={tmp_path / "none"}'), 'cannot read', 'trix export')
   bad(run('generate', f'--model={path}', '--prompt='), '--prompt is empty')
   bad(run('generate', '--model='), '--model is empty')
   bad(run('generate', f'--model={path}', '--length=-1'), 'length')
@@ -151,7 +151,7 @@ def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
   bad(run('generate', f'--model={tmp_path / "half"}'), 'header: ')
   bad(run('export', f'--workdir={trained[0]}', f'--out={tmp_path / "no" / "folder"}'), 'cannot write')
   bad(run('export', f'--workdir={trained[0]}', '--out='), '--out is empty')
-  bad(run('export', f'--workdir={tmp_path}', f'--out={tmp_path / "model"}'), 'train.py')
+  bad(run('export', f'--workdir={tmp_path}', f'--out={tmp_path / "model"}'), 'the folder of a run')
   bad(run('eval', f'--workdir={trained[0]}', '--head=float32'), 'give --backend=packed')
 
 
@@ -172,7 +172,7 @@ def test_mistakes_on_the_command_line_get_one_line(text, trained, tmp_path):
   bad(run('train', f'--config={tmp_path / "plain.py"}', f'--workdir={workdir}'), 'a dict')
   bad(run('generate', f'--workdir={trained[0]}', '--prompt=¿?'), "'¿'")
   bad(run('eval', f'--workdir={trained[0]}', '--file='), '--file is empty')
-  bad(run('generate', f'--workdir={workdir}'), 'train.py')
+  bad(run('generate', f'--workdir={workdir}'), 'the folder of a run')
 
 
 def test_a_workdir_of_another_config_or_text_is_left_alone(text, trained, tmp_path):
