@@ -46,11 +46,11 @@ def test_a_failure_a_crash_and_a_timeout_are_noticed_and_nothing_else():
     run.verdict(4, 'no such option')
 
 
-def test_fast_tests_come_before_slow_ones_and_named_files_before_all():
+def test_named_files_come_before_all_and_fast_tests_before_slow_ones():
   mutation = MUTATIONS[0]
   named = list(mutation.tests)
   found = [stage.arguments for stage in run.stages(mutation)]
-  assert found == [['--numprocesses=0', *named], [], ['-m', 'slow', '--numprocesses=0', *named], ['-m', 'slow']]
+  assert found == [['--numprocesses=0', *named], ['-m', 'slow', '--numprocesses=0', *named], [], ['-m', 'slow']]
 
 
 def test_results_are_found_again_unless_the_mutation_has_changed(tmp_path):

@@ -10,12 +10,12 @@
 stays as it is. Four stages follow one another until a test fails:
 
   1  the fast tests of the files that the table names
-  2  all fast tests
-  3  the slow tests of those files
+  2  the slow tests of those files
+  3  all fast tests
   4  all slow tests
 
-A mutation is noticed by `fast` tests (stages 1 and 2), by `slow` tests (3 and 4), or `unnoticed`. A crash or a timeout
-counts as noticed. Every stage first passes without a mutation; the runner stops where it does not.
+A mutation is noticed by `fast` tests (stages 1 and 3), by `slow` tests (2 and 4), or `unnoticed`. So `slow` may hide a
+fast test in a file that the table does not name. A crash or a timeout counts as noticed. Every stage first passes without a mutation; the runner stops where it does not.
 
 The runner compiles mutations of C++ in the copy, with CMake and ninja as pip does. One that does not compile, or whose
 old text is gone, is an `error` of the table.
@@ -102,7 +102,7 @@ class Stage:
 
 def stages(mutation: Mutation) -> list[Stage]:
   """The stages of a mutation, in their order."""
-  return [Stage(tier, files) for tier in NOTICED for files in (mutation.tests, ())]
+  return [Stage(tier, files) for files in (mutation.tests, ()) for tier in NOTICED]
 
 
 @dataclasses.dataclass(frozen=True)
