@@ -33,6 +33,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from trix_jax import host
+
+if __name__ == '__main__':
+  host.explain_mistakes()  # Call this before anything imports the kernels.
+
 from absl import flags
 
 from experiments import elsewhere, own_suites, patterns, planning, report, stored, suites, verdicts

@@ -157,7 +157,7 @@ def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
 
 def test_mistakes_on_the_command_line_get_one_line(text, trained, tmp_path):
   workdir = tmp_path / 'run'
-  bad(train(text, workdir, '--config.sed=3'), 'sed', 'Did you mean "seed"')
+  bad(train(text, workdir, '--config.sed=3'), "no setting 'sed'; did you mean 'seed'?")
   bad(train(text, workdir, '--config.training.steps=many'), 'config.training.steps=many')
   bad(run('train', '--config=configs/none.py', f'--workdir={workdir}'), 'configs/none.py')
   bad(run('train'), '--config')

@@ -160,6 +160,13 @@ def test_scripts_are_the_programs(script):
 
 
 @pytest.mark.slow
+def test_variables_of_jax_that_cannot_be_get_one_line():
+  model = '--model=models/shakespeare.safetensors'
+  bad(run_process('generate.py', model, JAX_NUM_CPU_DEVICES='abc'), 'JAX_NUM_CPU_DEVICES=abc is no number of devices')
+  bad(run_process('generate.py', model, JAX_PLATFORMS='bogus'), 'cannot start with JAX_PLATFORMS=bogus', code=1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('asked', ['--help', '-h', 'help'])
 def test_experiments_explain_themselves(asked):
   result = run_process('-m', 'experiments.run', asked)

@@ -115,9 +115,11 @@ class Page:
       if block.rule == SKIP:
         continue
       if block.language == 'text':
+        if block.rule == UNCOMPARED:
+          continue
         if script:
           to_compare.append(block)
-        elif block.rule != UNCOMPARED:
+        else:
           self.compare(block)
       elif block.language == 'bash':
         {'': self.bash, INTERRUPT: self.interrupted, BOARD: self.on_the_board}[block.rule](block)

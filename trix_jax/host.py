@@ -15,6 +15,8 @@ from collections.abc import Callable
 ALLOCATOR = 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736'
 
 
+# Variables whose mistakes show before a program can report them.
+_VARIABLES = ('TRIX_KERNEL=', 'JAX_NUM_CPU_DEVICES=')
 _last_words: list[Callable[[], None]] = []
 
 
@@ -33,12 +35,17 @@ def _leave(number, _) -> None:
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-  """Print one line for the mistake that an import can find: a TRIX_KERNEL that does not exist."""
-  if issubclass(kind, ValueError) and str(error).startswith('TRIX_KERNEL='):
+  """Print one line for a mistake in a variable, such as a TRIX_KERNEL that does not exist, which an import finds."""
+  if issubclass(kind, ValueError) and str(error).startswith(_VARIABLES):
     print(f'error: {error}', file=sys.stderr, flush=True)
     os._exit(2)  # As for any bad input; the hook itself would leave with 1.
   else:
     sys.__excepthook__(kind, error, trace)
+
+
+def explain_mistakes() -> None:
+  """Report a mistake in a variable, such as TRIX_KERNEL, in one line, also one that an import finds."""
+  sys.excepthook = _explain
 
 
 def prepare_cpu() -> None:
@@ -54,12 +61,14 @@ def prepare_cpu() -> None:
   GLIBC_TUNABLES yourself to avoid this.
   """
   signal.signal(signal.SIGINT, _leave)
-  sys.excepthook = _explain
+  explain_mistakes()
   if sys.platform == 'linux' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = ALLOCATOR
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-  os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(cores))
+  devices = os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(cores))
+  if not (devices.isdecimal() and int(devices)):
+    raise ValueError(f'JAX_NUM_CPU_DEVICES={devices} is no number of devices; set it to 1 or more, or leave it out')
 
 
 def processor() -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import re
+import threading
 from typing import Any
 
 import jax
@@ -60,9 +61,9 @@ def _warn(reason: object) -> None:
 
 
 _native = _load()
+_registering = threading.Lock()
 
 
-@functools.cache
 def register() -> bool:
   """Register the kernels with XLA, once. Operations do so themselves.
 
@@ -71,6 +72,12 @@ def register() -> bool:
   Returns:
     Whether operations call native kernels on CPU.
   """
+  with _registering:  # The first operations may come from several threads.
+    return _register()
+
+
+@functools.cache
+def _register() -> bool:
   global _native
   if _native is None or _FORCED == REFERENCE:
     return False

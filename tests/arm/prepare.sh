@@ -13,8 +13,14 @@
 set -euo pipefail
 : "${1:?usage: tests/arm/prepare.sh FOLDER [sysroot]}"
 repository=$(cd "$(dirname "$0")/../.." && pwd)
+mark=.arm-machine
+if [ -n "$(ls -A "$1" 2>/dev/null)" ] && [ ! -e "$1/$mark" ]; then
+  echo "$1 holds other files; give a folder of its own" >&2
+  exit 2
+fi
 mkdir -p "$1/debs"
 work=$(cd "$1" && pwd)
+touch "$work/$mark"
 exec 9>"$work/.lock"
 flock 9
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }

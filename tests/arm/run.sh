@@ -7,20 +7,23 @@
 # For Debian 12 on x86_64, as root or with sudo; prepare.sh says what it installs and downloads. An emulated CPU counts
 # and computes; it does not tell time.
 set -euo pipefail
+set -m  # A process group for each job, which ends with this script.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; rm -rf "${temporary:-}"' EXIT
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 work=${1:-}
 if [ -z "$work" ]; then
-  work=$(mktemp -d)
-  trap 'rm -rf "$work"' EXIT
+  work=$(mktemp -d) temporary=$work
 fi
+"$repository/tests/arm/prepare.sh" "$work"
 mkdir -p "$work/native"
 work=$(cd "$work" && pwd)
 
 # i8mm and dot products; dot products alone; neither. Not SME, of whose SMOPA QEMU 7.2 gets three products of four wrong:
 # XLA multiplies int8 with it for some sizes, and a test that meets one of those fails.
 cpus=(max,pauth-impdef=on,sme=off neoverse-n1 cortex-a72)
-
-"$repository/tests/arm/prepare.sh" "$work"
+best=(neon_i8mm neon_dotprod neon)
 
 echo '== C++ alone'
 source=$repository/xla_kernels/csrc
@@ -52,17 +55,20 @@ pytest() {  # CPU, arguments
   QEMU_CPU=$1 HYPOTHESIS_PROFILE=emulated "$work/python" -m pytest -q -p no:cacheprovider -o markers=slow --durations=5 \
     "${@:2}"
 }
-run_tests() {  # CPU, tests of kernels
+run_tests() {  # CPU, the path that it chooses, tests of kernels
   cd "$work/tests"
-  XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true' pytest "$1" -k "$2" kernel_tests
+  QEMU_CPU=$1 "$work/python" -c 'import sys, xla_kernels; print("paths:", *xla_kernels.available_paths())
+assert xla_kernels.active_path() == sys.argv[1], f"{sys.argv[1]} is the best path of this CPU"' "$2"
+  XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true' pytest "$1" -k "$3" kernel_tests
   if [ "$1" != neoverse-n1 ]; then pytest "$1" -k a_file_of_another_machine model_tests; fi
 }
 # Side by side, since each keeps one core busy.
 logs=() jobs=()
-for cpu in "${cpus[@]}"; do
-  selected=$([ "$cpu" = "${cpus[0]}" ] && echo "$most" || echo "$few")
+for index in "${!cpus[@]}"; do
+  cpu=${cpus[index]}
+  selected=$([ "$index" = 0 ] && echo "$most" || echo "$few")
   logs+=("$work/${cpu%%,*}.log")
-  (run_tests "$cpu" "${SELECT:-$selected}") > "${logs[-1]}" 2>&1 &
+  (run_tests "$cpu" "${best[index]}" "${SELECT:-$selected}") > "${logs[-1]}" 2>&1 &
   jobs+=($!)
 done
 failed=0

@@ -22,10 +22,10 @@ needs_kernels = pytest.mark.skipif(native._native is None, reason='no native ker
 def unregistered(monkeypatch):
   """Give a process that has not registered anything yet, and leave the kernels registered after it."""
   monkeypatch.setattr(native, '_native', native._native)
-  native.register.cache_clear()
+  native._register.cache_clear()
   jax.clear_caches()
   yield
-  native.register.cache_clear()
+  native._register.cache_clear()
   jax.clear_caches()
 
 

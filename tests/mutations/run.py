@@ -15,19 +15,21 @@ stays as it is. Four stages follow one another until a test fails:
   4  all slow tests
 
 A mutation is noticed by `fast` tests (stages 1 and 3), by `slow` tests (2 and 4), or `unnoticed`. So `slow` may hide a
-fast test in a file that the table does not name. A crash or a timeout counts as noticed. Every stage first passes without a mutation; the runner stops where it does not.
+fast test in a file that the table does not name. A crash or a timeout counts as noticed, unless the tests crash again
+without the mutation. Every stage first passes without a mutation; the runner stops where it does not.
 
 The runner compiles mutations of C++ in the copy, with CMake and ninja as pip does. One that does not compile, or whose
 old text is gone, is an `error` of the table.
 
-Every result is a line of --out. A later call skips what is there and still has the same text. The exit code is 1 where
-a mutation stayed unnoticed or is an error.
+Every result is a line of --out, with date and commit. A later call skips what is there and still has the same text. The
+exit code is 1 where a mutation stayed unnoticed or is an error.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -50,6 +52,8 @@ from mutations.mutations import MUTATIONS, Mutation
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTICED = ('fast', 'slow')
+# How tests end that name no failure.
+ENDS = ('crash', 'timeout')
 NO_TESTS = 5  # Exit code of pytest where no test was selected.
 # It compares the table with the code, so every mutation makes it fail.
 OWN_TEST = 'tests/test_mutations.py'
@@ -249,11 +253,18 @@ def tracked() -> list[str]:
   return [name for name in names.split('\0') if name and (ROOT / name).is_file()]
 
 
+@functools.cache
+def commit() -> str:
+  """The commit of the checkout, with `+` where files differ from it."""
+  command = ['git', 'describe', '--always', '--exclude=*', '--dirty=+']
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def digest_of_checkout() -> str:
   """Changes with any file that tests see."""
   digest = hashlib.sha256()
   for name in tracked():
-    if name.startswith('tests/mutations/') or name == OWN_TEST or name.endswith('.md'):
+    if name.startswith('tests/mutations/') or name == OWN_TEST:
       continue
     digest.update(f'{name}\0'.encode() + hashlib.sha256((ROOT / name).read_bytes()).digest())
   return digest.hexdigest()[:12]
@@ -298,8 +309,11 @@ class Results:
 
   def __init__(self, path: pathlib.Path):
     self._path, self._lock = path, threading.Lock()
-    lines = path.read_text().splitlines() if path.exists() else []
-    self._rows = [json.loads(line) for line in lines]
+    lines = path.read_text(errors='replace').splitlines() if path.exists() else []
+    try:
+      self._rows = [json.loads(line) for line in lines]
+    except ValueError as error:
+      raise SystemExit(f'{path} holds something else than results ({error}); name another file') from error
 
   @property
   def clean(self) -> list[dict[str, Any]]:
@@ -326,7 +340,14 @@ def change_of(mutation: Mutation) -> str:
 
 def tried(mutation: Mutation, copy: Copy, clean: Clean, timeout: float, quick: bool) -> dict[str, Any]:
   """The result of a mutation, a row of --out; `open` where it is `quick` and stage 1 did not notice."""
-  row = {'name': mutation.name, 'room': mutation.room, 'file': mutation.file, 'change': change_of(mutation)}
+  row = {
+    'name': mutation.name,
+    'room': mutation.room,
+    'file': mutation.file,
+    'change': change_of(mutation),
+    'date': time.strftime('%Y-%m-%d'),
+    'commit': commit(),
+  }
   if mutation.path and mutation.path not in copy.paths():
     return {**row, 'result': 'left out', 'test': f'this CPU has no path {mutation.path}', 'seconds': 0.0}
   spent = 0.0
@@ -336,6 +357,8 @@ def tried(mutation: Mutation, copy: Copy, clean: Clean, timeout: float, quick: b
       with copy.broken(mutation):
         outcome = copy.test(stage, min(timeout, 60 + 5 * usual))
       spent = round(spent + outcome.seconds, 1)
+      if outcome.test in ENDS and copy.test(stage, min(timeout, 60 + 5 * usual)).test:
+        raise TestsFail(f'{stage} end with {outcome.test} without a mutation too:\n{outcome.output[-3000:]}')
       if outcome.test:
         return {**row, 'result': stage.tier, 'test': outcome.test, 'seconds': spent}
   except TableError as error:
@@ -352,6 +375,8 @@ def table(mutations: Sequence[Mutation], results: Results) -> str:
     of = [row for mutation, row in rows if room in (mutation.room, 'all')]
     counts = [sum(row is not None and row['result'] == kind for row in of) for kind in kinds]
     lines.append(f'| {room} | {len(of)} | ' + ' | '.join(map(str, counts)) + ' |')
+  tried_at = sorted({(row.get('date', 'a day'), row.get('commit', 'a commit')) for _, row in rows if row})
+  lines += ['', 'Tried on ' + ', '.join(f'{date} at {commit_}' for date, commit_ in tried_at)]
   lines += ['', '| mutation | file | noticed by | first test that fails | seconds |', '|---|---|---|---|---:|']
   for mutation, row in rows:
     result, test, seconds = (row['result'], row['test'], f'{row["seconds"]:.0f}') if row else ('not tried', '', '')
@@ -436,6 +461,8 @@ def main() -> None:
     return
   if arguments.out is None:
     parser.error('--out is missing; name a file for the results')
+  if arguments.out.is_dir() or not arguments.out.parent.is_dir():
+    parser.error(f'--out={arguments.out}: name a file in a folder that is there')
   if arguments.jobs < 1:
     parser.error(f'--jobs={arguments.jobs}: give 1 or more')
   results = Results(arguments.out)

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -109,6 +110,11 @@ def _call(main: Callable[[], None], rest: list[str]) -> None:
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}; settings are given as --name=value', 2)
   try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    reason = _one_line(error) or 'no such device'
+    _fail(f'JAX cannot start with JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")} ({reason}); try cpu', 1)
+  try:
     main()
   except (InputError, TrainingStopped) as error:
     _fail(str(error), error.exit_code)
@@ -139,11 +145,14 @@ def _parse(program_flags: Any, argv: list[str]) -> list[str]:
   except InputError as error:
     _fail(str(error), error.exit_code)
   except flags.Error as error:
-    _fail(f'{_one_line(error)}; see {argv[0]} --help', 2)
+    message = re.sub(r'^flag --(\w+)=None: .* other than None$', r'--\1 is missing', _one_line(error))
+    _fail(f'{message}; see {argv[0]} --help', 2)
   # A config file is a program, so loading one can raise anything. ml_collections raises the errors below for an
   # override of an unknown setting, or for a value of a wrong type.
   except Exception as error:
     name = _one_line(error).strip('"\'')
+    if close := re.search(r'(\w+)\W+ Did you mean "(\w+)"', name):
+      _fail(f'there is no setting {close[1]!r}; did you mean {close[2]!r}?', 2)
     if isinstance(error, AttributeError | KeyError) and name.isidentifier():  # All that ml_collections says.
       _fail(f'there is no setting {name!r}; trix_jax/configuration.py lists every setting', 2)
     if isinstance(error, AttributeError | TypeError | ValueError) and 'get_config' not in str(error):
