@@ -73,11 +73,11 @@ def test_evaluating_and_generating_from_a_run(text, trained):
   workdir, _ = trained
   result = run('eval', f'--workdir={workdir}', '--fit_gate', '--gate_steps=3', '--plot')
   assert result.returncode == 0, result.stderr
-  rows = json.loads((workdir / 'eval_sparse_fitted_gate.json').read_text())
+  rows = json.loads((workdir / 'eval_sparse_fitted_gate_3_steps.json').read_text())
   assert [row['routing'] for row in rows] == ['dense', 'emergent', 'random', 'first', 'fitted_gate']
   assert all({'routing', 'backend', 'loss', 'perplexity', 'tile_load'} <= set(row) for row in rows)
   assert rows[1]['loss'] == pytest.approx(metrics.read_metrics(workdir, 'validation')[-1]['loss'], rel=1e-6)
-  assert (workdir / 'eval_sparse_fitted_gate.png').read_bytes().startswith(b'\x89PNG')
+  assert (workdir / 'eval_sparse_fitted_gate_3_steps.png').read_bytes().startswith(b'\x89PNG')
   assert 'letter' in result.stdout and 'mutual information' in result.stdout
   first, second = (run('generate', f'--workdir={workdir}', '--prompt=to be', '--length=20').stdout for _ in range(2))
   assert first == second and first.startswith('to be') and len(first.rstrip('\n')) >= 20
