@@ -61,7 +61,9 @@ def run(module: str, argv: list[str]) -> None:
     _print_help(program.__doc__, program.FLAGS.module_help(program))
     return
   _quieten()
-  _call(program.main, _parse(program.FLAGS, argv))
+  rest = _parse(program.FLAGS, argv)
+  _start_backend()
+  _call(program.main, rest)
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -104,16 +106,22 @@ def _quieten() -> None:
     sys.stdout.reconfigure(errors='backslashreplace')
 
 
-def _call(main: Callable[[], None], rest: list[str]) -> None:
+def _start_backend() -> None:
+  """Start JAX's backend. `run_main` does not: a runner would take the GPU's memory from the programs that it starts."""
   import jax
 
-  if len(rest) > 1:
-    _fail(f'unexpected argument {rest[1]!r}; settings are given as --name=value', 2)
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
     reason = _one_line(error) or 'no such device'
     _fail(f'JAX cannot start with JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")} ({reason}); try cpu', 1)
+
+
+def _call(main: Callable[[], None], rest: list[str]) -> None:
+  import jax
+
+  if len(rest) > 1:
+    _fail(f'unexpected argument {rest[1]!r}; settings are given as --name=value', 2)
   try:
     main()
   except (InputError, TrainingStopped) as error:
