@@ -7,15 +7,11 @@
 # For Debian 12 on x86_64, as root or with sudo; prepare.sh says what it installs and downloads. An emulated CPU counts
 # and computes; it does not tell time.
 set -euo pipefail
-set -m  # A process group for each job, which ends with this script.
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done; rm -rf "${temporary:-}"' EXIT
 repository=$(cd "$(dirname "$0")/../.." && pwd)
-work=${1:-}
-if [ -z "$work" ]; then
-  work=$(mktemp -d) temporary=$work
-fi
+# shellcheck disable=SC1091
+source "$repository/.ci/common"
+make_scratch
+work=${1:-$scratch}
 "$repository/tests/arm/prepare.sh" "$work"
 mkdir -p "$work/native"
 work=$(cd "$work" && pwd)

@@ -354,10 +354,11 @@ def tried(mutation: Mutation, copy: Copy, clean: Clean, timeout: float, quick: b
   try:
     for stage in stages(mutation)[: 1 if quick else None]:
       usual = clean.seconds(copy, stage)
+      limit = min(timeout, 60 + 5 * usual)
       with copy.broken(mutation):
-        outcome = copy.test(stage, min(timeout, 60 + 5 * usual))
+        outcome = copy.test(stage, limit)
       spent = round(spent + outcome.seconds, 1)
-      if outcome.test in ENDS and copy.test(stage, min(timeout, 60 + 5 * usual)).test:
+      if outcome.test in ENDS and copy.test(stage, limit).test:
         raise TestsFail(f'{stage} end with {outcome.test} without a mutation too:\n{outcome.output[-3000:]}')
       if outcome.test:
         return {**row, 'result': stage.tier, 'test': outcome.test, 'seconds': spent}
