@@ -466,6 +466,20 @@ def trained_on_nothing(config):
   return trained, run_corpus
 
 
+def test_another_text_does_not_pass_for_that_of_the_training(tmp_path):
+  path = tmp_path / 'text.txt'
+  path.write_text('to be or not to be, ' * 20)
+  config = configuration.default_config()
+  config.corpus, config.file = 'file', str(path)
+  corpus = data.load_corpus('file', str(path))
+  run = {'corpus': {'sha256': corpus.sha256}}
+  trained = checkpoints.Trained(config, None, corpus.vocabulary, run, 'best', 0, 0.0, {}, {})
+  np.testing.assert_array_equal(trained.corpus().train, corpus.train)
+  path.write_text('to be or not to me, ' * 20)
+  with pytest.raises(InputError, match='is not the text the model was trained on'):
+    trained.corpus()
+
+
 @pytest.mark.slow
 def test_a_fitted_gate_lowers_the_loss_and_touches_nothing_else(monkeypatch):
   config = tiny(model__gate='one_hot')

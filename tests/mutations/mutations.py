@@ -207,7 +207,7 @@ NN = (
   *_in(
     'nn',
     'trix_jax/ffn.py',
-    'test_ffn test_packed_layer test_inference',
+    'test_ffn test_packed_layer test_inference test_hierarchical_ffn',
     (
       'probability_without_the_root_of_the_width',
       'score_NJ * step_N1 * config.d_model**-0.5',
@@ -378,7 +378,7 @@ RUNS = (
   *_in(
     'runs',
     'trix_jax/metrics.py',
-    'test_training test_command_lines',
+    'test_metrics test_training test_command_lines',
     ('rows_after_the_restored_step_stay', "if (row := _row(line)) and row['step'] <= resume_step", 'if _row(line)'),
     ('rows_of_both_splits_mixed', "split in (None, row['split'])]", 'True]'),
     ('bits_are_not_bits', 'loss / math.log(2)', 'loss * math.log(2)'),
