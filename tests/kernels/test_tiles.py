@@ -119,6 +119,11 @@ def test_a_layer_of_a_token_that_is_no_number(path):
   y, tile, gate = xla_kernels.routed_ffn(x, codes_of(rng, (4, 32)), up, up_scale, down, down_scale)
   assert np.isnan(y[1]).all() and int(tile[1, 0]) == 0 and np.isnan(gate[1, 0])
   assert np.isfinite(np.asarray(y)[[0, 2]]).all()
+  # Nor does a gate that is a number hide it.
+  y = xla_kernels.routed_tile_ffn(
+    x, up, up_scale, down, down_scale, np.zeros((3, 1), np.int32), np.ones((3, 1), np.float32)
+  )
+  assert np.isnan(y[1]).all() and np.isfinite(np.asarray(y)[[0, 2]]).all()
 
 
 def test_a_tile_out_of_range_is_an_error(path):
