@@ -112,6 +112,10 @@ def test_verdicts_follow_the_figures():
   )
   assert verdict_of('four_routings', rows, '5 % of a learned')['verdict'] == 'reproduced'
   assert verdict_of('four_routings', rows, 'better than random')['verdict'] == 'reproduced'
+  for percent, verdict in ((4, 'reproduced'), (6, 'refuted')):
+    worse = [loss + math.log(1 + percent / 100) for loss in (1.5, 1.501, 1.502)]
+    near = rows_of('four_routings', {'emergent': worse, 'learned': [1.5, 1.501, 1.502]})
+    assert verdict_of('four_routings', near, '5 % of a learned')['verdict'] == verdict
   assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'reproduced'
   below = {**rows[0]['specialisation'], 'information': [0.4, 0.04]}  # Below chance in one layer.
   rows[0]['specialisation'] = below
