@@ -1,19 +1,15 @@
 """Plan the runs of a suite: their settings, the runs that each needs, and the workdir, named by the settings."""
 
 import dataclasses
-import functools
 import hashlib
 import pathlib
-import runpy
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
-from experiments import patterns, suites
-from trix_jax import configuration
+from experiments import patterns, recipe, suites
 
-ROOT = pathlib.Path(__file__).parent.parent
 PATTERNS = 'patterns.txt'
 
 
@@ -25,7 +21,7 @@ class Run:
     suite, variant, seed: names of the run.
     settings: those that differ from the recipe, in the form for train.py.
     portable: the same settings, with digests for other runs, so that they are equal on any machine.
-    digest: of the whole config, defaults included.
+    digest: of the whole config; see `recipe.digest_of`.
     folder: folder of the runs of this budget.
     needs: runs that this one starts from or learns from.
   """
@@ -79,28 +75,21 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
       settings[key], portable[key] = str(needed.workdir), needed.digest
       if needed not in needs:
         needs.append(needed)
-  text = configuration.to_json(config_of(portable))
   return Run(
     name,
     variant,
     seed,
     settings,
     portable,
-    hashlib.sha256(text.encode()).hexdigest()[:12],
+    recipe.digest_of(config_of(portable)),
     folder / budget,
     tuple(needs),
   )
 
 
-@functools.cache
-def _recipe() -> ml_collections.ConfigDict:
-  recipe: ml_collections.ConfigDict = runpy.run_path(str(ROOT / suites.CONFIG))['get_config']()
-  return recipe
-
-
 def config_of(settings: suites.Settings) -> ml_collections.ConfigDict:
   """Return the whole config of a run. Raise KeyError or TypeError for an invalid setting."""
-  config = _recipe().copy_and_resolve_references()
+  config = recipe.get_config()
   for path, value in settings.items():
     section, _, key = path.rpartition('.')
     (config[section] if section else config)[key] = value

@@ -10,7 +10,7 @@ and goes on with runs that do not start from it.
 
   smoke   seconds a run, the first three variants, to check that everything works; its figures mean nothing
   small   two layers, three or four minutes a run on two cores, three seeds
-  recipe  configs/sparse.py unchanged, 10 to 40 minutes a run and core, five seeds; see --variants
+  recipe  the recipe unchanged, 10 to 40 minutes a run and core, five seeds; see --variants
   full    the original's budget and five seeds, for a GPU
 
 A Python file can define a suite: --suite=my_suite.py (`own_suites.py` tells how). The report shows such a suite only in

@@ -1,4 +1,4 @@
-"""Tables of the suites and the runs that each compares. A run is the recipe with settings of a budget and a variant.
+"""Tables of the suites and the runs that each compares. A run is `recipe.py` with settings of a budget and a variant.
 
 A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed.
 """
@@ -13,7 +13,7 @@ from trix_jax import routing
 
 Settings = Mapping[str, Any]
 
-CONFIG = 'configs/sparse.py'
+CONFIG = 'experiments/recipe.py'
 # This stands for the file of `patterns.text`.
 PATTERNS = '{patterns}'
 # Settings that variants give as multiples of the budget's.

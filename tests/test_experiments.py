@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import pathlib
 import re
+import runpy
 import sys
 
 import numpy as np
 import pytest
 from made_up_rows import rows_of
 
-from experiments import measure, patterns, planning, run, stored, suites, verdicts
+from experiments import measure, patterns, planning, recipe, run, stored, suites, verdicts
 from experiments.jobs import Jobs
 from trix_jax import checkpoints, configuration, trainer
 from trix_jax.errors import InputError
@@ -31,9 +33,9 @@ def test_every_run_of_every_suite_has_a_config_that_can_be(name, tmp_path):
 
 def test_the_budget_of_the_recipe_is_the_recipe(tmp_path):
   [of] = planning.runs_of('recipe', ['recipe'], 'recipe', tmp_path, 1)
-  recipe = planning.config_of({})
-  recipe.sample_length, recipe.training.keep_checkpoints = 0, of.settings['training.keep_checkpoints']
-  assert planning.config_of(of.settings) == recipe
+  config = recipe.get_config()
+  config.sample_length, config.training.keep_checkpoints = 0, of.settings['training.keep_checkpoints']
+  assert planning.config_of(of.settings) == config
 
 
 def test_what_is_given_in_parts_is_a_part_of_what_the_budget_has(tmp_path):
@@ -440,3 +442,40 @@ def test_every_measure_of_a_small_run(tmp_path):
   [pair] = result['stability']
   assert (pair['from'], pair['to']) == (2, 4) and all(0 <= changed < 1 for changed in pair['changed'])
   assert np.shape(result['signatures']) == (2, 4, 16) and result['fitted_gate'] > 0
+
+
+STORED = [
+  (results, row)
+  for path in sorted((pathlib.Path(__file__).parents[1] / 'results').rglob('*.json'))
+  if isinstance(results := json.loads(path.read_text()), dict) and 'rows' in results and 'suite' in results
+  for row in results['rows']
+]
+
+
+def test_every_stored_result_has_the_digest_of_its_run(tmp_path):
+  assert len(STORED) >= 466
+  for results, row in STORED:
+    of = planning.run_of(results['suite'], row['variant'], results['budget'], tmp_path, row['seed'])
+    assert of.digest == row['digest'], of
+
+
+def test_a_later_setting_counts_where_it_differs_from_what_runs_did_before(monkeypatch):
+  config = recipe.get_config()
+  digest = recipe.digest_of(config)
+  with config.unlocked():
+    config.loss.later = 2
+  assert recipe.digest_of(config) != digest
+  monkeypatch.setattr(configuration, 'LATER', {**configuration.LATER, 'loss.later': 2})
+  assert recipe.digest_of(config) == digest
+  config.loss.later = 3
+  assert recipe.digest_of(config) != digest
+
+
+def test_suites_keep_their_recipe_when_defaults_change(monkeypatch):
+  digest = recipe.digest_of(recipe.get_config())
+  defaults = configuration.default_config()
+  defaults.training.steps = 7
+  defaults.loss.distillation_weight = 0.25
+  monkeypatch.setattr(configuration, 'default_config', defaults.copy_and_resolve_references)
+  changed = runpy.run_path(suites.CONFIG)['get_config']()  # As train.py loads it.
+  assert changed.training.steps == 2400 and recipe.digest_of(changed) == digest

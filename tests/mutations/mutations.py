@@ -979,14 +979,22 @@ EXPERIMENTS = (
     'test_experiments',
     (
       'digest_depends_on_the_folder',
-      'text = configuration.to_json(config_of(portable))',
-      'text = configuration.to_json(config_of(settings))',
+      'recipe.digest_of(config_of(portable))',
+      'recipe.digest_of(config_of(settings))',
     ),
+  ),
+  *_in(
+    'experiments',
+    'experiments/recipe.py',
+    'test_experiments',
     (
       'digest_forgets_the_settings',
-      'hashlib.sha256(text.encode()).hexdigest()[:12],\n    folder / budget',
-      'hashlib.sha256(variant.encode()).hexdigest()[:12],\n    folder / budget',
+      'text = json.dumps(settings, ',
+      'text = json.dumps(recipe, ',
     ),
+    ('later_settings_always_count', 'if setting not in recipe[section] and ', 'if False and '),
+    ('later_settings_never_count', ' and settings[section][setting] == before:', ':'),
+    ('earlier_settings_do_not_count', 'if setting not in recipe[section] and ', 'if '),
   ),
   *_in(
     'experiments',

@@ -1,0 +1,42 @@
+"""The recipe that every run of a suite starts from, frozen: configs/sparse.py may change, and results stay valid.
+
+A digest of its settings names a run. A setting that came later is not in recipe.json. It counts only where it differs
+from what runs did before it, which `configuration.LATER` records.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+
+import ml_collections
+
+from trix_jax import configuration
+
+_FILE = pathlib.Path(__file__).with_name('recipe.json')
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Return the recipe with every later setting as runs were before it."""
+  return _recipe().copy_and_resolve_references()
+
+
+def digest_of(config: ml_collections.ConfigDict) -> str:
+  """Return the name of a run with this config: 12 hexadecimal digits."""
+  settings, recipe = json.loads(configuration.to_json(config)), json.loads(_text())
+  for name, before in configuration.LATER.items():
+    section, setting = name.split('.')
+    if setting not in recipe[section] and settings[section][setting] == before:
+      del settings[section][setting]
+  text = json.dumps(settings, indent=2, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _text() -> str:
+  return _FILE.read_text()
+
+
+@functools.cache
+def _recipe() -> ml_collections.ConfigDict:
+  return configuration.from_json(_text(), _FILE.name)
