@@ -18,7 +18,7 @@ import time
 import variants
 from absl import app, flags, logging
 
-from trix_jax import host
+from trix_jax.system import host
 
 TILES = (64, 256, 1024, 4096)
 VARIANTS = tuple(f'{kind} T={tiles}' for tiles in TILES for kind in ('flat', 'indexed'))
@@ -80,7 +80,8 @@ def measure(name: str) -> float:
   import jax
   import numpy as np
 
-  from trix_jax import configuration, devices, training
+  from trix_jax import configuration, training
+  from trix_jax.system import devices
 
   kind, size = name.split(' T=')
   tiles = int(size)

@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 
-from trix_jax import host
+from trix_jax.system import host
 
 if __name__ == '__main__':
   host.prepare_cpu()  # Before anything imports JAX.

@@ -5,8 +5,8 @@
 Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) on the same
 batch of 64 x 256 characters. Each runs in its own process for --rounds rounds. The variants take turns, so that a
 disturbance of the machine does not hit one of them alone. In all variants except "plain allocator", PyTorch's included,
-glibc keeps its memory in huge pages (see trix_jax/host.py). The table gives medians and the ratios to PyTorch's two
-sparse loops (see torch_reference.py). --json writes one row for each variant.
+glibc keeps its memory in huge pages (see trix_jax/system/host.py). The table gives medians and the ratios to PyTorch's
+two sparse loops (see torch_reference.py). --json writes one row for each variant.
 """
 
 import json
@@ -16,7 +16,7 @@ import time
 import variants
 from absl import app, flags, logging
 
-from trix_jax import host
+from trix_jax.system import host
 
 CONTEXT = 256
 BASELINES = ('torch masked T=4', 'torch gathered T=4')
@@ -121,7 +121,8 @@ def jax_step(name: str):
   import jax
   import numpy as np
 
-  from trix_jax import configuration, devices, training, transformer
+  from trix_jax import configuration, training, transformer
+  from trix_jax.system import devices
 
   config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
   config.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from trix_jax import files, host
 from trix_jax.errors import InputError
+from trix_jax.system import files, host
 
 
 def installed(names: Iterable[str]) -> list[str]:

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax import host
+from trix_jax.system import host
 
 if __name__ == '__main__':
   host.prepare_cpu()  # Call this before anything imports JAX.
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, files, plots, workdirs
+from trix_jax import checkpoints, evaluation, plots, workdirs
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.system import files
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run whose model.top_k is above 1.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax import host
+from trix_jax.system import host
 
 if __name__ == '__main__':
   host.prepare_cpu()  # Call this before anything imports JAX.
@@ -19,20 +19,10 @@ import scipy.stats
 from absl import flags
 
 from experiments import patterns
-from trix_jax import (
-  analysis,
-  checkpoints,
-  evaluation,
-  ffn,
-  files,
-  gate_fitting,
-  metrics,
-  report,
-  transformer,
-  workdirs,
-)
+from trix_jax import analysis, checkpoints, evaluation, ffn, gate_fitting, metrics, report, transformer, workdirs
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.system import files
 
 # Points of a curve, characters of the passage, tables drawn for the null, steps of fitting a gate.
 POINTS, PASSAGE, DRAWS, GATE_STEPS = 40, 600, 200, 300

@@ -9,9 +9,9 @@ import pathlib
 from absl import flags
 
 from experiments import figures, stored, suites, verdicts
-from trix_jax import files
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.system import files
 
 # Suites whose variants differ in kind, if they have results. Tables show the suites that vary a number.
 COMPARED = ('four_routings', 'controls', 'remedies', 'hierarchy', 'recipe')

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from trix_jax import files
+from trix_jax.system import files
 
 KINDS = ('counting', 'letters', 'mirrored', 'repeated', 'brackets', 'words')
 WORDS = ('tile', 'vote', 'sign', 'key', 'value', 'index', 'route', 'weight', 'token', 'score')

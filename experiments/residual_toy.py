@@ -12,7 +12,7 @@ import json
 import pathlib
 import statistics
 
-from trix_jax import host
+from trix_jax.system import host
 
 if __name__ == '__main__':
   host.prepare_cpu()  # Call this before anything imports JAX.
@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from trix_jax import ffn, files, hierarchical_ffn, workdirs
+from trix_jax import ffn, hierarchical_ffn, workdirs
 from trix_jax.cli import launcher
+from trix_jax.system import files
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500
 LAYERS = ('residual', 'no residual', 'no layer')

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from trix_jax import host
+from trix_jax.system import host
 
 if __name__ == '__main__':
   host.explain_mistakes()  # Call this before anything imports the kernels.
@@ -43,9 +43,10 @@ from absl import flags
 from experiments import elsewhere, own_suites, patterns, planning, report, stored, suites, verdicts
 from experiments.jobs import Jobs
 from experiments.planning import Run
-from trix_jax import files, workdirs
+from trix_jax import workdirs
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.system import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Seconds between two lines of progress.

@@ -13,15 +13,16 @@ import time
 
 import numpy as np
 
-from trix_jax import host
+from trix_jax.system import host
 
 if __name__ == '__main__':
   host.prepare_cpu()  # Call this before anything imports JAX.
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, ffn, files, workdirs
+from trix_jax import checkpoints, evaluation, ffn, workdirs
 from trix_jax.cli import arguments, launcher
+from trix_jax.system import files
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'JSON file for the results.', required=True)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from trix_jax import configuration, devices, training
+from trix_jax import configuration, training
 from trix_jax.errors import InputError
+from trix_jax.system import devices
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
 

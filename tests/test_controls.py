@@ -8,19 +8,9 @@ import pytest
 from jitted import apply
 from tiers import fast_first, slow
 
-from trix_jax import (
-  configuration,
-  controls,
-  devices,
-  evaluation,
-  ffn,
-  hierarchical_ffn,
-  routing,
-  training,
-  transformer,
-  weights,
-)
+from trix_jax import configuration, controls, evaluation, ffn, hierarchical_ffn, routing, training, transformer, weights
 from trix_jax.errors import InputError
+from trix_jax.system import devices
 
 N, D, T = 200, 32, 4
 VOCABULARY = 'abcdefgh'

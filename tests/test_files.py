@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from trix_jax import files
 from trix_jax.errors import InputError
+from trix_jax.system import files
 
 
 def test_many_writers_and_a_reader_see_whole_files(tmp_path):

@@ -26,7 +26,7 @@ def test_kernels_need_jax_and_numpy_alone():
   [
     ('inference', ('orbax', 'tensorboardX', 'pooch', 'requests', 'scipy', 'matplotlib', 'optax', 'ml_collections')),
     ('data', ('pooch', 'requests', 'jax')),
-    ('files', ('jax', 'numpy')),
+    ('system.files', ('jax', 'numpy')),
   ],
 )
 def test_a_module_does_not_import_what_only_others_need(module, unwanted):

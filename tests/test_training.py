@@ -13,7 +13,6 @@ from trix_jax import (
   checkpoints,
   configuration,
   data,
-  devices,
   evaluation,
   gate_fitting,
   optimizers,
@@ -24,6 +23,7 @@ from trix_jax import (
   workdirs,
 )
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.system import devices
 
 VOCABULARY = ' .0abc\n'
 

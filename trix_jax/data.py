@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import platformdirs
 
-from trix_jax import files
 from trix_jax.errors import InputError
+from trix_jax.system import files
 
 CORPORA = ('tinyshakespeare', 'python_stdlib', 'file')
 TRAIN_FRACTION = 0.9

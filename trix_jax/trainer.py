@@ -15,7 +15,6 @@ from trix_jax import (
   checkpoints,
   configuration,
   data,
-  devices,
   earlier_runs,
   evaluation,
   inference,
@@ -25,6 +24,7 @@ from trix_jax import (
   workdirs,
 )
 from trix_jax.errors import InputError, TrainingStopped
+from trix_jax.system import devices
 
 # A trace starts PROFILE_AFTER steps into a session, after compilation, and covers PROFILE_STEPS.
 PROFILE_AFTER, PROFILE_STEPS = 10, 5

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data, files, hierarchical_ffn, host, transformer
+from trix_jax import configuration, data, hierarchical_ffn, transformer
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.system import files, host
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 

@@ -406,7 +406,7 @@ RUNS = (
 SYSTEM = (
   *_in(
     'system',
-    'trix_jax/files.py',
+    'trix_jax/system/files.py',
     'test_files test_artifact',
     (
       'files_written_in_place',

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from trix_jax import host
 from trix_jax.errors import InputError, TrainingStopped
+from trix_jax.system import host
 
 PROGRAMS = {
   'train': ('trix_jax.cli.train', 'train a model, or go on with a run'),
