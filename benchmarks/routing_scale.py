@@ -34,8 +34,9 @@ import variants
 from absl import flags
 
 import xla_kernels
-from trix_jax import checkpoints, data, evaluation, hierarchical_ffn, hierarchy, routing, ternary
+from trix_jax import checkpoints, data, evaluation, hierarchical_ffn
 from trix_jax.cli import launcher
+from trix_jax.core import routing, ternary, tile_index
 from trix_jax.errors import InputError
 
 D, STEPS = 128, 500
@@ -66,10 +67,10 @@ def scale() -> list[dict]:
   for tiles in TILES:
     clusters = variants.clusters_of(tiles)
     key_TD = jnp.round(jax.random.normal(jax.random.key(tiles), (tiles, D)) * math.sqrt(32))
-    member_CM = hierarchy.balanced_kmeans(key_TD, clusters, jax.random.key(0))
-    index = hierarchy.make_index(key_TD, member_CM, 'votes')
+    member_CM = tile_index.balanced_kmeans(key_TD, clusters, jax.random.key(0))
+    index = tile_index.make_index(key_TD, member_CM, 'votes')
     for probes in (0, *(p for p in PROBES if p <= clusters)):
-      found = 1.0 if not probes else float(hierarchy.recall(token_ND, index, probes))
+      found = 1.0 if not probes else float(tile_index.recall(token_ND, index, probes))
       for backend in ('packed', 'xla'):
         for count in ROWS:
           name = (backend, tiles, probes, count)
@@ -110,12 +111,12 @@ def scale() -> list[dict]:
   return rows
 
 
-def one_tile(width: int) -> hierarchy.Index:
+def one_tile(width: int) -> tile_index.Index:
   """Make an index of one tile, with nothing to find."""
-  return hierarchy.make_index(jnp.ones((1, width)), jnp.zeros((1, 1), jnp.int32), 'votes')
+  return tile_index.make_index(jnp.ones((1, width)), jnp.zeros((1, 1), jnp.int32), 'votes')
 
 
-def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
+def loop(backend: str, index: tile_index.Index, probes: int, x_ND: jax.Array):
   """Compile a loop of `STEPS` lookups of these tokens; `probes` is 0 to score all tiles."""
   in_order = index.member_CM if probes else jnp.arange(len(index.key_TD))
   signatures = xla_kernels.pack_int8(index.key_TD[in_order].astype(jnp.int8))
@@ -135,7 +136,7 @@ def loop(backend: str, index: hierarchy.Index, probes: int, x_ND: jax.Array):
     q_ND, _ = ternary.quantise_int8(x_ND)
     if not probes:
       return routing.select(routing.signature_dots(q_ND, index.key_TD) * index.scale_T, 1)[:, 0]
-    found = hierarchy.look_up(q_ND, index, probes)
+    found = tile_index.look_up(q_ND, index, probes)
     place_N1 = routing.select(found.dot_NJ * found.scale_NJ, 1)
     return jnp.take_along_axis(found.tile_NJ, place_N1, axis=-1)[:, 0]
 
@@ -235,7 +236,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
       measured[layer, -1, count] = loop('packed', one_tile(config.d_model), 0, some_ND[:count])
     for probes in (0, *probe_counts):
       recalls = [
-        1.0 if not probes else float(hierarchy.recall(q_ND, index, probes, *of)) for of in ((None, None), biases)
+        1.0 if not probes else float(tile_index.recall(q_ND, index, probes, *of)) for of in ((None, None), biases)
       ]
       for count in ROWS:
         measured[layer, probes, count] = loop('packed', index, probes, some_ND[:count])

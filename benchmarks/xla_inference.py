@@ -13,7 +13,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from trix_jax import attention, ffn, forward, inference, weights
+from trix_jax import ffn, forward, inference, weights
+from trix_jax.core import attention
 
 
 def model(packed: inference.LanguageModel, trained: dict, compute: str) -> inference.LanguageModel:

@@ -17,7 +17,8 @@ from typing import Any
 import ml_collections
 
 from experiments import elsewhere, measure, planning, suites
-from trix_jax import configuration, routing
+from trix_jax import configuration
+from trix_jax.core import routing
 from trix_jax.errors import InputError
 
 SUFFIX = '.py'

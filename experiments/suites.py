@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trix_jax import routing
+from trix_jax.core import routing
 
 Settings = Mapping[str, Any]
 

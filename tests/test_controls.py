@@ -8,7 +8,8 @@ import pytest
 from jitted import apply
 from tiers import fast_first, slow
 
-from trix_jax import configuration, controls, evaluation, ffn, hierarchical_ffn, routing, training, transformer, weights
+from trix_jax import configuration, controls, evaluation, ffn, hierarchical_ffn, training, transformer, weights
+from trix_jax.core import routing
 from trix_jax.errors import InputError
 from trix_jax.system import devices
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trix_jax import dispatch
+from trix_jax.core import dispatch
 
 # Few shapes and any content: a new shape is a new compilation. (tiles, tokens, tiles a token, block)
 SHAPES = [(1, 1, 1, None), (4, 1, 1, 8), (1, 9, 1, 4), (5, 33, 1, None), (9, 20, 3, 1), (4, 64, 1, 8), (3, 17, 2, 64)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jitted import apply
 
-from trix_jax import configuration, ffn, routing, signatures, ternary
+from trix_jax import configuration, ffn
+from trix_jax.core import routing, signatures, ternary
 
 _MODEL = configuration.reference_config('emergent').model
 REFERENCE = {

@@ -9,7 +9,8 @@ import pytest
 from jitted import apply
 from tiers import fast_first
 
-from trix_jax import configuration, ffn, hierarchical_ffn, hierarchy, routing_state, transformer
+from trix_jax import configuration, ffn, hierarchical_ffn, routing_state, transformer
+from trix_jax.core import tile_index
 from trix_jax.errors import InputError
 
 D = 32
@@ -194,7 +195,7 @@ def test_the_state_moves_after_a_step():
   rebuilt, _ = moved(config, state, params, 1, fair, average_decay=0.0)
   assert not np.array_equal(rebuilt['member'], state['member'])
   points = hierarchical_ffn.scaled_keys(rebuilt, config)
-  np.testing.assert_array_equal(rebuilt['member'], hierarchy.recluster(points, points[state['member']].sum(axis=1)))
+  np.testing.assert_array_equal(rebuilt['member'], tile_index.recluster(points, points[state['member']].sum(axis=1)))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trix_jax import hierarchy, routing, ternary
+from trix_jax.core import routing, ternary, tile_index
 
 
 def greedy(similarity_TC):
@@ -26,25 +26,25 @@ def greedy(similarity_TC):
 @given(st.sampled_from([(1, 1), (4, 4), (6, 2), (12, 3), (64, 8), (64, 64), (64, 1)]), st.integers(0, 999))
 def test_the_most_similar_pairs_come_first(size, seed):
   similarity = np.random.default_rng(seed).normal(size=size).astype(np.float32)
-  np.testing.assert_array_equal(jax.jit(hierarchy.balanced_assignment)(similarity), greedy(similarity))
+  np.testing.assert_array_equal(jax.jit(tile_index.balanced_assignment)(similarity), greedy(similarity))
 
 
 def test_equal_similarities_are_shared_out_in_order():
-  np.testing.assert_array_equal(hierarchy.balanced_assignment(jnp.zeros((6, 3))), [0, 0, 1, 1, 2, 2])
+  np.testing.assert_array_equal(tile_index.balanced_assignment(jnp.zeros((6, 3))), [0, 0, 1, 1, 2, 2])
 
 
 def test_sizes_that_make_no_equal_clusters_are_refused():
   with pytest.raises(ValueError, match='6 tiles make no 4 clusters'):
-    hierarchy.balanced_assignment(jnp.zeros((6, 4)))
+    tile_index.balanced_assignment(jnp.zeros((6, 4)))
   with pytest.raises(ValueError, match='6 tiles make no 4 clusters'):
-    hierarchy.balanced_kmeans(jnp.ones((6, 3)), 4, jax.random.key(0))
+    tile_index.balanced_kmeans(jnp.ones((6, 3)), 4, jax.random.key(0))
 
 
 @pytest.mark.parametrize('value', [-np.inf, np.inf, np.nan])
 def test_similarities_that_are_no_numbers_end_all_the_same(value):
   similarity = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
   similarity[2], similarity[:, 1] = value, value
-  np.testing.assert_array_equal(np.bincount(hierarchy.balanced_assignment(jnp.asarray(similarity))), [2, 2, 2])
+  np.testing.assert_array_equal(np.bincount(tile_index.balanced_assignment(jnp.asarray(similarity))), [2, 2, 2])
 
 
 def blobs(clusters, members, width, noise, seed=0):
@@ -55,7 +55,7 @@ def blobs(clusters, members, width, noise, seed=0):
   return (centre[label] + noise * rng.normal(size=(clusters * members, width))).astype(np.float32), label
 
 
-kmeans = jax.jit(hierarchy.balanced_kmeans, static_argnums=1)
+kmeans = jax.jit(tile_index.balanced_kmeans, static_argnums=1)
 
 
 @pytest.mark.parametrize('T, C', [(16, 4), (64, 8), (128, 8), (256, 16)])
@@ -86,7 +86,7 @@ def test_more_iterations_never_fit_worse():
     return sum(np.linalg.norm(unit[members].sum(axis=0)) for members in np.asarray(member))
 
   first = point[np.asarray(jax.random.choice(jax.random.key(0), 96, (8,), replace=False))]
-  fits = [fit(hierarchy.recluster(point, first, iterations)) for iterations in (1, 20)]
+  fits = [fit(tile_index.recluster(point, first, iterations)) for iterations in (1, 20)]
   assert fits[1] > fits[0]
 
 
@@ -99,7 +99,7 @@ def index_of(T, C, D, kind='votes', seed=0, noise=1.0):
   point, _ = blobs(C, T // C, D, noise, seed)
   average = np.sign(point) if kind == 'sign' else 4 * point
   member = kmeans(average, C, jax.random.key(0))
-  return hierarchy.make_index(jnp.asarray(average), member, kind)
+  return tile_index.make_index(jnp.asarray(average), member, kind)
 
 
 def activations(N, D, seed=0):
@@ -127,7 +127,7 @@ def test_keys_are_of_the_kind_of_signatures(kind):
 @pytest.mark.parametrize('probes, N', [(1, 50), (3, 50), (8, 50), (1, 2), (3, 2), (3, 1)])
 def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes, N):
   index, q = index_of(64, 8, 40, kind), activations(N, 40)
-  found = jax.jit(hierarchy.look_up, static_argnums=2)(q, index, probes)
+  found = jax.jit(tile_index.look_up, static_argnums=2)(q, index, probes)
   cluster_score = np.asarray(q, np.int64) @ np.asarray(index.cluster_key_CD, np.int64).T
   cluster_score = cluster_score.astype(np.float32) * np.asarray(index.cluster_scale_C)
   np.testing.assert_array_equal(found.cluster_score_NC, cluster_score)
@@ -141,56 +141,56 @@ def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes, N):
 
 def test_no_tokens_find_nothing():
   index = index_of(64, 8, 40)
-  assert hierarchy.look_up(jnp.zeros((0, 40)), index, 2).dot_NJ.shape == (0, 16)
+  assert tile_index.look_up(jnp.zeros((0, 40)), index, 2).dot_NJ.shape == (0, 16)
 
 
 def test_a_bias_moves_tokens_to_other_clusters():
   index, q = index_of(64, 8, 40), activations(50, 40)
-  found = hierarchy.look_up(q, index, 1, jnp.where(jnp.arange(8) == 3, 1e9, 0.0))
+  found = tile_index.look_up(q, index, 1, jnp.where(jnp.arange(8) == 3, 1e9, 0.0))
   np.testing.assert_array_equal(found.cluster_NP, 3)
-  np.testing.assert_array_equal(found.cluster_score_NC, hierarchy.look_up(q, index, 1).cluster_score_NC)
+  np.testing.assert_array_equal(found.cluster_score_NC, tile_index.look_up(q, index, 1).cluster_score_NC)
 
 
 @pytest.mark.parametrize('N', [1, 9])
 def test_wide_keys_are_exact(N):
   index, q = index_of(16, 4, 4096), activations(N, 4096)
-  found = hierarchy.look_up(q, index, 4 if N > 1 else 3)
+  found = tile_index.look_up(q, index, 4 if N > 1 else 3)
   want = np.asarray(q, np.int64) @ np.asarray(index.key_TD, np.int64).T
   np.testing.assert_array_equal(found.dot_NJ, np.take_along_axis(want, np.asarray(found.tile_NJ), 1).astype(np.float32))
 
 
 @pytest.mark.slow
 def test_recall_rises_with_probes_to_one_and_is_that_of_chance_for_random_keys():
-  index = hierarchy.make_index(
+  index = tile_index.make_index(
     jax.random.normal(jax.random.key(1), (256, 64)) * 4, jnp.arange(256, dtype=jnp.int32).reshape(16, 16), 'votes'
   )
   q = activations(2000, 64)
-  recalls = [float(hierarchy.recall(q, index, probes)) for probes in (1, 4, 16)]
+  recalls = [float(tile_index.recall(q, index, probes)) for probes in (1, 4, 16)]
   assert 1 / 16 < recalls[0] < recalls[1] < recalls[2] == 1
   clustered = index_of(256, 16, 64, noise=0.2)
   # Tokens that look like tiles find them.
   near = ternary.quantise_int8(clustered.key_TD + jax.random.normal(jax.random.key(2), (256, 64)))[0]
-  assert hierarchy.recall(near, clustered, 1) > 0.95
+  assert tile_index.recall(near, clustered, 1) > 0.95
 
 
 def test_recall_by_hand():
   """Two clusters of two tiles; the token is likest tile 3, but its cluster comes second."""
   key_TD = jnp.array([[9.0, 3], [9, 3], [-9, 5], [9, 5]])
-  index = hierarchy.Index(key_TD, jnp.ones(4), jnp.array([[0, 1], [2, 3]]), jnp.array([[9.0, 3], [0, 5]]), jnp.ones(2))
+  index = tile_index.Index(key_TD, jnp.ones(4), jnp.array([[0, 1], [2, 3]]), jnp.array([[9.0, 3], [0, 5]]), jnp.ones(2))
   q_ND = jnp.array([[9.0, 3]])
-  assert [float(hierarchy.recall(q_ND, index, probes)) for probes in (1, 2)] == [0, 1]
+  assert [float(tile_index.recall(q_ND, index, probes)) for probes in (1, 2)] == [0, 1]
   # With the biases of the layer its best tile is another, or its cluster is found.
-  assert hierarchy.recall(q_ND, index, 1, jnp.array([0.0, 50, 0, 0])) == 1
-  assert hierarchy.recall(q_ND, index, 1, None, jnp.array([0.0, 99])) == 1
-  assert hierarchy.recall(q_ND, index, 1, jnp.array([0.0, 50, 0, 0]), jnp.array([0.0, 99])) == 0
+  assert tile_index.recall(q_ND, index, 1, jnp.array([0.0, 50, 0, 0])) == 1
+  assert tile_index.recall(q_ND, index, 1, None, jnp.array([0.0, 99])) == 1
+  assert tile_index.recall(q_ND, index, 1, jnp.array([0.0, 50, 0, 0]), jnp.array([0.0, 99])) == 0
 
 
 def test_a_tile_that_scores_as_high_as_the_best_is_found():
   key_TD = jnp.array([[1.0, 1], [2, 2], [2, 2], [1, 1]])
-  index = hierarchy.make_index(key_TD, jnp.array([[2, 3], [0, 1]]), 'sign')
-  assert hierarchy.recall(jnp.array([[3.0, 3]]), index, 1) == 1  # By tile 2, the equal of tile 1.
+  index = tile_index.make_index(key_TD, jnp.array([[2, 3], [0, 1]]), 'sign')
+  assert tile_index.recall(jnp.array([[3.0, 3]]), index, 1) == 1  # By tile 2, the equal of tile 1.
   with pytest.raises(ValueError, match='no tokens'):
-    hierarchy.recall(jnp.zeros((0, 2)), index, 1)
+    tile_index.recall(jnp.zeros((0, 2)), index, 1)
 
 
 def test_gradients_reach_the_signatures_of_tiles_and_the_input():
@@ -198,14 +198,14 @@ def test_gradients_reach_the_signatures_of_tiles_and_the_input():
   average = index.key_TD
 
   def loss(signatures, q):
-    found = hierarchy.look_up(q, hierarchy.make_index(average, index.member_CM, 'votes', signatures), 2)
+    found = tile_index.look_up(q, tile_index.make_index(average, index.member_CM, 'votes', signatures), 2)
     return jnp.sum(jnp.sin(found.dot_NJ)), jnp.sum(jnp.sin(found.cluster_score_NC))
 
   for which in (0, 1):
     to_keys, to_q = jax.grad(lambda *a, which=which: loss(*a)[which], argnums=(0, 1))(average, q)
     assert np.all(np.any(to_keys != 0, axis=1)) and np.all(np.any(to_q != 0, axis=1))
   # Without signatures of now the keys are constants.
-  assert not np.any(jax.grad(lambda a: hierarchy.make_index(a, index.member_CM, 'votes').key_TD.sum())(average))
+  assert not np.any(jax.grad(lambda a: tile_index.make_index(a, index.member_CM, 'votes').key_TD.sum())(average))
 
 
 def test_the_balance_loss_sees_both_levels():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trix_jax import signatures, ternary
+from trix_jax.core import signatures, ternary
 
 
 def latent(T=3, D=10, H=7, seed=0):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trix_jax import ternary
+from trix_jax.core import ternary
 
 
 def normal(*shape, seed=0, scale=1.0):

@@ -16,12 +16,11 @@ from trix_jax import (
   evaluation,
   gate_fitting,
   optimizers,
-  routing,
-  signatures,
   training,
   transformer,
   workdirs,
 )
+from trix_jax.core import routing, signatures
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.system import devices
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import attention, configuration, training, transformer
+from trix_jax import configuration, training, transformer
+from trix_jax.core import attention
 from trix_jax.errors import InputError
 
 

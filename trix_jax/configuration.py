@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from trix_jax import controls, data, routing, transformer
+from trix_jax import controls, data, transformer
+from trix_jax.core import routing
 from trix_jax.errors import InputError
 
 OPTIMIZERS = ('muon', 'adamw')

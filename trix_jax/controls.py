@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from trix_jax import ffn, hierarchical_ffn, routing, signatures, ternary
+from trix_jax import ffn, hierarchical_ffn
+from trix_jax.core import routing, signatures, ternary
 
 NONE = 'none'
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.

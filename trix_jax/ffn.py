@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import dispatch, routing, signatures, ternary
+from trix_jax.core import dispatch, routing, signatures, ternary
 from trix_jax.errors import InputError
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'relu_squared': lambda x: jnp.square(jax.nn.relu(x))}

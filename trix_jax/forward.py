@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 import xla_kernels
-from trix_jax import attention, ffn, hierarchical_ffn, routing, ternary, transformer
+from trix_jax import ffn, hierarchical_ffn, transformer
+from trix_jax.core import attention, routing, ternary
 from trix_jax.weights import (
   InferenceConfig,
   in_tile_order,

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import ffn, hierarchy, routing
+from trix_jax import ffn
+from trix_jax.core import routing, tile_index
 from trix_jax.errors import InputError
 from trix_jax.ffn import FFNConfig, TernaryTiles
 
@@ -34,17 +35,17 @@ def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
 
 def index_of(
   state: Mapping[str, jax.Array], config: FFNConfig, signatures_TD: jax.Array | None = None
-) -> hierarchy.Index:
+) -> tile_index.Index:
   """Make the index from a layer's state. Gradients pass to the current `signatures_TD`, unless routing is frozen."""
   if signatures_TD is not None:
     signatures_TD = signatures_TD * (1 - state['frozen'])
-  return hierarchy.make_index(state['average'], state['member'], config.signature, signatures_TD)
+  return tile_index.make_index(state['average'], state['member'], config.signature, signatures_TD)
 
 
 def route_through_index(
   q_ND: jax.Array,
   step_N1: jax.Array,
-  index: hierarchy.Index,
+  index: tile_index.Index,
   config: FFNConfig,
   bias_T: jax.Array | None = None,
   cluster_bias_C: jax.Array | None = None,
@@ -57,7 +58,7 @@ def route_through_index(
     config: of the layer.
     bias_T, cluster_bias_C: balance biases, if any.
   """
-  found = hierarchy.look_up(q_ND, index, config.probes, cluster_bias_C)
+  found = tile_index.look_up(q_ND, index, config.probes, cluster_bias_C)
   score_NJ = found.dot_NJ * found.scale_NJ
   probability_NJ = ffn.softmax_of_scores(score_NJ, step_N1, config)
   bias_NJ = None if bias_T is None else bias_T[found.tile_NJ]
@@ -151,7 +152,7 @@ class HierarchicalTriXFFN(TriXTile):
 
     def first_clusters():
       points_TD = signatures_TD * tiles.signature_scale_T[:, None]
-      return hierarchy.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
+      return tile_index.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
 
     def first_load():  # The dtype is explicit, because a weak type would compile the training step twice.
       return jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trix_jax import controls, ffn, hierarchical_ffn, hierarchy, routing, signatures, transformer
+from trix_jax import controls, ffn, hierarchical_ffn, transformer
+from trix_jax.core import routing, signatures, tile_index
 
 # Noise on the up-projection of a busy tile's copy, relative to the projection's root mean square.
 SPLIT_NOISE = 0.5
@@ -80,7 +81,7 @@ def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
         state, params, config, settings.hierarchy.revive_below, jax.random.fold_in(jax.random.key(settings.seed), step)
       )
     point_TD = hierarchical_ffn.scaled_keys(state, config)
-    return {**state, 'member': hierarchy.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
+    return {**state, 'member': tile_index.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
 
   return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
 

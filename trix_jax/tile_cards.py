@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import checkpoints, data, evaluation, ffn, hierarchical_ffn, routing, transformer
+from trix_jax import checkpoints, data, evaluation, ffn, hierarchical_ffn, transformer
+from trix_jax.core import routing
 from trix_jax.errors import InputError
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import attention, controls, ffn, hierarchical_ffn, routing
+from trix_jax import controls, ffn, hierarchical_ffn
+from trix_jax.core import attention, routing
 from trix_jax.errors import InputError
 
 FORMS = ('reference', 'modern')

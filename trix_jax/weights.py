@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax import controls, ffn, hierarchical_ffn, hierarchy, ternary, transformer
+from trix_jax import controls, ffn, hierarchical_ffn, transformer
+from trix_jax.core import ternary, tile_index
 from trix_jax.errors import InputError
 from xla_kernels import packing
 
@@ -358,15 +359,15 @@ def keys_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tupl
   )
 
 
-def index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> hierarchy.Index:
+def index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tile_index.Index:
   """Unpack the index of a layer of packed arrays."""
-  tile_index = tile_index_of(arrays, name, config)
-  assert tile_index is not None and tile_index.scale_C is not None
-  return hierarchy.Index(
+  packed = tile_index_of(arrays, name, config)
+  assert packed is not None and packed.scale_C is not None
+  return tile_index.Index(
     *keys_of(arrays, name, config),
-    tile_index.member_CM,
-    xla_kernels.unpack(tile_index.clusters).astype(jnp.float32),
-    tile_index.scale_C,
+    packed.member_CM,
+    xla_kernels.unpack(packed.clusters).astype(jnp.float32),
+    packed.scale_C,
   )
 
 

@@ -38,7 +38,7 @@ def _in(room: str, file: str, tests: str, *mutations: tuple[str, str, str], path
 CORE = (
   *_in(
     'core',
-    'trix_jax/ternary.py',
+    'trix_jax/core/ternary.py',
     'test_ternary test_ffn',
     (
       'int8_factor_rounded_in_another_order',
@@ -69,7 +69,7 @@ CORE = (
   ),
   *_in(
     'core',
-    'trix_jax/signatures.py',
+    'trix_jax/core/signatures.py',
     'test_signatures test_ffn',
     (
       'signature_read_from_latent_weights',
@@ -105,7 +105,7 @@ CORE = (
   ),
   *_in(
     'core',
-    'trix_jax/routing.py',
+    'trix_jax/core/routing.py',
     'test_routing test_hierarchy test_ffn test_inference',
     (
       'ties_go_to_the_last_tile',
@@ -153,7 +153,7 @@ CORE = (
   ),
   *_in(
     'core',
-    'trix_jax/dispatch.py',
+    'trix_jax/core/dispatch.py',
     'test_dispatch test_ffn',
     (
       'dispatch_takes_a_token_of_the_next_tile',
@@ -170,7 +170,7 @@ CORE = (
   ),
   *_in(
     'core',
-    'trix_jax/attention.py',
+    'trix_jax/core/attention.py',
     'test_transformer test_golden_model',
     (
       'attention_sees_the_next_character',
@@ -186,7 +186,7 @@ CORE = (
   ),
   *_in(
     'core',
-    'trix_jax/hierarchy.py',
+    'trix_jax/core/tile_index.py',
     'test_hierarchy test_hierarchical_ffn',
     ('clusters_of_unequal_size', 'set(rank_T >= T // C)', 'set(rank_T >= T // C + 1)'),
     ('clusters_never_improve', '(state[0] < iterations)', '(state[0] < 1)'),
@@ -257,8 +257,8 @@ NN = (
     'test_hierarchical_ffn test_inference',
     (
       'signatures_of_now_route_instead_of_averages',
-      "return hierarchy.make_index(state['average'], ",
-      "return hierarchy.make_index(state['average'] if signatures_TD is None else signatures_TD, ",
+      "return tile_index.make_index(state['average'], ",
+      "return tile_index.make_index(state['average'] if signatures_TD is None else signatures_TD, ",
     ),
     (
       'frozen_routing_gets_a_gradient',

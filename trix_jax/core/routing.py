@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from trix_jax import signatures, ternary
+from trix_jax.core import signatures, ternary
 
 ROUTINGS = ('emergent', 'learned', 'random', 'first', 'dense')
 GATES = ('one_hot', 'probability')

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trix_jax import ternary
+from trix_jax.core import ternary
 
 KINDS = ('sign', 'votes')
 

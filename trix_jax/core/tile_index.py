@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from trix_jax import dispatch, routing, signatures, ternary
+from trix_jax.core import dispatch, routing, signatures, ternary
 
 
 @struct.dataclass
