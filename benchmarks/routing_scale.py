@@ -34,10 +34,11 @@ import variants
 from absl import flags
 
 import xla_kernels
-from trix_jax import checkpoints, data, evaluation, hierarchical_ffn
+from trix_jax import checkpoints, data, evaluation
 from trix_jax.cli import launcher
 from trix_jax.core import routing, ternary, tile_index
 from trix_jax.errors import InputError
+from trix_jax.nn import indexed_ffn
 
 D, STEPS = 128, 500
 TILES = (16, 64, 256, 1024, 4096)
@@ -229,7 +230,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     [x_BLD] = captured['intermediates'][name]['ffn']['norm']['__call__']
     q_ND, _ = ternary.quantise_int8(x_BLD.reshape(-1, config.d_model))
     state = model.routing[name]['ffn']
-    index = hierarchical_ffn.index_of(state, config.ffn)
+    index = indexed_ffn.index_of(state, config.ffn)
     biases = (state.get('balance_bias'), state.get('cluster_bias'))
     some_ND = q_ND[:: len(q_ND) // max(ROWS)]  # Take distant tokens, because neighbours are alike.
     for count in ROWS:

@@ -121,7 +121,8 @@ def jax_step(name: str):
   import jax
   import numpy as np
 
-  from trix_jax import configuration, training, transformer
+  from trix_jax import configuration, training
+  from trix_jax.nn import transformer
   from trix_jax.system import devices
 
   config = configuration.reference_config('dense' if 'dense' in name else 'emergent')

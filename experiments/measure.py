@@ -19,9 +19,10 @@ import scipy.stats
 from absl import flags
 
 from experiments import patterns
-from trix_jax import analysis, checkpoints, evaluation, ffn, gate_fitting, metrics, report, transformer, workdirs
+from trix_jax import analysis, checkpoints, evaluation, gate_fitting, metrics, report, workdirs
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.nn import ffn, transformer
 from trix_jax.system import files
 
 # Points of a curve, characters of the passage, tables drawn for the null, steps of fitting a gate.

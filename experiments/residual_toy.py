@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from trix_jax import ffn, hierarchical_ffn, workdirs
+from trix_jax import workdirs
 from trix_jax.cli import launcher
+from trix_jax.nn import ffn, indexed_ffn
 from trix_jax.system import files
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500
@@ -54,9 +55,7 @@ def accuracy(task: str, layer: str, seed: int) -> float:
   """Return the share of right answers on points outside the training set."""
   config = ffn.FFNConfig(D, 512, 16, clusters=4, probes=2)
   module = (
-    hierarchical_ffn.HierarchicalTriXBlock(config)
-    if layer == 'residual'
-    else (hierarchical_ffn.HierarchicalTriXFFN(config))
+    indexed_ffn.HierarchicalTriXBlock(config) if layer == 'residual' else (indexed_ffn.HierarchicalTriXFFN(config))
   )
   x_ND, label_N = TASKS[task](jax.random.key(seed))
   train, test = slice(SAMPLES // 2), slice(SAMPLES // 2, None)

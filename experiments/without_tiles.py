@@ -20,8 +20,9 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, ffn, workdirs
+from trix_jax import checkpoints, evaluation, workdirs
 from trix_jax.cli import arguments, launcher
+from trix_jax.nn import ffn
 from trix_jax.system import files
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)

@@ -8,9 +8,10 @@ import pytest
 from jitted import apply
 from tiers import fast_first, slow
 
-from trix_jax import configuration, controls, evaluation, ffn, hierarchical_ffn, training, transformer, weights
+from trix_jax import configuration, evaluation, training, weights
 from trix_jax.core import routing
 from trix_jax.errors import InputError
+from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.system import devices
 
 N, D, T = 200, 32, 4
@@ -137,14 +138,14 @@ def test_centroids_come_to_lie_in_the_middle_of_their_tokens():
 @pytest.mark.parametrize('control', routing.ABLATIONS)
 def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
   settings = {**CONFIG, 'clusters': 2, 'probes': 1, 'top_k': 2}
-  whole = hierarchical_ffn.HierarchicalTriXFFN(ffn.FFNConfig(**settings))
+  whole = indexed_ffn.HierarchicalTriXFFN(ffn.FFNConfig(**settings))
   ablated = controls.AblatedFFN(ffn.FFNConfig(**settings, control=control))
   x = 3 * jax.random.normal(jax.random.key(1), (N, D))
   variables = whole.init(jax.random.key(0), x)
   params = ablated.init(jax.random.key(0), x)['params']
   missing = {'no_norm': {'norm'}, 'no_output_scale': {'output_scale'}, 'no_residual': set()}[control]
   assert set(variables['params']) - set(params) == missing and set(params) <= set(variables['params'])
-  given = hierarchical_ffn.normed(x, jnp.ones(D)) if control == 'no_norm' else x
+  given = indexed_ffn.normed(x, jnp.ones(D)) if control == 'no_norm' else x
   kept = {name: value for name, value in variables['params'].items() if name in params}
   assert_same(apply(ablated, {**variables, 'params': kept}, given), apply(whole, variables, x))
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jitted import apply
 
-from trix_jax import configuration, ffn
+from trix_jax import configuration
 from trix_jax.core import routing, signatures, ternary
+from trix_jax.nn import ffn
 
 _MODEL = configuration.reference_config('emergent').model
 REFERENCE = {

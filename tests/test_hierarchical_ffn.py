@@ -9,9 +9,10 @@ import pytest
 from jitted import apply
 from tiers import fast_first
 
-from trix_jax import configuration, ffn, hierarchical_ffn, routing_state, transformer
+from trix_jax import configuration, routing_state
 from trix_jax.core import tile_index
 from trix_jax.errors import InputError
+from trix_jax.nn import ffn, indexed_ffn, transformer
 
 D = 32
 
@@ -23,7 +24,7 @@ def config_of(tiles=16, clusters=4, **settings):
 def layer_of(config, tokens=80, seed=0):
   """A module, its variables and an input."""
   x = jax.random.normal(jax.random.key(seed + 1), (tokens, D))
-  module = hierarchical_ffn.HierarchicalTriXFFN(config)
+  module = indexed_ffn.HierarchicalTriXFFN(config)
   return module, jax.jit(module.init)({'params': jax.random.key(seed), 'routing': jax.random.key(2)}, x), x
 
 
@@ -46,7 +47,7 @@ def test_a_token_scores_clusters_and_candidates_only():
   _module, variables, x = layer_of(config, tokens=8)
 
   def largest(config):
-    module = hierarchical_ffn.HierarchicalTriXFFN(config)
+    module = indexed_ffn.HierarchicalTriXFFN(config)
     text = jax.jit(lambda v, x: apply(module, v, x)[1].score_NJ).lower(variables, x).as_text()
     return '8x256' in text
 
@@ -59,11 +60,11 @@ def test_all_clusters_probed_is_flat_routing():
   state = dict(variables['routing'])
   state['balance_bias'] = 20.0 * jnp.cos(jnp.arange(64.0))
   variables = {**variables, 'routing': state}
-  everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=8))
+  everywhere = indexed_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=8))
   _y, info = apply(everywhere, variables, x)
-  index = hierarchical_ffn.index_of(state, config)
+  index = indexed_ffn.index_of(state, config)
   flat = dataclasses.replace(config, clusters=0, probes=1)
-  q, step = ffn.ternary.quantise_int8(hierarchical_ffn.normed(x, variables['params']['norm']['scale']))
+  q, step = ffn.ternary.quantise_int8(indexed_ffn.normed(x, variables['params']['norm']['scale']))
   want = ffn.route_tokens(q, step, index.key_TD, index.scale_T, flat, None, state['balance_bias'])
   np.testing.assert_array_equal(info.tile_NK, want.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want.gate_NK, rtol=1e-5)
@@ -77,24 +78,24 @@ def test_the_layer_is_the_sum_of_its_tiles():
     lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), variables['params']
   )
   y, info = apply(module, {**variables, 'params': params}, x)
-  tile = hierarchical_ffn.TriXTile(hierarchical_ffn.one_tile(config))
-  normed = hierarchical_ffn.normed(x, params['norm']['scale'])
+  tile = indexed_ffn.TriXTile(indexed_ffn.one_tile(config))
+  normed = indexed_ffn.normed(x, params['norm']['scale'])
   every_TND = jnp.stack(
-    [apply(tile, {'params': hierarchical_ffn.tile_parameters(params, t, config)}, normed)[0] for t in range(16)]
+    [apply(tile, {'params': indexed_ffn.tile_parameters(params, t, config)}, normed)[0] for t in range(16)]
   )
   want = sum(every_TND[info.tile_NK[:, k], jnp.arange(80)] * info.gate_NK[:, k, None] for k in range(2))
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
   doubled = {**params, 'output_scale': 2 * params['output_scale']}
   np.testing.assert_allclose(module.apply({**variables, 'params': doubled}, x)[0], 2 * y, rtol=1e-5, atol=1e-6)
   fresh = jax.eval_shape(tile.init, jax.random.key(0), normed)['params']
-  assert jax.tree.map(jnp.shape, hierarchical_ffn.tile_parameters(params, 0, config)) == jax.tree.map(jnp.shape, fresh)
+  assert jax.tree.map(jnp.shape, indexed_ffn.tile_parameters(params, 0, config)) == jax.tree.map(jnp.shape, fresh)
 
 
 def test_a_block_adds_to_its_input():
   config = config_of()
   module, variables, x = layer_of(config)
   nested = {kind: {'ffn': tree} for kind, tree in variables.items()}
-  y, _ = apply(hierarchical_ffn.HierarchicalTriXBlock(config), nested, x)
+  y, _ = apply(indexed_ffn.HierarchicalTriXBlock(config), nested, x)
   np.testing.assert_array_equal(y, x + apply(module, variables, x)[0])
 
 
@@ -110,7 +111,7 @@ def test_every_tile_gets_a_gradient(tiles, clusters):
 
   grads, info = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
   assert len(np.unique(info.tile_NK)) == tiles
-  for name in hierarchical_ffn.TILE_PARAMETERS:
+  for name in indexed_ffn.TILE_PARAMETERS:
     assert np.all(np.any(np.reshape(grads[name], (tiles, -1)) != 0, axis=1)), name
 
 
@@ -142,7 +143,7 @@ def test_sure_tokens_do_without_more_tiles():
   _module, variables, x = layer_of(config, tokens=300)
   used = []
   for ratio in (0.0, 0.3, 0.8, 1.0):
-    _, info = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, keep_ratio=ratio)).apply(variables, x)
+    _, info = indexed_ffn.HierarchicalTriXFFN(dataclasses.replace(config, keep_ratio=ratio)).apply(variables, x)
     kept = np.asarray(info.gate_NK) != 0
     used.append(kept.sum(axis=1).mean())
     columns = np.argmax(np.asarray(info.candidate_NJ)[:, None] == np.asarray(info.tile_NK)[..., None], axis=2)
@@ -194,7 +195,7 @@ def test_the_state_moves_after_a_step():
   jax.tree.map(np.testing.assert_array_equal, same, params)
   rebuilt, _ = moved(config, state, params, 1, fair, average_decay=0.0)
   assert not np.array_equal(rebuilt['member'], state['member'])
-  points = hierarchical_ffn.scaled_keys(rebuilt, config)
+  points = indexed_ffn.scaled_keys(rebuilt, config)
   np.testing.assert_array_equal(rebuilt['member'], tile_index.recluster(points, points[state['member']].sum(axis=1)))
 
 
@@ -233,7 +234,7 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
   state['load'] = jnp.where(jnp.arange(16) == dead, 0.0, state['load']).at[7].set(0.3)
 
   def use(state, params):
-    everywhere = hierarchical_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=4))
+    everywhere = indexed_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=4))
     _, info = apply(everywhere, {'params': params, 'routing': state}, x)
     return np.bincount(np.asarray(info.tile_NK)[:, 0], minlength=16) / 2000
 
@@ -266,7 +267,7 @@ def test_impossible_settings_are_refused(settings, message):
 
 
 def test_a_layer_without_an_index_is_refused():
-  module = hierarchical_ffn.HierarchicalTriXFFN(config_of(clusters=0))
+  module = indexed_ffn.HierarchicalTriXFFN(config_of(clusters=0))
   with pytest.raises(InputError, match=r'set model\.clusters to a number that divides model\.tiles = 16'):
     module.init(jax.random.key(0), jnp.zeros((1, D)))
 

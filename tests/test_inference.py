@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import ffn, forward, hierarchical_ffn, inference, transformer, weights
+from trix_jax import forward, inference, weights
 from trix_jax.errors import InputError
+from trix_jax.nn import ffn, indexed_ffn, transformer
 
 VOCABULARY = 'abcdefghijk'
 V, CONTEXT = len(VOCABULARY), 24
@@ -132,7 +133,7 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
   )
   x_ND = jax.random.normal(jax.random.key(0), (60, 48))
   key = jax.random.key(3)
-  layer = hierarchical_ffn.HierarchicalTriXFFN if clusters else ffn.SparseTriXFFN
+  layer = indexed_ffn.HierarchicalTriXFFN if clusters else ffn.SparseTriXFFN
   variables = jax.jit(layer(config).init)({'params': key, 'routing': key}, x_ND)
   model = dataclasses.replace(config_of(d_model=48, layers=1, heads=1), ffn=config)
   _, params, state = trained(model)

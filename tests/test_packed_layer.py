@@ -6,7 +6,7 @@ import pytest
 from tiers import fast_first
 
 import xla_kernels
-from trix_jax import ffn
+from trix_jax.nn import ffn
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trix_jax import ffn
 from trix_jax.core import routing
+from trix_jax.nn import ffn
 
 
 def info_of(scores, tile=None):

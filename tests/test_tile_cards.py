@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import checkpoints, configuration, tile_cards, training, transformer
+from trix_jax import checkpoints, configuration, tile_cards, training
+from trix_jax.nn import transformer
 
 VOCABULARY = 'abcdefgh'
 

@@ -17,11 +17,11 @@ from trix_jax import (
   gate_fitting,
   optimizers,
   training,
-  transformer,
   workdirs,
 )
 from trix_jax.core import routing, signatures
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.nn import transformer
 from trix_jax.system import devices
 
 VOCABULARY = ' .0abc\n'

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import configuration, training, transformer
+from trix_jax import configuration, training
 from trix_jax.core import attention
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 
 
 def shapes(config, **settings):

@@ -18,8 +18,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from trix_jax import ffn, transformer, weights
+from trix_jax import weights
 from trix_jax.errors import InputError
+from trix_jax.nn import ffn, transformer
 from trix_jax.system import files
 from trix_jax.weights import Entry, InferenceConfig
 

@@ -10,8 +10,9 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from trix_jax import data, training, transformer, workdirs
+from trix_jax import data, training, workdirs
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 
 KINDS = ('best', 'last')
 

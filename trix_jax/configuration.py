@@ -6,9 +6,10 @@ from typing import Any
 
 import ml_collections
 
-from trix_jax import controls, data, transformer
+from trix_jax import data
 from trix_jax.core import routing
 from trix_jax.errors import InputError
+from trix_jax.nn import controls, transformer
 
 OPTIMIZERS = ('muon', 'adamw')
 # Settings that older configs lack, each with the behaviour of runs without it.

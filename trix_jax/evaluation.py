@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, controls, data, ffn, forward, metrics, transformer, weights
+from trix_jax import analysis, data, forward, metrics, weights
 from trix_jax.core import routing
+from trix_jax.nn import controls, ffn, transformer
 from trix_jax.system import devices
 
 WINDOWS_AT_A_TIME = 32

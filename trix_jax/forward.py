@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 import xla_kernels
-from trix_jax import ffn, hierarchical_ffn, transformer
 from trix_jax.core import attention, routing, ternary
+from trix_jax.nn import ffn, indexed_ffn, transformer
 from trix_jax.weights import (
   InferenceConfig,
   in_tile_order,
@@ -190,7 +190,7 @@ def packed_ffn(
   caller uses it.
   """
   if config.clusters:
-    x_ND = hierarchical_ffn.normed(x_ND, weights[f'{name}.norm.scale'])
+    x_ND = indexed_ffn.normed(x_ND, weights[f'{name}.norm.scale'])
   gate, bias = weights.get(f'{name}.gate.weights'), weights.get(f'{name}.balance_bias')
   bias = bias if config.balance_bias else None  # The bias is in the order of the signatures.
   bias_T = None if bias is None else in_tile_order(weights, name, config, bias)
@@ -212,7 +212,7 @@ def packed_ffn(
     )
     if config.clusters:
       cluster_bias_C = weights[f'{name}.cluster_bias'] if config.balance_bias else None
-      info = hierarchical_ffn.route_through_index(
+      info = indexed_ffn.route_through_index(
         q_ND, step_N1, index_of(weights, name, config), config, bias_T, cluster_bias_C
       )
     else:
@@ -230,7 +230,7 @@ def xla_ffn(
   """Compute a layer of tiles as trained, like `ffn.TriXFFN` and `ffn.SparseTriXFFN`."""
   layer, index = weights[name], weights[name].get('index')
   if index:
-    x_ND = hierarchical_ffn.normed(x_ND, layer['norm']['scale'])
+    x_ND = indexed_ffn.normed(x_ND, layer['norm']['scale'])
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tiles = layer['tiles']
   bias_T, cluster_bias_C = (
@@ -240,7 +240,7 @@ def xla_ffn(
   if 'gate' in layer and config.routing != 'emergent':
     logits_NT = x_ND @ layer['gate']['kernel'] + layer['gate']['bias']
   if index and config.routing == 'emergent':
-    info = hierarchical_ffn.route_through_index(q_ND, step_N1, index, config, bias_T, cluster_bias_C)
+    info = indexed_ffn.route_through_index(q_ND, step_N1, index, config, bias_T, cluster_bias_C)
   else:
     keys = (index.key_TD, index.scale_T) if index else (tiles.signatures_TD, tiles.signature_scale_T)
     info = ffn.route_tokens(q_ND, step_N1, *keys, config, logits_NT, bias_T, key)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trix_jax import checkpoints, data, evaluation, transformer
+from trix_jax import checkpoints, data, evaluation
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 
 BATCH = 16
 LEARNING_RATE = 1e-2

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trix_jax import controls, ffn, hierarchical_ffn, transformer
 from trix_jax.core import routing, signatures, tile_index
+from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 
 # Noise on the up-projection of a busy tile's copy, relative to the projection's root mean square.
 SPLIT_NOISE = 0.5
@@ -80,7 +80,7 @@ def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
       state, params = revived(
         state, params, config, settings.hierarchy.revive_below, jax.random.fold_in(jax.random.key(settings.seed), step)
       )
-    point_TD = hierarchical_ffn.scaled_keys(state, config)
+    point_TD = indexed_ffn.scaled_keys(state, config)
     return {**state, 'member': tile_index.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
 
   return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
@@ -106,7 +106,7 @@ def revived(
   # The first dead tile copies the busiest one, the second the next. If more are dead than alive, this starts over.
   rank_T = jnp.cumsum(dead_T) - 1
   source_T = jnp.where(dead_T, jnp.argsort(-load_T)[rank_T % jnp.maximum(T - dead_T.sum(), 1)], jnp.arange(T))
-  params = {**params, **{name: params[name][source_T] for name in hierarchical_ffn.names_of_tiles(config)}}
+  params = {**params, **{name: params[name][source_T] for name in indexed_ffn.names_of_tiles(config)}}
   up_TDH = params['up']
   noise_TDH = jax.random.normal(key, up_TDH.shape) * SPLIT_NOISE * signatures.rms(up_TDH.reshape(T, -1))[..., None]
   params['up'] = jnp.where(dead_T[:, None, None], up_TDH + noise_TDH, up_TDH)

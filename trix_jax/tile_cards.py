@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import checkpoints, data, evaluation, ffn, hierarchical_ffn, transformer
+from trix_jax import checkpoints, data, evaluation
 from trix_jax.core import routing
 from trix_jax.errors import InputError
+from trix_jax.nn import ffn, indexed_ffn, transformer
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
 # Controls that do not look at signatures.
@@ -125,7 +126,7 @@ def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray,
   """Return the keys of a layer's tiles, integers [T, D], and its clusters [C, M], which are None without an index."""
   config, name = trained.model.config.ffn, f'layer_{layer}'
   if config.clusters:
-    index = hierarchical_ffn.index_of(trained.routing[name]['ffn'], config)
+    index = indexed_ffn.index_of(trained.routing[name]['ffn'], config)
     return np.asarray(index.key_TD), np.asarray(index.member_CM)
   return np.asarray(ffn.quantise_tiles(trained.params[name]['ffn'], config).signatures_TD), None
 

@@ -9,8 +9,9 @@ import optax
 from flax import struct
 from jax.sharding import PartitionSpec
 
-from trix_jax import optimizers, routing_state, transformer
+from trix_jax import optimizers, routing_state
 from trix_jax.core import routing, signatures
+from trix_jax.nn import transformer
 from trix_jax.system import devices
 
 

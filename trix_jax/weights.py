@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax import controls, ffn, hierarchical_ffn, transformer
 from trix_jax.core import ternary, tile_index
 from trix_jax.errors import InputError
+from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from xla_kernels import packing
 
 PRECISIONS = ('float32', 'int8', 'ternary')
@@ -167,7 +167,7 @@ def as_trained(params: Any, routing_state: Any, model: transformer.ModelConfig) 
       'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
       **{key: params[name]['ffn'][key] for key in ('gate', 'norm') if key in params[name]['ffn']},
       **{key: state[key] for key in ('balance_bias', 'cluster_bias') if key in state},
-      **({'index': hierarchical_ffn.index_of(state, model.ffn)} if model.ffn.clusters else {}),
+      **({'index': indexed_ffn.index_of(state, model.ffn)} if model.ffn.clusters else {}),
     }
   return arrays
 
@@ -251,7 +251,7 @@ def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
     'down': packed(tiles.down_THD),
     'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
   }
-  index = hierarchical_ffn.index_of(state, config) if config.clusters else None
+  index = indexed_ffn.index_of(state, config) if config.clusters else None
 
   def in_order(x_T):
     return x_T if index is None else x_T[index.member_CM]

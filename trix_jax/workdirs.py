@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data, hierarchical_ffn, transformer
+from trix_jax import configuration, data
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.nn import indexed_ffn, transformer
 from trix_jax.system import files, host
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -163,7 +164,7 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_sta
   """
   ffn = transformer.model_config(config.model).ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
-  in_tiles = sum(layer[name].size for layer in layers for name in hierarchical_ffn.names_of_tiles(ffn) if name in layer)
+  in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.names_of_tiles(ffn) if name in layer)
   idle = 0 if ffn.routing == 'dense' else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {

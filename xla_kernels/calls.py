@@ -44,7 +44,7 @@ def inference_only(function: Callable[..., Any] | None = None, *, static: tuple[
   @wrapped.defjvp
   def _refuse(*_):
     raise NotImplementedError(
-      f'{name} is for inference and has no gradient; train with trix_jax.ffn.SparseTriXFFN, '
+      f'{name} is for inference and has no gradient; train with trix_jax.nn.ffn.SparseTriXFFN, '
       'which is the same function of latent weights'
     )
 

@@ -206,8 +206,8 @@ CORE = (
 NN = (
   *_in(
     'nn',
-    'trix_jax/ffn.py',
-    'test_ffn test_packed_layer test_inference test_hierarchical_ffn',
+    'trix_jax/nn/ffn.py',
+    'test_ffn test_packed_layer test_inference',
     (
       'probability_without_the_root_of_the_width',
       'score_NJ * step_N1 * config.d_model**-0.5',
@@ -253,7 +253,7 @@ NN = (
   ),
   *_in(
     'nn',
-    'trix_jax/hierarchical_ffn.py',
+    'trix_jax/nn/indexed_ffn.py',
     'test_hierarchical_ffn test_inference',
     (
       'signatures_of_now_route_instead_of_averages',
@@ -274,7 +274,7 @@ NN = (
   ),
   *_in(
     'nn',
-    'trix_jax/transformer.py',
+    'trix_jax/nn/transformer.py',
     'test_transformer test_controls test_inference test_golden_model',
     ('block_without_its_residual', "== 'no_residual' else x_BLD + y_BLD)", "== 'no_residual' else y_BLD)"),
     ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
@@ -287,7 +287,7 @@ NN = (
   ),
   *_in(
     'nn',
-    'trix_jax/controls.py',
+    'trix_jax/nn/controls.py',
     'test_controls',
     ('tile_dropout_loses_the_mean', 'gate_NK=2.0 * info.gate_NK * kept_NT', 'gate_NK=info.gate_NK * kept_NT'),
     ('gradual_sparsity_goes_backwards', 'bernoulli(key, 1 - progress, ', 'bernoulli(key, progress, '),

@@ -17,18 +17,10 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import (
-  checkpoints,
-  data,
-  evaluation,
-  gate_fitting,
-  plots,
-  report,
-  transformer,
-  weights,
-)
+from trix_jax import checkpoints, data, evaluation, gate_fitting, plots, report, weights
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)

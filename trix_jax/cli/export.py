@@ -12,9 +12,10 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, inference, transformer, weights
+from trix_jax import checkpoints, inference, weights
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import ffn
 from trix_jax.core import routing, tile_index
 from trix_jax.errors import InputError
-from trix_jax.ffn import FFNConfig, TernaryTiles
+from trix_jax.nn import ffn
+from trix_jax.nn.ffn import FFNConfig, TernaryTiles
 
 TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
 

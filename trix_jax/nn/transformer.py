@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax import controls, ffn, hierarchical_ffn
 from trix_jax.core import attention, routing
 from trix_jax.errors import InputError
+from trix_jax.nn import controls, ffn, indexed_ffn
 
 FORMS = ('reference', 'modern')
 CONVOLUTION_WIDTH = 4
@@ -188,7 +188,7 @@ class Block(nn.Module):
     if config.control != controls.NONE:
       return controls.ControlFFN(config, token_BL.reshape(-1), name='ffn')
     if config.clusters:
-      return hierarchical_ffn.HierarchicalTriXFFN(config, name='ffn')
+      return indexed_ffn.HierarchicalTriXFFN(config, name='ffn')
     return (ffn.TriXFFN if config.routing == 'dense' else ffn.SparseTriXFFN)(config, name='ffn')
 
   def _prepared(self, x_BLD: jax.Array, name: str) -> jax.Array:

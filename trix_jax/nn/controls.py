@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from trix_jax import ffn, hierarchical_ffn
 from trix_jax.core import routing, signatures, ternary
+from trix_jax.nn import ffn, indexed_ffn
 
 NONE = 'none'
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
@@ -84,7 +84,7 @@ class ControlFFN(ffn.SparseTriXFFN):
     return super()._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
 
 
-class AblatedFFN(hierarchical_ffn.HierarchicalTriXFFN):
+class AblatedFFN(indexed_ffn.HierarchicalTriXFFN):
   """`HierarchicalTriXFFN` under one of `routing.ABLATIONS`.
 
   no_norm: tiles read the layer's input without normalisation.

@@ -1,0 +1,1 @@
+"""Layers and the language model: thin Flax modules over `trix_jax.core`."""
