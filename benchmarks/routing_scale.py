@@ -34,9 +34,10 @@ import variants
 from absl import flags
 
 import xla_kernels
-from trix_jax import checkpoints, data, evaluation
+from trix_jax import checkpoints, evaluation
 from trix_jax.cli import launcher
 from trix_jax.core import routing, ternary, tile_index
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import indexed_ffn
 
@@ -216,7 +217,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     raise InputError(f'the model in {_WORKDIR.value} has no index; train one of configs/hierarchical_*.py')
   corpus = model.corpus()
   probe_counts = [1 << i for i in range(config.ffn.clusters.bit_length()) if 1 << i <= config.ffn.clusters]
-  windows = data.evaluation_windows(corpus.validation, config.context)[0][:16, :-1]
+  windows = corpora.evaluation_windows(corpus.validation, config.context)[0][:16, :-1]
   _, captured = model.model.apply(
     {'params': model.params, 'routing': model.routing},
     windows,

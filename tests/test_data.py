@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from trix_jax import data
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 
 TEXT = b'First Citizen:\n' * 100
@@ -16,20 +16,20 @@ TEXT = b'First Citizen:\n' * 100
 
 def test_tokens_round_trip_through_a_sorted_vocabulary(tmp_path):
   (tmp_path / 'text').write_text('häßlich, aber wahr\n' * 10)
-  corpus = data.load_corpus('file', str(tmp_path / 'text'))
+  corpus = corpora.load_corpus('file', str(tmp_path / 'text'))
   assert list(corpus.vocabulary) == sorted(set('häßlich, aber wahr\n'))
   joined = np.concatenate([corpus.train, corpus.validation[1:]])
-  assert data.decode(joined, corpus.vocabulary) == 'häßlich, aber wahr\n' * 10
+  assert corpora.decode(joined, corpus.vocabulary) == 'häßlich, aber wahr\n' * 10
   assert len(corpus.train) == int(0.9 * len(joined))
   assert corpus.validation[0] == corpus.train[-1]
 
 
 def test_batches_are_a_function_of_seed_and_step():
   tokens = np.arange(1000, dtype=np.int32)
-  first = data.training_batch(tokens, 10, 4, seed=1, step=7)
-  np.testing.assert_array_equal(first, data.training_batch(tokens, 10, 4, seed=1, step=7))
-  assert np.any(first != data.training_batch(tokens, 10, 4, seed=2, step=7))
-  assert np.any(first != data.training_batch(tokens, 10, 4, seed=1, step=8))
+  first = corpora.training_batch(tokens, 10, 4, seed=1, step=7)
+  np.testing.assert_array_equal(first, corpora.training_batch(tokens, 10, 4, seed=1, step=7))
+  assert np.any(first != corpora.training_batch(tokens, 10, 4, seed=2, step=7))
+  assert np.any(first != corpora.training_batch(tokens, 10, 4, seed=1, step=8))
   np.testing.assert_array_equal(np.diff(first, axis=1), 1)  # Windows are contiguous text.
 
 
@@ -37,17 +37,19 @@ def test_batches_are_a_function_of_seed_and_step():
 def test_an_epoch_predicts_no_character_twice(length):
   tokens, context = np.arange(length, dtype=np.int32), 10
   windows = max(1, (length - context) // context)
-  epoch = np.concatenate([data.training_batch(tokens, context, 1, 0, step) for step in range(windows)])
+  epoch = np.concatenate([corpora.training_batch(tokens, context, 1, 0, step) for step in range(windows)])
   targets = epoch[:, 1:].reshape(-1)
   assert len(set(targets)) == len(targets) > length - 2 * context - 1
-  later = np.concatenate([data.training_batch(tokens, context, 1, 0, windows + step) for step in range(windows)])
+  later = np.concatenate([corpora.training_batch(tokens, context, 1, 0, windows + step) for step in range(windows)])
   assert length < 100 or np.any(later != epoch)
 
 
 def test_every_character_is_predicted_sooner_or_later():
   tokens, context = np.arange(1023, dtype=np.int32), 256
   seen = {
-    int(token) for step in range(200) for token in data.training_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)
+    int(token)
+    for step in range(200)
+    for token in corpora.training_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)
   }
   assert seen == set(range(1, 1023))
 
@@ -55,14 +57,14 @@ def test_every_character_is_predicted_sooner_or_later():
 @pytest.mark.parametrize('length', [11, 12, 20, 21, 22, 100])
 def test_evaluation_predicts_every_character_once(length):
   tokens = np.arange(1, length + 1, dtype=np.int32)
-  windows, targets = data.evaluation_windows(tokens, 10)
+  windows, targets = corpora.evaluation_windows(tokens, 10)
   predicted = np.concatenate([window[1 : count + 1] for window, count in zip(windows, targets, strict=True)])
   np.testing.assert_array_equal(predicted, tokens[1:])
 
 
 def test_batches_are_of_one_size_and_the_last_ends_in_zeros():
   rows, numbers = np.arange(1, 11).reshape(5, 2), np.arange(1, 6)
-  parts = list(data.batches(2, rows, numbers))
+  parts = list(corpora.batches(2, rows, numbers))
   assert [start for start, _ in parts] == [0, 2, 4]
   assert all(of.shape == (2, 2) and number.shape == (2,) for _, (of, number) in parts)
   np.testing.assert_array_equal(np.concatenate([of for _, (of, _) in parts]), [*rows, [0, 0]])
@@ -71,22 +73,22 @@ def test_batches_are_of_one_size_and_the_last_ends_in_zeros():
 
 def test_a_byte_order_mark_is_no_character(tmp_path):
   (tmp_path / 'text').write_bytes(b'\xef\xbb\xbfabc')
-  assert data.read_text(str(tmp_path / 'text')) == 'abc'
+  assert corpora.read_text(str(tmp_path / 'text')) == 'abc'
 
 
 def test_one_character_cannot_be_evaluated():
   with pytest.raises(InputError, match='nothing to predict'):
-    data.evaluation_windows(np.zeros(1, np.int32), 10)
+    corpora.evaluation_windows(np.zeros(1, np.int32), 10)
 
 
 def test_a_context_longer_than_the_text_is_refused():
   with pytest.raises(InputError, match=r'context = 10 needs at least 11 characters of training text, and there are 10'):
-    data.training_batch(np.zeros(10, np.int32), 10, 1, 0, 0)
+    corpora.training_batch(np.zeros(10, np.int32), 10, 1, 0, 0)
 
 
 def test_unseen_characters_are_named():
   with pytest.raises(InputError, match=r"2 character.* 'é' '—'"):
-    data.encode('caf\u00e9\u2014', 'acf')
+    corpora.encode('caf\u00e9\u2014', 'acf')
 
 
 @pytest.mark.parametrize(
@@ -102,22 +104,22 @@ def test_bad_files_get_one_line(tmp_path, name, content, message):
   if content is not None:
     (tmp_path / name).write_bytes(content)
   with pytest.raises(InputError, match=message) as error:
-    data.load_corpus('file', str(tmp_path / name))
+    corpora.load_corpus('file', str(tmp_path / name))
   assert '\n' not in str(error.value)
 
 
 def test_corpora_are_named_and_never_swapped(tmp_path, monkeypatch):
   with pytest.raises(InputError, match="'shakespeare'; choose one of tinyshakespeare, python_stdlib, file"):
-    data.load_corpus('shakespeare')
+    corpora.load_corpus('shakespeare')
   with pytest.raises(InputError, match='corpus "file"'):
-    data.load_corpus('python_stdlib', 'text.txt')
+    corpora.load_corpus('python_stdlib', 'text.txt')
   monkeypatch.setenv('TRIX_DATA_DIR', str(tmp_path))
   with pytest.raises(InputError, match='TRIX_DATA_DIR is set'):
-    data.load_corpus('tinyshakespeare')
+    corpora.load_corpus('tinyshakespeare')
 
 
 def test_python_stdlib_is_ascii_and_large():
-  corpus = data.load_corpus('python_stdlib')
+  corpus = corpora.load_corpus('python_stdlib')
   assert corpus.vocabulary.isascii() and len(corpus.train) > 500_000
 
 
@@ -126,7 +128,7 @@ def test_a_damaged_tinyshakespeare_is_refused(tmp_path, monkeypatch):
   (tmp_path / 'tinyshakespeare' / 'input.txt').write_text('To be')
   monkeypatch.setenv('TRIX_DATA_DIR', str(tmp_path))
   with pytest.raises(InputError, match='sha256 differs'):
-    data.load_corpus('tinyshakespeare')
+    corpora.load_corpus('tinyshakespeare')
 
 
 class Website(http.server.BaseHTTPRequestHandler):
@@ -163,13 +165,13 @@ def website(tmp_path, monkeypatch):
     thread.start()
 
     def at(path):
-      monkeypatch.setattr(data, 'TINYSHAKESPEARE_URL', f'http://127.0.0.1:{server.server_port}{path}')
+      monkeypatch.setattr(corpora, 'TINYSHAKESPEARE_URL', f'http://127.0.0.1:{server.server_port}{path}')
 
     at.asked = server.asked
     for name in ('TRIX_DATA_DIR', 'http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
       monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(data, 'TINYSHAKESPEARE_SHA256', hashlib.sha256(TEXT).hexdigest())
+    monkeypatch.setattr(corpora, 'TINYSHAKESPEARE_SHA256', hashlib.sha256(TEXT).hexdigest())
     yield at
     server.closing.set()
     server.shutdown()
@@ -183,7 +185,7 @@ linux = pytest.mark.skipif(sys.platform != 'linux', reason='where the cache is d
 def test_tinyshakespeare_is_downloaded_once_into_the_cache(tmp_path, website, capfd):
   website('/text')
   for _ in range(2):
-    assert len(data.load_corpus('tinyshakespeare').train) == 1350
+    assert len(corpora.load_corpus('tinyshakespeare').train) == 1350
   assert website.asked == ['/text'] and capfd.readouterr() == ('', '')
   [path] = [path for path in tmp_path.rglob('*') if path.is_file()]
   assert path == tmp_path / 'cache' / 'trix_jax' / 'tinyshakespeare' / 'input.txt' and path.read_bytes() == TEXT
@@ -200,7 +202,7 @@ def test_the_cache_is_in_the_home_where_nothing_else_is_said(tmp_path, website, 
   path.parent.mkdir(parents=True)
   path.write_bytes(TEXT)
   website('/gone')
-  assert len(data.load_corpus('tinyshakespeare').train) == 1350 and website.asked == []
+  assert len(corpora.load_corpus('tinyshakespeare').train) == 1350 and website.asked == []
 
 
 @linux
@@ -210,7 +212,7 @@ def test_a_file_in_the_cache_that_is_another_text_is_refused_and_stays(tmp_path,
   path.write_text('To be')
   website('/text')
   with pytest.raises(InputError, match=f'{path} is not the TinyShakespeare text .* delete it'):
-    data.load_corpus('tinyshakespeare')
+    corpora.load_corpus('tinyshakespeare')
   assert path.read_text() == 'To be' and website.asked == []
 
 
@@ -219,11 +221,11 @@ def test_a_file_in_the_cache_that_is_another_text_is_refused_and_stays(tmp_path,
   [('/gone', '404'), ('/other', 'what came is another text'), ('/short', 'IncompleteRead'), ('/silent', 'timed out')],
 )
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path, website, monkeypatch, capfd, path, reason):
-  monkeypatch.setattr(data, 'DOWNLOAD_TIMEOUT', 0.2)
+  monkeypatch.setattr(corpora, 'DOWNLOAD_TIMEOUT', 0.2)
   website(path)
   message = rf'^cannot download TinyShakespeare from http.*{path} \(.*{reason}.*\); .*TRIX_DATA_DIR.*python_stdlib$'
   with pytest.raises(InputError, match=message) as error:
-    data.load_corpus('tinyshakespeare')
+    corpora.load_corpus('tinyshakespeare')
   assert '\n' not in str(error.value) and capfd.readouterr() == ('', '')
   assert not [path for path in tmp_path.rglob('*') if path.is_file()] and website.asked == [path]
 
@@ -231,9 +233,9 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path, website,
 def test_without_a_network_the_error_says_what_to_do(tmp_path, website, monkeypatch):
   with socket.create_server(('127.0.0.1', 0)) as taken:
     nobody = f'http://127.0.0.1:{taken.getsockname()[1]}/text'
-  monkeypatch.setattr(data, 'TINYSHAKESPEARE_URL', nobody)
+  monkeypatch.setattr(corpora, 'TINYSHAKESPEARE_URL', nobody)
   with pytest.raises(InputError, match=r'^cannot download.*refused.*TRIX_DATA_DIR.*python_stdlib$'):
-    data.load_corpus('tinyshakespeare')
+    corpora.load_corpus('tinyshakespeare')
   assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
 
@@ -242,4 +244,4 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, website):
   (tmp_path / 'cache').write_text('no folder')
   website('/text')
   with pytest.raises(InputError, match=r'^cannot download.*Not a directory.*TRIX_DATA_DIR'):
-    data.load_corpus('tinyshakespeare')
+    corpora.load_corpus('tinyshakespeare')

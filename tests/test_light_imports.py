@@ -25,7 +25,7 @@ def test_kernels_need_jax_and_numpy_alone():
   ('module', 'unwanted'),
   [
     ('inference', ('orbax', 'tensorboardX', 'pooch', 'requests', 'scipy', 'matplotlib', 'optax', 'ml_collections')),
-    ('data', ('pooch', 'requests', 'jax')),
+    ('data.corpora', ('pooch', 'requests', 'jax')),
     ('system.files', ('jax', 'numpy')),
   ],
 )

@@ -8,18 +8,9 @@ import optax
 import pytest
 from tiers import fast_first, slow
 
-from trix_jax import (
-  analysis,
-  checkpoints,
-  configuration,
-  data,
-  evaluation,
-  gate_fitting,
-  optimizers,
-  training,
-  workdirs,
-)
+from trix_jax import analysis, checkpoints, configuration, evaluation, gate_fitting, optimizers, training, workdirs
 from trix_jax.core import routing, signatures
+from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.nn import transformer
 from trix_jax.system import devices
@@ -53,7 +44,7 @@ def text(length=400):
 
 def batch(config, mesh, step=0):
   settings = config.training
-  return devices.split_batch(data.training_batch(text(), config.model.context, settings.batch_size, 0, step), mesh)
+  return devices.split_batch(corpora.training_batch(text(), config.model.context, settings.batch_size, 0, step), mesh)
 
 
 def run(config, steps, mesh_size=2):
@@ -134,7 +125,7 @@ def test_randomness_is_of_the_step_the_device_and_the_part():
   def loss(devices_, parts, step=0):
     config.training.accumulation = parts
     model, mesh, state = start(config, devices_)
-    window = data.training_batch(text(), config.model.context, 1, 0, 0)
+    window = corpora.training_batch(text(), config.model.context, 1, 0, 0)
     windows = devices.split_batch(np.repeat(window, devices_ * parts, axis=0), mesh)
     compute = jax.jit(training.make_gradients(config, model, mesh))
     return float(compute(state.replace(step=jnp.int32(step)), windows, jax.random.key(0))[1]['loss'])
@@ -450,7 +441,7 @@ def test_mutual_information_of_known_tables():
 
 def trained_on_nothing(config):
   _, _, state = start(config)
-  run_corpus = data.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
+  run_corpus = corpora.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   trained = checkpoints.Trained(
     config,
     training.make_model(config, VOCABULARY),
@@ -537,7 +528,7 @@ def test_the_newest_checkpoints_stay(tmp_path):
 def test_run_json_lists_every_session(tmp_path):
   config = tiny()
   _, mesh, state = start(config)
-  corpus = data.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
+  corpus = corpora.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   for step in (0, 20):
     workdirs.write_run(tmp_path, config, corpus, state.params, state.routing, mesh, step)
   described = workdirs.read_run(tmp_path)

@@ -10,7 +10,8 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from trix_jax import data, training, workdirs
+from trix_jax import training, workdirs
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
 
@@ -173,9 +174,9 @@ class Trained:
     loss = None if math.isnan(self.validation_loss) else self.validation_loss
     return {'corpus': corpus, 'checkpoint': self.checkpoint, 'step': self.step, 'best_validation_loss': loss, **session}
 
-  def corpus(self) -> data.Corpus:
+  def corpus(self) -> corpora.Corpus:
     """Load the corpus of the training run. Raise InputError when its text has changed since."""
-    corpus = data.load_corpus(self.config.corpus, self.config.file)
+    corpus = corpora.load_corpus(self.config.corpus, self.config.file)
     if corpus.sha256 != self.run['corpus']['sha256']:
       raise InputError(
         f'corpus {self.config.file or self.config.corpus} is not the text the model was trained on '

@@ -6,8 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from trix_jax import data
 from trix_jax.core import routing
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import controls, transformer
 
@@ -27,7 +27,7 @@ def default_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict(
     {
       'seed': 0,
-      'corpus': 'tinyshakespeare',  # One of data.CORPORA.
+      'corpus': 'tinyshakespeare',  # One of corpora.CORPORA.
       'file': '',  # Path of a UTF-8 text, for corpus 'file'.
       'model': {  # See transformer.ModelConfig and ffn.FFNConfig.
         'form': 'modern',
@@ -142,8 +142,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if value is None or (isinstance(value, int) and abs(value) >= 2**31):
       raise InputError(f'config.{name} = {value}; it must be a value, and below 2**31')
   transformer.model_config(config.model)
-  if config.corpus not in data.CORPORA:
-    raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(data.CORPORA)}')
+  if config.corpus not in corpora.CORPORA:
+    raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(corpora.CORPORA)}')
   if config.optimizer.name not in OPTIMIZERS:
     raise InputError(f'config.optimizer.name is {config.optimizer.name!r}; choose one of {", ".join(OPTIMIZERS)}')
   for name in (

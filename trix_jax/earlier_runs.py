@@ -6,14 +6,15 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from trix_jax import checkpoints, data, training
+from trix_jax import checkpoints, training
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 
 # Model settings that do not change the meaning of the parameters: they concern routing and training only.
 MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')
 
 
-def teacher_of(config, corpus: data.Corpus) -> training.Teacher | None:
+def teacher_of(config, corpus: corpora.Corpus) -> training.Teacher | None:
   """Load the model of `config.loss.teacher`, None without one. Raise InputError when it cannot teach this text."""
   if not config.loss.teacher:
     return None
@@ -26,7 +27,7 @@ def teacher_of(config, corpus: data.Corpus) -> training.Teacher | None:
   return training.Teacher(trained.model, trained.params, trained.routing)
 
 
-def start_from(config, corpus: data.Corpus, state: training.TrainState) -> training.TrainState:
+def start_from(config, corpus: corpora.Corpus, state: training.TrainState) -> training.TrainState:
   """Return the state before the first step, with the parameters of `config.training.start_from`.
 
   The earlier model's routing state is taken too where both models have the same kind. So the index fits the tiles.
@@ -55,7 +56,7 @@ def start_from(config, corpus: data.Corpus, state: training.TrainState) -> train
   return dataclasses.replace(state, params=trained.params, routing=trained.routing if alike else state.routing)
 
 
-def _trained(setting: str, workdir: str, corpus: data.Corpus) -> checkpoints.Trained:
+def _trained(setting: str, workdir: str, corpus: corpora.Corpus) -> checkpoints.Trained:
   """Load the best checkpoint of a run on a text of the same characters. Raise InputError, which names the setting."""
   try:
     trained = checkpoints.load_trained(pathlib.Path(workdir), 'best')

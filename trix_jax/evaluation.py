@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, data, forward, metrics, weights
+from trix_jax import analysis, forward, metrics, weights
 from trix_jax.core import routing
+from trix_jax.data import corpora
 from trix_jax.nn import controls, ffn, transformer
 from trix_jax.system import devices
 
@@ -88,7 +89,7 @@ class Evaluator:
     """
     self._ffn = config.ffn
     self._backend = backend or trained_backend(config, len(vocabulary))
-    self._windows, self._targets = data.evaluation_windows(tokens, config.context)
+    self._windows, self._targets = corpora.evaluation_windows(tokens, config.context)
     self._mesh = devices.data_mesh(WINDOWS_AT_A_TIME)
     self._class_V = analysis.class_of_tokens(vocabulary)
     split, replicated = PartitionSpec(devices.AXIS), PartitionSpec()
@@ -112,7 +113,7 @@ class Evaluator:
     """
     params, routing_state = devices.replicate((params, routing_state or {}), self._mesh)
     total: Any = None
-    for start, part in data.batches(WINDOWS_AT_A_TIME, self._windows, self._targets):
+    for start, part in corpora.batches(WINDOWS_AT_A_TIME, self._windows, self._targets):
       sums = self._step(params, routing_state, *part, start)
       sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums)
       total = sums if total is None else jax.tree.map(np.add, total, sums)
@@ -224,10 +225,11 @@ def _tile_disagreement(context, tokens, *models):
     counted_N = (jnp.arange(context) < targets[:, None]).reshape(-1)
     return jnp.stack([jnp.sum(jnp.any(a != b, axis=1) & counted_N) for a, b in zip(first, second, strict=True)])
 
-  windows, targets = data.evaluation_windows(tokens, context)
+  windows, targets = corpora.evaluation_windows(tokens, context)
   parameters = [of_model for _, *of_model in models]
   counts = sum(
-    np.asarray(differing(parameters, *part), np.int64) for _, part in data.batches(WINDOWS_AT_A_TIME, windows, targets)
+    np.asarray(differing(parameters, *part), np.int64)
+    for _, part in corpora.batches(WINDOWS_AT_A_TIME, windows, targets)
   )
   return (counts / targets.sum()).tolist()
 
@@ -246,7 +248,7 @@ def tiles_of(
 
   parts = [
     [np.asarray(of) for of in chosen(params, routing_state, *part)]
-    for _, part in data.batches(WINDOWS_AT_A_TIME, windows)
+    for _, part in corpora.batches(WINDOWS_AT_A_TIME, windows)
   ]
   tile_LNK, gate_LNK = (np.concatenate(of, axis=1)[:, : windows.size] for of in zip(*parts, strict=True))
   return tile_LNK, gate_LNK

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trix_jax import checkpoints, data, evaluation
+from trix_jax import checkpoints, evaluation
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
 
@@ -55,7 +56,7 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
 
   opt_state = optimizer.init(gates)
   for step in range(steps):
-    windows = data.training_batch(corpus.train, config.context, BATCH, seed, step)
+    windows = corpora.training_batch(corpus.train, config.context, BATCH, seed, step)
     gates, opt_state, loss = step_fn(gates, opt_state, windows)
     if (step + 1) % 50 == 0 or step + 1 == steps:
       print(f'fitting the gate: step {step + 1}/{steps}, training loss {float(loss):.4f}', flush=True)

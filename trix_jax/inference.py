@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import artifact, data, forward, weights
+from trix_jax import artifact, forward, weights
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.weights import InferenceConfig
 
@@ -52,11 +53,11 @@ class LanguageModel:
 
   def encode(self, text: str) -> np.ndarray:
     """Turn text into int32 tokens. Raise InputError, which names them, for characters that the vocabulary lacks."""
-    return data.encode(text, self.vocabulary)
+    return corpora.encode(text, self.vocabulary)
 
   def decode(self, tokens: np.ndarray) -> str:
     """Turn tokens into text."""
-    return data.decode(tokens, self.vocabulary)
+    return corpora.decode(tokens, self.vocabulary)
 
   def logits(self, token_BL: np.ndarray | jax.Array) -> jax.Array:
     """Compute the scores of every next token.

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import checkpoints, data, evaluation
+from trix_jax import checkpoints, evaluation
 from trix_jax.core import routing
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, indexed_ffn, transformer
 
@@ -78,7 +79,7 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
     raise InputError(f'the text has {len(text)} characters; this model takes 1 to {context} at once')
   _check_looks_up(trained.model.config)
   apply = jax.jit(transformer.apply, static_argnums=0)
-  infos = apply(trained.model, trained.params, trained.routing, data.encode(text, trained.vocabulary)[None])[1]
+  infos = apply(trained.model, trained.params, trained.routing, corpora.encode(text, trained.vocabulary)[None])[1]
   return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
 
 
@@ -99,7 +100,7 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
   for name, value, count in (('layer', layer, model.layers), ('tile', tile, model.ffn.tiles)):
     if not 0 <= value < count:
       raise InputError(f'{name} {value} is not there; this model has {name}s 0 to {count - 1}')
-  data.check_context(token_N, model.context, 'given')
+  corpora.check_context(token_N, model.context, 'given')
   _check_looks_up(model)
   signatures_TD, members = signatures_of(trained, layer)
   tile_LNK, gate_LNK = evaluation.tiles_of(trained.model, trained.params, trained.routing, token_N)

@@ -14,7 +14,6 @@ import numpy as np
 from trix_jax import (
   checkpoints,
   configuration,
-  data,
   earlier_runs,
   evaluation,
   inference,
@@ -23,6 +22,7 @@ from trix_jax import (
   training,
   workdirs,
 )
+from trix_jax.data import corpora
 from trix_jax.errors import InputError, TrainingStopped
 from trix_jax.system import devices
 
@@ -44,9 +44,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if config.file:  # An absolute path lets evaluation find the text from any folder.
     config = config.copy_and_resolve_references()
     config.file = str(pathlib.Path(config.file).resolve())
-  corpus = data.load_corpus(config.corpus, config.file)
+  corpus = corpora.load_corpus(config.corpus, config.file)
   for split in ('train', 'validation'):
-    data.check_context(getattr(corpus, split), config.model.context, split)
+    corpora.check_context(getattr(corpus, split), config.model.context, split)
   with workdirs.opened(workdir, config):
     run = _Run(config, workdir, corpus)
     try:
@@ -143,7 +143,7 @@ class _Run:
 
   def _batch(self, step):
     settings = self.config.training
-    windows = data.training_batch(
+    windows = corpora.training_batch(
       self.corpus.train, self.config.model.context, settings.batch_size, self.config.seed, step
     )
     return devices.split_batch(windows, self.mesh)
@@ -248,7 +248,7 @@ class _Run:
     report.write_rows(self.workdir / f'{name}.json', rows, kind, int(state.step), 'validation')
     if self.config.sample_length:
       prompt = self.corpus.validation[1 : 1 + min(32, config.context)]
-      print('\nsample, after the prompt ' + repr(data.decode(prompt, vocabulary)) + ':')
+      print('\nsample, after the prompt ' + repr(corpora.decode(prompt, vocabulary)) + ':')
       model = inference.as_trained(self.model, vocabulary, state.params, state.routing)
       for (piece,) in model.stream([prompt], self.config.sample_length):
         print(piece, end='', flush=True)

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from trix_jax import configuration, data
+from trix_jax import configuration
+from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.nn import indexed_ffn, transformer
 from trix_jax.system import files, host
@@ -98,7 +99,7 @@ def _read(path: pathlib.Path) -> str:
     raise InputError(f'cannot read {path}: {error}; give the folder of a run') from error
 
 
-def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
+def check_corpus(workdir: pathlib.Path, corpus: corpora.Corpus) -> None:
   """Raise InputError when the run in a workdir was trained on another text."""
   if (workdir / 'run.json').exists():
     known = read_run(workdir)['corpus']
@@ -112,7 +113,7 @@ def check_corpus(workdir: pathlib.Path, corpus: data.Corpus) -> None:
 def write_run(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
-  corpus: data.Corpus,
+  corpus: corpora.Corpus,
   params: Any,
   routing_state: Any,
   mesh: jax.sharding.Mesh,

@@ -297,7 +297,7 @@ NN = (
 DATA = (
   *_in(
     'data',
-    'trix_jax/data.py',
+    'trix_jax/data/corpora.py',
     'test_data test_training',
     ('batches_forget_the_seed', 'np.random.Philox(key=[seed, epoch])', 'np.random.Philox(key=[0, epoch])'),
     ('every_epoch_is_the_first', 'np.random.Philox(key=[seed, epoch])', 'np.random.Philox(key=[seed, 0])'),

@@ -17,8 +17,9 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, data, evaluation, gate_fitting, plots, report, weights
+from trix_jax import checkpoints, evaluation, gate_fitting, plots, report, weights
 from trix_jax.cli import arguments
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
 
@@ -57,7 +58,7 @@ def main() -> None:
   trained = checkpoints.load_trained(workdir, _CHECKPOINT.value)
   vocabulary = trained.vocabulary
   if _FILE.value:
-    tokens = data.encode(data.read_text(_FILE.value), vocabulary)
+    tokens = corpora.encode(corpora.read_text(_FILE.value), vocabulary)
   else:
     tokens = trained.corpus().validation
   packed = None

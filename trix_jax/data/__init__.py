@@ -1,0 +1,1 @@
+"""Corpora, and the windows of text that training and evaluation read."""
