@@ -34,12 +34,13 @@ import variants
 from absl import flags
 
 import xla_kernels
-from trix_jax import checkpoints, evaluation
+from trix_jax import evaluation
 from trix_jax.cli import launcher
 from trix_jax.core import routing, ternary, tile_index
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import indexed_ffn
+from trix_jax.runs import checkpoints
 
 D, STEPS = 128, 500
 TILES = (16, 64, 256, 1024, 4096)

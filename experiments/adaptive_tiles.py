@@ -22,9 +22,10 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, plots, workdirs
+from trix_jax import evaluation, plots
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import files
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run whose model.top_k is above 1.', required=True)

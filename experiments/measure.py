@@ -19,10 +19,11 @@ import scipy.stats
 from absl import flags
 
 from experiments import patterns
-from trix_jax import analysis, checkpoints, evaluation, gate_fitting, metrics, report, workdirs
+from trix_jax import analysis, evaluation, gate_fitting, report
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, transformer
+from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import files
 
 # Points of a curve, characters of the passage, tables drawn for the null, steps of fitting a gate.

@@ -19,10 +19,11 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, inference, weights, workdirs
+from trix_jax import evaluation, inference, weights
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
+from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import files
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)

@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from experiments import elsewhere, estimates, figures, patterns, stored, suites, verdicts
-from trix_jax import workdirs
 from trix_jax.errors import InputError
+from trix_jax.runs import workdirs
 
 FILE = 'report.html'
 # The number that a suite varies: text, or a setting of the model.

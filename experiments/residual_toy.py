@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from trix_jax import workdirs
 from trix_jax.cli import launcher
 from trix_jax.nn import ffn, indexed_ffn
+from trix_jax.runs import workdirs
 from trix_jax.system import files
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500

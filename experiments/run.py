@@ -43,9 +43,9 @@ from absl import flags
 from experiments import elsewhere, own_suites, patterns, planning, report, stored, suites, verdicts
 from experiments.jobs import Jobs
 from experiments.planning import Run
-from trix_jax import workdirs
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.runs import workdirs
 from trix_jax.system import files
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import suites, verdicts
-from trix_jax import workdirs
 from trix_jax.errors import InputError
+from trix_jax.runs import workdirs
 from trix_jax.system import files
 
 Rows = list[dict[str, Any]]

@@ -20,9 +20,10 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, workdirs
+from trix_jax import evaluation
 from trix_jax.cli import arguments, launcher
 from trix_jax.nn import ffn
+from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import files
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)

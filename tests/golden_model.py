@@ -14,7 +14,8 @@ import pathlib
 
 from test_golden_model import FOLDER, tiles_of
 
-from trix_jax import checkpoints, inference
+from trix_jax import inference
+from trix_jax.runs import checkpoints
 
 PROMPT = 'KING RICHARD:\nWhat, shall we toward the Tower? the day is spent.'
 CHARACTERS = 150

@@ -1,7 +1,7 @@
 """Results of suites that nobody measured, for tests of what is made of them."""
 
 from experiments import suites
-from trix_jax import workdirs
+from trix_jax.runs import workdirs
 
 
 def rows_of(suite, losses, **extra):

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from trix_jax import checkpoints, training
+from trix_jax import training
 from trix_jax.cli import launcher
+from trix_jax.runs import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 # A model that trains in a second or two; saving takes long enough to be interrupted.

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from programs import ROOT, TINY, assert_same_run, bad, interrupted, rows_of, run, train
 
-from trix_jax import checkpoints, inference, metrics
+from trix_jax import inference
 from trix_jax.cli import arguments, launcher
+from trix_jax.runs import checkpoints, metrics
 
 
 def test_a_run_leaves_the_files_it_promises(trained):

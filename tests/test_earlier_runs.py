@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import checkpoints, configuration, earlier_runs, training
+from trix_jax import configuration, earlier_runs, training
 from trix_jax.errors import InputError
+from trix_jax.runs import checkpoints
 
 VOCABULARY = 'abcd'
 CORPUS = types.SimpleNamespace(vocabulary=VOCABULARY)

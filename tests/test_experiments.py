@@ -13,8 +13,9 @@ from made_up_rows import rows_of
 
 from experiments import measure, patterns, planning, recipe, run, stored, suites, verdicts
 from experiments.jobs import Jobs
-from trix_jax import checkpoints, configuration, trainer
+from trix_jax import configuration, trainer
 from trix_jax.errors import InputError
+from trix_jax.runs import checkpoints
 
 
 @pytest.mark.parametrize('name', suites.SUITES)

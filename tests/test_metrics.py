@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from trix_jax import metrics
 from trix_jax.errors import InputError
+from trix_jax.runs import metrics
 
 
 def row(step, split='train'):

@@ -17,7 +17,7 @@ import programs
 import pytest
 from programs import ROOT, TINY, assert_same_run, bad, command, environment, interrupted, run_process, wait_for
 
-from trix_jax import metrics
+from trix_jax.runs import metrics
 
 SCRIPTS = ('train.py', 'eval_sparse.py', 'generate.py', '-m trix_jax.export', '-m trix_jax.lookup')
 

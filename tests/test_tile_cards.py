@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import checkpoints, configuration, tile_cards, training
+from trix_jax import configuration, tile_cards, training
 from trix_jax.nn import transformer
+from trix_jax.runs import checkpoints
 
 VOCABULARY = 'abcdefgh'
 

@@ -8,11 +8,12 @@ import optax
 import pytest
 from tiers import fast_first, slow
 
-from trix_jax import analysis, checkpoints, configuration, evaluation, gate_fitting, optimizers, training, workdirs
+from trix_jax import analysis, configuration, evaluation, gate_fitting, optimizers, training
 from trix_jax.core import routing, signatures
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.nn import transformer
+from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import devices
 
 VOCABULARY = ' .0abc\n'

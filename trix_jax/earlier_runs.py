@@ -6,9 +6,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from trix_jax import checkpoints, training
+from trix_jax import training
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.runs import checkpoints
 
 # Model settings that do not change the meaning of the parameters: they concern routing and training only.
 MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')

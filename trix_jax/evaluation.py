@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, forward, metrics, weights
+from trix_jax import analysis, forward, weights
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.nn import controls, ffn, transformer
+from trix_jax.runs import metrics
 from trix_jax.system import devices
 
 WINDOWS_AT_A_TIME = 32

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trix_jax import checkpoints, evaluation
+from trix_jax import evaluation
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
+from trix_jax.runs import checkpoints
 
 BATCH = 16
 LEARNING_RATE = 1e-2

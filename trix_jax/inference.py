@@ -23,7 +23,7 @@ from trix_jax.errors import InputError
 from trix_jax.weights import InferenceConfig
 
 if TYPE_CHECKING:  # Inference needs none of the training code.
-  from trix_jax import checkpoints
+  from trix_jax.runs import checkpoints
 
 # Tokens drawn in one call of a compiled loop: enough to make the call cheap, few enough to show text smoothly.
 CHUNK = 32

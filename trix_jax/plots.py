@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax import analysis, metrics
+from trix_jax import analysis
 from trix_jax.errors import InputError
+from trix_jax.runs import metrics
 
 
 def require_matplotlib() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax import analysis, workdirs
+from trix_jax import analysis
+from trix_jax.runs import workdirs
 
 # With more than MOST_TILES tiles, a table shows the top ones only.
 MOST_TILES, TOP_TILES = 32, 6

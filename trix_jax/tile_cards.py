@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import checkpoints, evaluation
+from trix_jax import evaluation
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, indexed_ffn, transformer
+from trix_jax.runs import checkpoints
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
 # Controls that do not look at signatures.

@@ -11,19 +11,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from trix_jax import (
-  checkpoints,
-  configuration,
-  earlier_runs,
-  evaluation,
-  inference,
-  metrics,
-  report,
-  training,
-  workdirs,
-)
+from trix_jax import configuration, earlier_runs, evaluation, inference, report, training
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, TrainingStopped
+from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import devices
 
 # A trace starts PROFILE_AFTER steps into a session, after compilation, and covers PROFILE_STEPS.

@@ -350,7 +350,7 @@ CONFIGURATION = (
 RUNS = (
   *_in(
     'runs',
-    'trix_jax/checkpoints.py',
+    'trix_jax/runs/checkpoints.py',
     'test_training test_command_lines',
     (
       'optimizer_state_not_restored',
@@ -377,15 +377,15 @@ RUNS = (
   ),
   *_in(
     'runs',
-    'trix_jax/metrics.py',
-    'test_metrics test_training test_command_lines',
+    'trix_jax/runs/metrics.py',
+    'test_training test_command_lines',
     ('rows_after_the_restored_step_stay', "if (row := _row(line)) and row['step'] <= resume_step", 'if _row(line)'),
     ('rows_of_both_splits_mixed', "split in (None, row['split'])]", 'True]'),
     ('bits_are_not_bits', 'loss / math.log(2)', 'loss * math.log(2)'),
   ),
   *_in(
     'runs',
-    'trix_jax/workdirs.py',
+    'trix_jax/runs/workdirs.py',
     'test_training test_command_lines',
     ('workdir_of_another_config_accepted', '      if changed:\n', '      if not begun:\n'),
     (

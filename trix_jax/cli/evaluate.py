@@ -17,11 +17,12 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, evaluation, gate_fitting, plots, report, weights
+from trix_jax import evaluation, gate_fitting, plots, report, weights
 from trix_jax.cli import arguments
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
+from trix_jax.runs import checkpoints
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)

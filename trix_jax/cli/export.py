@@ -12,10 +12,11 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import checkpoints, inference, weights
+from trix_jax import inference, weights
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
+from trix_jax.runs import checkpoints
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)

@@ -11,9 +11,10 @@ import time
 
 from absl import flags
 
-from trix_jax import checkpoints, inference
+from trix_jax import inference
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
+from trix_jax.runs import checkpoints
 from trix_jax.system import host
 
 FLAGS = flags.FlagValues()

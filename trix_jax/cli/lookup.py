@@ -12,9 +12,10 @@ prints the tile's share of the validation text, its characters, and the most sim
 
 from absl import flags
 
-from trix_jax import checkpoints, tile_cards
+from trix_jax import tile_cards
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
+from trix_jax.runs import checkpoints
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)

@@ -10,10 +10,11 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from trix_jax import training, workdirs
+from trix_jax import training
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
+from trix_jax.runs import workdirs
 
 KINDS = ('best', 'last')
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
-from trix_jax import workdirs
 from trix_jax.errors import InputError
+from trix_jax.runs import workdirs
 
 # For more tiles than this TensorBoard shows a histogram for each layer instead of a curve for each tile.
 MOST_CURVES = 64
