@@ -168,7 +168,8 @@ def measure_jax(size, variant, tiles) -> dict:
   import numpy as np
   import xla_inference
 
-  from trix_jax import configuration, forward, inference, training, weights
+  from trix_jax import configuration, inference, training
+  from trix_jax.inference import forward, weights
   from trix_jax.nn import transformer
 
   config = configuration.reference_config('dense' if 'all tiles' in variant or 'dense' in variant else 'emergent')

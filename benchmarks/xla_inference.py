@@ -13,8 +13,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from trix_jax import forward, inference, weights
+from trix_jax import inference
 from trix_jax.core import attention
+from trix_jax.inference import forward, weights
 from trix_jax.nn import ffn
 
 

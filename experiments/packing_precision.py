@@ -19,9 +19,10 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import evaluation, inference, weights
+from trix_jax import evaluation, inference
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.inference import weights
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import files

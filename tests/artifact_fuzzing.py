@@ -22,8 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from trix_jax import artifact, weights
 from trix_jax.errors import InputError
+from trix_jax.inference import artifact, weights
 from trix_jax.nn import transformer
 
 VOCABULARY = 'abc\né"\\'

@@ -18,7 +18,8 @@ import time
 import jax
 import numpy as np
 
-from trix_jax import configuration, forward, inference, training, weights
+from trix_jax import configuration, inference, training
+from trix_jax.inference import forward, weights
 from trix_jax.nn import transformer
 
 VOCABULARY = ''.join(chr(64 + i) for i in range(65))

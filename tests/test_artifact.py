@@ -11,8 +11,9 @@ import safetensors.numpy
 from artifact_fuzzing import joined, rewritten, small_artifact, split
 from tiers import slow
 
-from trix_jax import artifact, forward, inference, weights
+from trix_jax import inference
 from trix_jax.errors import InputError
+from trix_jax.inference import artifact, forward, weights
 
 
 @pytest.mark.parametrize(

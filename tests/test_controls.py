@@ -8,9 +8,10 @@ import pytest
 from jitted import apply
 from tiers import fast_first, slow
 
-from trix_jax import configuration, evaluation, training, weights
+from trix_jax import configuration, evaluation, training
 from trix_jax.core import routing
 from trix_jax.errors import InputError
+from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.system import devices
 

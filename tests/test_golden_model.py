@@ -5,7 +5,8 @@ import pathlib
 
 import numpy as np
 
-from trix_jax import forward, inference
+from trix_jax import inference
+from trix_jax.inference import forward
 
 FOLDER = pathlib.Path(__file__).parent / 'data'
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import forward, inference, weights
+from trix_jax import inference
 from trix_jax.errors import InputError
+from trix_jax.inference import forward, weights
 from trix_jax.nn import ffn, indexed_ffn, transformer
 
 VOCABULARY = 'abcdefghijk'

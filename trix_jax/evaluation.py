@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis, forward, weights
+from trix_jax import analysis
 from trix_jax.core import routing
 from trix_jax.data import corpora
+from trix_jax.inference import forward, weights
 from trix_jax.nn import controls, ffn, transformer
 from trix_jax.runs import metrics
 from trix_jax.system import devices

@@ -594,7 +594,7 @@ EVALUATION = (
 INFERENCE = (
   *_in(
     'inference',
-    'trix_jax/inference.py',
+    'trix_jax/inference/language_model.py',
     'test_inference',
     (
       'rows_share_one_seed',
@@ -622,7 +622,7 @@ INFERENCE = (
   ),
   *_in(
     'inference',
-    'trix_jax/forward.py',
+    'trix_jax/inference/forward.py',
     'test_inference test_golden_model',
     (
       'the_cache_counts_padding',
@@ -648,7 +648,7 @@ INFERENCE = (
   ),
   *_in(
     'inference',
-    'trix_jax/weights.py',
+    'trix_jax/inference/weights.py',
     'test_inference test_artifact',
     (
       'packed_scales_in_the_order_of_tiles',
@@ -668,7 +668,7 @@ INFERENCE = (
   ),
   *_in(
     'inference',
-    'trix_jax/artifact.py',
+    'trix_jax/inference/artifact.py',
     'test_artifact',
     (
       'damaged_arrays_accepted',

@@ -17,10 +17,11 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import evaluation, gate_fitting, plots, report, weights
+from trix_jax import evaluation, gate_fitting, plots, report
 from trix_jax.cli import arguments
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.inference import weights
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 

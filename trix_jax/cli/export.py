@@ -12,9 +12,10 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import inference, weights
+from trix_jax import inference
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
+from trix_jax.inference import weights
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 

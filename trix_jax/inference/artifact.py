@@ -18,11 +18,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from trix_jax import weights
 from trix_jax.errors import InputError
+from trix_jax.inference import weights
+from trix_jax.inference.weights import Entry, InferenceConfig
 from trix_jax.nn import ffn, transformer
 from trix_jax.system import files
-from trix_jax.weights import Entry, InferenceConfig
 
 FORMAT, FORMAT_VERSION = 'trix-jax', '1'
 DESCRIBED = ('config', 'vocabulary', 'provenance')

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 import xla_kernels
 from trix_jax.core import attention, routing, ternary
-from trix_jax.nn import ffn, indexed_ffn, transformer
-from trix_jax.weights import (
+from trix_jax.inference.weights import (
   InferenceConfig,
   in_tile_order,
   index_of,
@@ -24,6 +23,7 @@ from trix_jax.weights import (
   signatures_of,
   tile_index_of,
 )
+from trix_jax.nn import ffn, indexed_ffn, transformer
 from xla_kernels import reference
 
 Weights = Mapping[str, Any]

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import artifact, forward, weights
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
-from trix_jax.weights import InferenceConfig
+from trix_jax.inference import artifact, forward, weights
+from trix_jax.inference.weights import InferenceConfig
 
 if TYPE_CHECKING:  # Inference needs none of the training code.
   from trix_jax.runs import checkpoints
