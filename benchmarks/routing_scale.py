@@ -34,11 +34,11 @@ import variants
 from absl import flags
 
 import xla_kernels
-from trix_jax import evaluation
 from trix_jax.cli import launcher
 from trix_jax.core import routing, ternary, tile_index
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn import indexed_ffn
 from trix_jax.runs import checkpoints
 
@@ -259,7 +259,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
   for probes in probe_counts:
     if config.ffn.top_k <= probes * config.ffn.tiles // config.ffn.clusters:
       ffn_config = dataclasses.replace(config.ffn, probes=probes)
-      evaluator = evaluation.Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary, corpus.validation)
+      evaluator = Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary, corpus.validation)
       losses[probes] = evaluator(model.params, model.routing)['loss']
   for row in rows:
     of, empty = (times[row['layer'], probes, row['tokens']] for probes in (row['probes'], -1))

@@ -9,7 +9,8 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from experiments import estimates
-from trix_jax import analysis, plots
+from trix_jax import plots
+from trix_jax.evaluation import classes
 
 Rows = Sequence[dict[str, Any]]
 
@@ -98,7 +99,7 @@ def signatures(layers: Sequence[Any]) -> Figure:
   return figure
 
 
-def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = analysis.CLASSES) -> Figure:
+def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = classes.CLASSES) -> Figure:
   """Draw for each layer the share of every class that goes to each tile, in % if there is room."""
   counts_LCT = [np.asarray(counts, float) for counts in specialisation['counts']]
   present = [place for place in range(len(names)) if counts_LCT[0][place].sum()]

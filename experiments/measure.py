@@ -19,9 +19,11 @@ import scipy.stats
 from absl import flags
 
 from experiments import patterns
-from trix_jax import analysis, evaluation, gate_fitting, report
+from trix_jax import gate_fitting
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.evaluation import classes, tables
+from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings, tiles_of, with_routing
 from trix_jax.nn import ffn, transformer
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import files
@@ -39,7 +41,7 @@ def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
     rows = rows[:-1][:: max(1, len(rows) // POINTS)] + rows[-1:]
     return [[row['step'], np.round(row[name], 4).tolist()] for row in rows]
 
-  few_tiles = trained.model.config.ffn.tiles <= report.MOST_TILES
+  few_tiles = trained.model.config.ffn.tiles <= tables.MOST_TILES
   return {
     'loss': best['loss'],
     'perplexity': best['perplexity'],
@@ -76,7 +78,7 @@ def _tokens(config, steps: int) -> int:
 
 def routings(trained: checkpoints.Trained) -> dict[str, float]:
   """Return the validation loss of the same weights under every routing."""
-  rows = evaluation.evaluate_routings(
+  rows = evaluate_routings(
     trained.model.config, trained.vocabulary, trained.corpus().validation, trained.params, trained.routing
   )
   return {row['routing']: row['loss'] for row in rows}
@@ -84,14 +86,14 @@ def routings(trained: checkpoints.Trained) -> dict[str, float]:
 
 def fitted_gate(trained: checkpoints.Trained) -> float:
   """Return the validation loss with a gate fitted to the frozen model."""
-  config = evaluation.with_routing(trained.model.config, 'learned')
-  evaluate = evaluation.Evaluator(config, trained.vocabulary, trained.corpus().validation)
+  config = with_routing(trained.model.config, 'learned')
+  evaluate = Evaluator(config, trained.vocabulary, trained.corpus().validation)
   return evaluate(gate_fitting.fit_gate(trained, GATE_STEPS))['loss']
 
 
 def specialisation(trained: checkpoints.Trained) -> dict[str, Any]:
   """Return for each layer the tiles of each class of characters, and the value by chance: see `null_information`."""
-  row = evaluation.Evaluator(_routed(trained.model.config), trained.vocabulary, trained.corpus().validation)(
+  row = Evaluator(_routed(trained.model.config), trained.vocabulary, trained.corpus().validation)(
     trained.params, trained.routing
   )
   return _against_chance(row['class_tiles'])
@@ -101,7 +103,7 @@ def _against_chance(counts_LCT) -> dict[str, Any]:
   counts_LCT = np.asarray(counts_LCT)
   return {
     'counts': counts_LCT.tolist(),
-    'information': [analysis.normalised_mutual_information(c) for c in counts_LCT],
+    'information': [classes.normalised_mutual_information(c) for c in counts_LCT],
     'null': [null_information(counts) for counts in counts_LCT],
   }
 
@@ -116,14 +118,14 @@ def null_information(counts_CT: np.ndarray) -> dict[str, float]:
   drawn = scipy.stats.random_table(counts_CT.sum(axis=1), counts_CT.sum(axis=0)).rvs(
     DRAWS, random_state=np.random.default_rng(0)
   )
-  values = [analysis.normalised_mutual_information(table) for table in drawn]
+  values = [classes.normalised_mutual_information(table) for table in drawn]
   return {'mean': float(np.mean(values)), 'most': float(np.max(values)), 'draws': DRAWS}
 
 
 def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
   """Return `specialisation` for the kinds of lines of `patterns.text`, and each kind's main tile in every layer."""
   validation = trained.corpus().validation
-  tile_LNK = tiles_of(trained, validation)
+  tile_LNK = chosen_tiles(trained, validation)
   kind_N = patterns.kinds()[-len(validation) :][: tile_LNK.shape[1]]  # The validation text is the end of the whole.
   counts = [np.zeros((len(patterns.KINDS), trained.model.config.ffn.tiles), int) for _ in tile_LNK]
   for table, tile_NK in zip(counts, tile_LNK, strict=True):
@@ -134,7 +136,7 @@ def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
 def passage(trained: checkpoints.Trained) -> dict[str, Any]:
   """Return the beginning of the validation text and the first tile of each of its characters, by layer."""
   validation = trained.corpus().validation[: PASSAGE + trained.model.config.context]
-  tile_LNK = tiles_of(trained, validation)
+  tile_LNK = chosen_tiles(trained, validation)
   text = ''.join(trained.vocabulary[token] for token in validation[: min(PASSAGE, tile_LNK.shape[1])])
   return {'text': text, 'tiles': tile_LNK[:, : len(text), 0].tolist()}
 
@@ -155,22 +157,22 @@ def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
   for step in checkpoints.Checkpoints(workdir, read_only=True).steps('last'):
     if step % training.checkpoint_every and step != training.steps:
       continue  # An interruption saved this checkpoint.
-    tile_LN = tiles_of(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
+    tile_LN = chosen_tiles(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
     if before is not None:
       rows.append({'from': before[0], 'to': step, 'changed': np.mean(before[1] != tile_LN, axis=1).tolist()})
     before = step, tile_LN
   return rows
 
 
-def tiles_of(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
-  """Return `evaluation.tiles_of` a trained model, [layers, N, K]."""
+def chosen_tiles(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
+  """Return `tiles_of` a trained model, [layers, N, K]."""
   model = transformer.TransformerLM(_routed(trained.model.config), len(trained.vocabulary))
-  return evaluation.tiles_of(model, trained.params, trained.routing, token_N)[0]
+  return tiles_of(model, trained.params, trained.routing, token_N)[0]
 
 
 def _routed(config: transformer.ModelConfig) -> transformer.ModelConfig:
   """Return the config to measure. It routes a dense model by its signatures, with one tile for a token."""
-  return evaluation.with_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
+  return with_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
 
 
 MEASURES: dict[str, Callable[..., Any]] = {

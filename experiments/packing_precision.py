@@ -19,9 +19,10 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import evaluation, inference
+from trix_jax import inference
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import Evaluator, evaluate_packed
 from trix_jax.inference import weights
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
@@ -53,12 +54,12 @@ def main() -> None:
     model, vocabulary = trained.model.config, trained.vocabulary
     xla = {
       'routing': model.ffn.routing,
-      **evaluation.Evaluator(model, vocabulary, validation)(trained.params, trained.routing),
+      **Evaluator(model, vocabulary, validation)(trained.params, trained.routing),
     }
     print(f'{workdir}: XLA, as trained: loss {xla["loss"]:.4f}, {4 * parameters:,} bytes in float32')
     for attention, head in PAIRS:
       config = weights.InferenceConfig(model, len(vocabulary), attention, head)
-      [row] = evaluation.evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing)
+      [row] = evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing)
       size = sum(weights.sizes(config).values())
       rows.append(
         {

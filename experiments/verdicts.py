@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from experiments import estimates, suites
-from trix_jax import analysis
 from trix_jax.errors import InputError
+from trix_jax.evaluation import classes
 
 Rows = Sequence[dict[str, Any]]
 
@@ -182,7 +182,7 @@ def _favourites(rows: Rows) -> str:
   counts_SCT = np.array([counts_CT for row in rows for counts_CT in row['specialisation']['counts']], float)
   shares = {
     name: float(np.mean(counts_SCT[:, place].max(axis=1) / counts_SCT[:, place].sum(axis=1)))
-    for place, name in enumerate(analysis.CLASSES)
+    for place, name in enumerate(classes.CLASSES)
     if counts_SCT[:, place].sum(axis=1).all()
   }
   return ', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())

@@ -20,8 +20,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import evaluation
 from trix_jax.cli import arguments, launcher
+from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn import ffn
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import files
@@ -36,7 +36,7 @@ def main() -> None:
   models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in arguments.folders_of(_WORKDIRS)]
   rows = []
   for workdir, trained in models:
-    evaluator = evaluation.Evaluator(trained.model.config, trained.vocabulary, trained.corpus().validation)
+    evaluator = Evaluator(trained.model.config, trained.vocabulary, trained.corpus().validation)
     config = trained.model.config.ffn
     tiles = config.tiles
     silenced = [[], *([tile] for tile in range(tiles)), list(range(tiles))]

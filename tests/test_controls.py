@@ -8,9 +8,10 @@ import pytest
 from jitted import apply
 from tiers import fast_first, slow
 
-from trix_jax import configuration, evaluation, training
+from trix_jax import configuration, training
 from trix_jax.core import routing
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import Evaluator, with_routing
 from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.system import devices
@@ -198,10 +199,10 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
     moved = not np.array_equal(state.routing['layer_0']['ffn']['centroid'], start.routing['layer_0']['ffn']['centroid'])
     assert moved == (control == 'kmeans_keys')
   # What a layer is made of stays, whatever routes; what routes does not.
-  first = evaluation.with_routing(model.config, 'first')
+  first = with_routing(model.config, 'first')
   assert first.ffn.control == (control if control in routing.ABLATIONS else 'none')
   for evaluated in (model.config, first):
-    row = evaluation.Evaluator(evaluated, VOCABULARY, TOKEN.astype(np.int32))(state.params, state.routing)
+    row = Evaluator(evaluated, VOCABULARY, TOKEN.astype(np.int32))(state.params, state.routing)
     assert np.isfinite(row['loss']) and 'activation_TD' not in row
   with pytest.raises(InputError, match=f'control = {control} is for experiments'):
     weights.InferenceConfig(model.config, len(VOCABULARY))

@@ -429,7 +429,7 @@ def test_every_measure_of_a_small_run(tmp_path):
   # The passage is the validation text, and each layer's tiles are those that its characters go to.
   text = ''.join(trained.vocabulary[token] for token in validation)
   assert text.startswith(result['passage']['text']) and len(result['passage']['text']) == measure.PASSAGE
-  tile_LNK = measure.tiles_of(trained, validation)
+  tile_LNK = measure.chosen_tiles(trained, validation)
   np.testing.assert_array_equal(result['passage']['tiles'], tile_LNK[:, : measure.PASSAGE, 0])
   # Every character of the whole windows counts once, under the kind of its own line.
   kinds = patterns.kinds()[-len(validation) :]

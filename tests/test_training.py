@@ -8,10 +8,20 @@ import optax
 import pytest
 from tiers import fast_first, slow
 
-from trix_jax import analysis, configuration, evaluation, gate_fitting, optimizers, training
+from trix_jax import configuration, gate_fitting, optimizers, training
 from trix_jax.core import routing, signatures
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.evaluation import classes
+from trix_jax.evaluation.evaluator import (
+  WINDOWS_AT_A_TIME,
+  Evaluator,
+  _tile_disagreement,
+  evaluate_routings,
+  tiles_of,
+  trained_backend,
+  with_routing,
+)
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import devices
@@ -203,7 +213,7 @@ def test_a_training_step_and_evaluation_route_alike(overrides):
   _, metrics = jax.jit(training.make_gradients(config, model, devices.data_mesh(2)))(
     state, windows, jax.random.key(config.seed)
   )
-  row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
+  row = Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
   np.testing.assert_allclose(metrics['tile_load'], row['tile_load'], atol=0.005)
   assert float(metrics['loss']) == pytest.approx(row['loss'], abs=1e-3)
 
@@ -343,7 +353,7 @@ def test_evaluation_counts_every_character_once():
   config = tiny(model__layers=2)
   model, _, state = start(config)
   tokens = text(333)  # Not a multiple of the context, nor of the batch.
-  row = evaluation.Evaluator(model.config, VOCABULARY, tokens)(state.params)
+  row = Evaluator(model.config, VOCABULARY, tokens)(state.params)
 
   @jax.jit
   def losses_of(params, window_L):
@@ -357,9 +367,9 @@ def test_evaluation_counts_every_character_once():
   assert row['loss'] == pytest.approx(np.mean(losses), rel=1e-5)
   assert row['perplexity'] == pytest.approx(np.exp(row['loss']))
   counts = np.array(row['class_tiles'])
-  assert counts.shape == (2, len(analysis.CLASSES), 4)
+  assert counts.shape == (2, len(classes.CLASSES), 4)
   characters = [VOCABULARY[token] for token in tokens[:-1]]
-  expected = [sum(analysis.character_class(c) == name for c in characters) for name in analysis.CLASSES]
+  expected = [sum(classes.character_class(c) == name for c in characters) for name in classes.CLASSES]
   np.testing.assert_array_equal(counts.sum(axis=2), [expected, expected])
   np.testing.assert_allclose(np.array(row['tile_load']), counts.sum(axis=1) / 332, atol=1e-5)
 
@@ -368,13 +378,13 @@ def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
   config = tiny(model__layers=2)
   model, _, state = start(config)
   params = jax.tree.map(np.array, state.params)
-  evaluate = evaluation.Evaluator(model.config, VOCABULARY, text())
+  evaluate = Evaluator(model.config, VOCABULARY, text())
   unreached = [int(np.sum(np.array(load) == 0)) for load in evaluate(params)['tile_load']]
   assert evaluate(params)['dead_tiles'] == unreached
   used = int(np.argmax(evaluate(params)['tile_load'][0]))
   params['layer_0']['ffn']['down'][used] = 0
   assert evaluate(params)['dead_tiles'][0] == unreached[0] + 1
-  first = evaluation.Evaluator(evaluation.with_routing(model.config, 'first'), VOCABULARY, text())
+  first = Evaluator(with_routing(model.config, 'first'), VOCABULARY, text())
   assert first(jax.device_get(state.params))['dead_tiles'] == [3, 3]
 
 
@@ -407,13 +417,13 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   config = configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)
   config.model.layers = 1
   for name in ('dense', 'emergent'):
-    model = evaluation.with_routing(transformer.model_config(config.model), name)
+    model = with_routing(transformer.model_config(config.model), name)
     state = jax.eval_shape(lambda: training.init_state(config, training.make_model(config, VOCABULARY)))
-    evaluator = evaluation.Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
-    windows = jax.ShapeDtypeStruct((evaluation.WINDOWS_AT_A_TIME, 257), jnp.int32)
-    targets = jax.ShapeDtypeStruct((evaluation.WINDOWS_AT_A_TIME,), jnp.int32)
+    evaluator = Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
+    windows = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME, 257), jnp.int32)
+    targets = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME,), jnp.int32)
     compiled = evaluator._step.lower(state.params, state.routing, windows, targets, 0).compile()
-    hidden = evaluation.WINDOWS_AT_A_TIME * 256 * 8192 * 4 // jax.device_count()
+    hidden = WINDOWS_AT_A_TIME * 256 * 8192 * 4 // jax.device_count()
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * hidden
 
 
@@ -422,22 +432,22 @@ def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
   model, _, state = start(config)
   config.seed = 1
   others = training.init_state(config, model).params
-  backend = evaluation.trained_backend(model.config, len(VOCABULARY))
+  backend = trained_backend(model.config, len(VOCABULARY))
   tokens = text(5 * 16 + 1)
   both = jax.device_get((state.params, others))
-  share = evaluation._tile_disagreement(16, tokens, *((backend, params, {}) for params in both))
-  first, second = (evaluation.tiles_of(model, params, {}, tokens[:-1])[0] for params in both)
+  share = _tile_disagreement(16, tokens, *((backend, params, {}) for params in both))
+  first, second = (tiles_of(model, params, {}, tokens[:-1])[0] for params in both)
   np.testing.assert_allclose(share, np.mean(first[..., 0] != second[..., 0], axis=1))
   assert min(share) > 0
 
 
 def test_mutual_information_of_known_tables():
-  assert analysis.normalised_mutual_information([[5, 0], [0, 5]]) == pytest.approx(1)
-  assert analysis.normalised_mutual_information([[2, 4], [3, 6]]) == pytest.approx(0, abs=1e-12)
-  assert analysis.normalised_mutual_information([[7, 0], [0, 0]]) == 0
+  assert classes.normalised_mutual_information([[5, 0], [0, 5]]) == pytest.approx(1)
+  assert classes.normalised_mutual_information([[2, 4], [3, 6]]) == pytest.approx(0, abs=1e-12)
+  assert classes.normalised_mutual_information([[7, 0], [0, 0]]) == 0
   # By hand for [[1, 1], [0, 2]] / 4:
   # H(class) = log 2, H(tile) = 0.5623 nats, H(joint) = 1.0397 nats, 2 I / (H + H) = 0.3437.
-  assert analysis.normalised_mutual_information([[1, 1], [0, 2]]) == pytest.approx(0.3437, abs=1e-4)
+  assert classes.normalised_mutual_information([[1, 1], [0, 2]]) == pytest.approx(0.3437, abs=1e-4)
 
 
 def trained_on_nothing(config):
@@ -478,8 +488,8 @@ def test_a_fitted_gate_lowers_the_loss_and_touches_nothing_else(monkeypatch):
   monkeypatch.setattr(checkpoints.Trained, 'corpus', lambda _: corpus)
 
   def loss_of(params):
-    fitted = evaluation.with_routing(trained.model.config, 'learned')
-    return evaluation.Evaluator(fitted, VOCABULARY, corpus.train)(params)['loss']
+    fitted = with_routing(trained.model.config, 'learned')
+    return Evaluator(fitted, VOCABULARY, corpus.train)(params)['loss']
 
   first, last = (gate_fitting.fit_gate(trained, steps) for steps in (1, 40))
   assert loss_of(last) < loss_of(first)
@@ -496,7 +506,7 @@ def test_a_model_with_a_learned_gate_is_evaluated_by_it_too():
   state = {'layer_0': {'ffn': {'balance_bias': np.float32([0, 0, 0, 1e6])}}}
   rows = {
     row['routing']: row
-    for row in evaluation.evaluate_routings(trained.model.config, VOCABULARY, corpus.validation, trained.params, state)
+    for row in evaluate_routings(trained.model.config, VOCABULARY, corpus.validation, trained.params, state)
   }
   assert list(rows) == ['dense', 'emergent', 'random', 'first', 'learned']
   assert rows['learned']['tile_load'] == [[0, 0, 0, 1]] and rows['first']['tile_load'] == [[1, 0, 0, 0]]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trix_jax import evaluation
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import with_routing
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 
@@ -29,7 +29,7 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
     raise InputError('this model has learned a gate of its own, which is evaluated anyway; leave out --fit_gate')
   if trained.model.config.ffn.clusters:
     raise InputError('this model finds its tiles through an index, which a gate does not; leave out --fit_gate')
-  config = evaluation.with_routing(trained.model.config, 'learned')
+  config = with_routing(trained.model.config, 'learned')
   model = transformer.TransformerLM(config, len(trained.vocabulary))
   corpus = trained.corpus()
   layers = [f'layer_{layer}' for layer in range(config.layers)]

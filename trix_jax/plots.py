@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax import analysis
 from trix_jax.errors import InputError
+from trix_jax.evaluation import classes
 from trix_jax.runs import metrics
 
 
@@ -27,7 +27,7 @@ def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathli
 
   Args:
     workdir: of the run, for its `metrics.jsonl`.
-    evaluation_row: a row of `evaluation.evaluate_routings`.
+    evaluation_row: a row of `evaluator.evaluate_routings`.
     path: file to write; its suffix chooses the format.
   """
   require_matplotlib()
@@ -51,7 +51,7 @@ def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathli
       axes[0, layer + 1], [row['step'] for row in validated], np.array([row['tile_load'][layer] for row in validated])
     )
     axes[0, layer + 1].set(ylabel='share of tokens', title=f'layer {layer}: tile load')
-    draw_classes(axes[1, layer + 1], np.asarray(evaluation_row['class_tiles'][layer]), analysis.CLASSES)
+    draw_classes(axes[1, layer + 1], np.asarray(evaluation_row['class_tiles'][layer]), classes.CLASSES)
     axes[1, layer + 1].set(title='share of each class')
   figure.savefig(path, dpi=120)
 

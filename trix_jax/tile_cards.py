@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax import evaluation
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import tiles_of
 from trix_jax.nn import ffn, indexed_ffn, transformer
 from trix_jax.runs import checkpoints
 
@@ -104,7 +104,7 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
   corpora.check_context(token_N, model.context, 'given')
   _check_looks_up(model)
   signatures_TD, members = signatures_of(trained, layer)
-  tile_LNK, gate_LNK = evaluation.tiles_of(trained.model, trained.params, trained.routing, token_N)
+  tile_LNK, gate_LNK = tiles_of(trained.model, trained.params, trained.routing, token_N)
   used_N = np.any((tile_LNK[layer] == tile) & (gate_LNK[layer] != 0), axis=1)
   used_V = np.bincount(token_N[: len(used_N)][used_N], minlength=len(trained.vocabulary))
   length_T = np.linalg.norm(signatures_TD, axis=1)

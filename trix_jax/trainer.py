@@ -11,9 +11,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from trix_jax import configuration, earlier_runs, evaluation, inference, report, training
+from trix_jax import configuration, earlier_runs, inference, training
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, TrainingStopped
+from trix_jax.evaluation import tables
+from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import devices
 
@@ -71,7 +73,7 @@ class _Run:
     workdirs.write_run(workdir, config, corpus, state.params, state.routing, self.mesh, self.step)
     self.writer = metrics.MetricWriter(workdir, self.step)
     self.state = devices.replicate(state, self.mesh)
-    self.evaluate = evaluation.Evaluator(self.model.config, corpus.vocabulary, corpus.validation)
+    self.evaluate = Evaluator(self.model.config, corpus.vocabulary, corpus.validation)
     self.validation_loss = math.nan
     self.tracing = False
     self.clock = _Clock(config.training.batch_size * config.model.context)
@@ -232,11 +234,11 @@ class _Run:
     state, _ = self.checkpoints.restore(kind, jax.device_get(self.state))
     config, vocabulary = self.model.config, self.corpus.vocabulary
     print(f'\n{kind} checkpoint, of step {int(state.step)}, under the routing it was trained with and under others:')
-    rows = evaluation.evaluate_routings(config, vocabulary, self.corpus.validation, state.params, state.routing)
-    print(report.routing_table(rows, config.ffn.routing))
-    print(report.tile_load(rows, config.ffn.routing), flush=True)
+    rows = evaluate_routings(config, vocabulary, self.corpus.validation, state.params, state.routing)
+    print(tables.routing_table(rows, config.ffn.routing))
+    print(tables.tile_load(rows, config.ffn.routing), flush=True)
     name = 'eval_sparse' if kind == 'best' else f'eval_sparse_{kind}'
-    report.write_rows(self.workdir / f'{name}.json', rows, kind, int(state.step), 'validation')
+    tables.write_rows(self.workdir / f'{name}.json', rows, kind, int(state.step), 'validation')
     if self.config.sample_length:
       prompt = self.corpus.validation[1 : 1 + min(32, config.context)]
       print('\nsample, after the prompt ' + repr(corpora.decode(prompt, vocabulary)) + ':')

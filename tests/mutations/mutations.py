@@ -563,7 +563,7 @@ TRAINING = (
 EVALUATION = (
   *_in(
     'evaluation',
-    'trix_jax/evaluation.py',
+    'trix_jax/evaluation/evaluator.py',
     'test_training test_command_lines',
     (
       'a_character_of_padding_is_evaluated',
@@ -587,7 +587,7 @@ EVALUATION = (
     'evaluation',
     'trix_jax/cli/evaluate.py',
     'test_command_lines',
-    ('packed_rows_are_not_written', 'report.write_rows(path, rows + packed_rows,', 'report.write_rows(path, rows,'),
+    ('packed_rows_are_not_written', 'tables.write_rows(path, rows + packed_rows,', 'tables.write_rows(path, rows,'),
   ),
 )
 
@@ -727,7 +727,7 @@ INFERENCE = (
 INSPECTION = (
   *_in(
     'inspection',
-    'trix_jax/analysis.py',
+    'trix_jax/evaluation/classes.py',
     'test_training',
     ('mutual_information_is_half', '2 * information / total', 'information / total'),
   ),

@@ -17,10 +17,12 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import evaluation, gate_fitting, plots, report
+from trix_jax import gate_fitting, plots
 from trix_jax.cli import arguments
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.evaluation import tables
+from trix_jax.evaluation.evaluator import Evaluator, evaluate_packed, evaluate_routings, with_routing
 from trix_jax.inference import weights
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
@@ -67,33 +69,29 @@ def main() -> None:
   if _BACKEND.value == 'packed':
     packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
-  rows = evaluation.evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
+  rows = evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
   packed_rows = (
-    []
-    if packed is None
-    else evaluation.evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing)
+    [] if packed is None else evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing)
   )
   if fitted:
-    config = evaluation.with_routing(trained.model.config, 'learned')
-    rows.append(
-      {'routing': 'fitted_gate', 'backend': 'xla', **evaluation.Evaluator(config, vocabulary, tokens)(fitted)}
-    )
+    config = with_routing(trained.model.config, 'learned')
+    rows.append({'routing': 'fitted_gate', 'backend': 'xla', **Evaluator(config, vocabulary, tokens)(fitted)})
   print(
     f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
     f'{_FILE.value or "validation text"}'
   )
-  print(report.routing_table(rows, trained.model.config.ffn.routing))
-  print(report.tile_use(rows, trained.model.config.ffn.routing))
+  print(tables.routing_table(rows, trained.model.config.ffn.routing))
+  print(tables.tile_use(rows, trained.model.config.ffn.routing))
   if packed is not None:
     print(
-      report.packed_table(
+      tables.packed_table(
         packed_rows, sum(weights.sizes(packed).values()), transformer.count_parameters(trained.params)
       )
     )
-  routed = report.routed(rows, trained.model.config.ffn.routing)
+  routed = tables.routed(rows, trained.model.config.ffn.routing)
   path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
   try:
-    report.write_rows(path, rows + packed_rows, _CHECKPOINT.value, trained.step, _FILE.value or 'validation')
+    tables.write_rows(path, rows + packed_rows, _CHECKPOINT.value, trained.step, _FILE.value or 'validation')
     if _PLOT.value:
       plots.plot_run(workdir, routed, path.with_suffix('.png'))
   except OSError as error:

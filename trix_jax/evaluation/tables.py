@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax import analysis
+from trix_jax.evaluation import classes
 from trix_jax.runs import workdirs
 
 # With more than MOST_TILES tiles, a table shows the top ones only.
@@ -72,7 +72,7 @@ def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
   for layer, counts in enumerate(row['class_tiles']):
     information = row['class_tile_information'][layer]
     lines.append(f'  layer {layer}, normalised mutual information {information:.3f}')
-    for name, tiles in zip(analysis.CLASSES, np.asarray(counts, float), strict=True):
+    for name, tiles in zip(classes.CLASSES, np.asarray(counts, float), strict=True):
       share_T = tiles / max(tiles.sum(), 1)
       if len(share_T) > MOST_TILES:
         top = np.argsort(-share_T, kind='stable')[:TOP_TILES]

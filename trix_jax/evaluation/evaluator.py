@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from trix_jax import analysis
 from trix_jax.core import routing
 from trix_jax.data import corpora
+from trix_jax.evaluation import classes
 from trix_jax.inference import forward, weights
 from trix_jax.nn import controls, ffn, transformer
 from trix_jax.runs import metrics
@@ -93,7 +93,7 @@ class Evaluator:
     self._backend = backend or trained_backend(config, len(vocabulary))
     self._windows, self._targets = corpora.evaluation_windows(tokens, config.context)
     self._mesh = devices.data_mesh(WINDOWS_AT_A_TIME)
-    self._class_V = analysis.class_of_tokens(vocabulary)
+    self._class_V = classes.class_of_tokens(vocabulary)
     split, replicated = PartitionSpec(devices.AXIS), PartitionSpec()
     self._step = jax.jit(
       jax.shard_map(
@@ -129,7 +129,7 @@ class Evaluator:
       **mean,
       'dead_tiles': [int(np.sum(np.asarray(quiet) | (used == 0))) for quiet, used in zip(silent, load, strict=True)],
       'class_tiles': np.rint(class_tiles).astype(int).tolist(),
-      'class_tile_information': [analysis.normalised_mutual_information(counts) for counts in class_tiles],
+      'class_tile_information': [classes.normalised_mutual_information(counts) for counts in class_tiles],
     }
 
   def _sums(self, params, routing_state, windows, targets, batch):
@@ -144,7 +144,7 @@ class Evaluator:
     def of_layer(info):
       # A batch that holds only padding has no mean; its weight is 0.
       means = routing.statistics(info, weight_N + (count == 0))
-      class_tiles_CT = jnp.zeros((len(analysis.CLASSES), self._ffn.tiles))
+      class_tiles_CT = jnp.zeros((len(classes.CLASSES), self._ffn.tiles))
       return {
         **jax.tree.map(lambda leaf: leaf * count, means),
         'class_tiles': class_tiles_CT.at[class_N[:, None], info.tile_NK].add(weight_N[:, None]),
