@@ -22,10 +22,10 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from trix_jax import plots
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator
+from trix_jax.inspection import plots
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import files
 

@@ -9,8 +9,8 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from experiments import estimates
-from trix_jax import plots
 from trix_jax.evaluation import classes
+from trix_jax.inspection import plots
 
 Rows = Sequence[dict[str, Any]]
 

@@ -19,11 +19,11 @@ import scipy.stats
 from absl import flags
 
 from experiments import patterns
-from trix_jax import gate_fitting
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.evaluation import classes, tables
 from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings, tiles_of, with_routing
+from trix_jax.inspection import gate_fitting
 from trix_jax.nn import ffn, transformer
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import files

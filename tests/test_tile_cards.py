@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import configuration, tile_cards, training
+from trix_jax import configuration, training
+from trix_jax.inspection import tile_cards
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 from tiers import fast_first, slow
 
-from trix_jax import configuration, gate_fitting, optimizers, training
+from trix_jax import configuration, optimizers, training
 from trix_jax.core import routing, signatures
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
@@ -22,6 +22,7 @@ from trix_jax.evaluation.evaluator import (
   trained_backend,
   with_routing,
 )
+from trix_jax.inspection import gate_fitting
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import devices

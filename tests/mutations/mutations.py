@@ -733,7 +733,7 @@ INSPECTION = (
   ),
   *_in(
     'inspection',
-    'trix_jax/tile_cards.py',
+    'trix_jax/inspection/tile_cards.py',
     'test_tile_cards',
     (
       'margin_to_the_tile_itself',

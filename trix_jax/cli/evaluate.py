@@ -17,13 +17,13 @@ import pathlib
 
 from absl import flags
 
-from trix_jax import gate_fitting, plots
 from trix_jax.cli import arguments
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation import tables
 from trix_jax.evaluation.evaluator import Evaluator, evaluate_packed, evaluate_routings, with_routing
 from trix_jax.inference import weights
+from trix_jax.inspection import gate_fitting, plots
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 

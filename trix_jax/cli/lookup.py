@@ -12,9 +12,9 @@ prints the tile's share of the validation text, its characters, and the most sim
 
 from absl import flags
 
-from trix_jax import tile_cards
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
+from trix_jax.inspection import tile_cards
 from trix_jax.runs import checkpoints
 
 FLAGS = flags.FlagValues()
