@@ -80,8 +80,9 @@ def measure(name: str) -> float:
   import jax
   import numpy as np
 
-  from trix_jax import configuration, training
+  from trix_jax import configuration
   from trix_jax.system import devices
+  from trix_jax.training.step import init_state, make_model, make_train_step
 
   kind, size = name.split(' T=')
   tiles = int(size)
@@ -89,10 +90,10 @@ def measure(name: str) -> float:
   config.model.layers = 2
   if kind == 'flat':
     config.model.update({'clusters': 0, 'probes': 1})
-  model = training.make_model(config, 'x' * 65)
+  model = make_model(config, 'x' * 65)
   mesh = devices.data_mesh(BATCH)
-  state = devices.replicate(training.init_state(config, model), mesh)
-  train_step = training.make_train_step(config, model, mesh)
+  state = devices.replicate(init_state(config, model), mesh)
+  train_step = make_train_step(config, model, mesh)
   windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (BATCH, CONTEXT + 1), np.int32), mesh)
   start, before = 0.0, None
   for index in range(_STEPS.value + 2):

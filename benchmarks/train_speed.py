@@ -121,18 +121,19 @@ def jax_step(name: str):
   import jax
   import numpy as np
 
-  from trix_jax import configuration, training
+  from trix_jax import configuration
   from trix_jax.nn import transformer
   from trix_jax.system import devices
+  from trix_jax.training.step import init_state, make_model, make_train_step
 
   config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
   config.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
   config.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
-  model = training.make_model(config, 'x' * 65)
+  model = make_model(config, 'x' * 65)
   mesh = devices.data_mesh(_BATCH.value)
-  state = devices.replicate(training.init_state(config, model), mesh)
+  state = devices.replicate(init_state(config, model), mesh)
   assert transformer.count_parameters(state.params) == 842_817
-  train_step = training.make_train_step(config, model, mesh)
+  train_step = make_train_step(config, model, mesh)
   windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (_BATCH.value, CONTEXT + 1), np.int32), mesh)
 
   index = 0

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from trix_jax import training
 from trix_jax.cli import launcher
 from trix_jax.runs import checkpoints
+from trix_jax.training.step import init_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 # A model that trains in a second or two; saving takes long enough to be interrupted.
@@ -92,7 +92,7 @@ def state_of(workdir):
   config = json.loads((workdir / 'config.json').read_text())
   loaded = checkpoints.load_trained(workdir, 'last')
   assert config['training']['steps'] == loaded.step
-  like = jax.eval_shape(lambda: training.init_state(loaded.config, loaded.model))
+  like = jax.eval_shape(lambda: init_state(loaded.config, loaded.model))
   return checkpoints.Checkpoints(workdir).restore('last', like)[0]
 
 

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from trix_jax import configuration, training
+from trix_jax import configuration
 from trix_jax.errors import InputError
 from trix_jax.system import devices
+from trix_jax.training.step import init_state, make_model, make_train_step
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -31,12 +32,12 @@ def test_a_config_trains_a_step_of_one(path):
   config.training.batch_size = 2 * config.training.accumulation
   config.model.update({'layers': 1, 'd_model': 16, 'heads': 2, 'd_ff': 8 * config.model.tiles, 'context': 16})
   configuration.validate(config)
-  model = training.make_model(config, 'to be')
+  model = make_model(config, 'to be')
   mesh = devices.data_mesh(2)
-  state = devices.replicate(training.init_state(config, model), mesh)
+  state = devices.replicate(init_state(config, model), mesh)
   before = jax.device_get(state.params)
   windows = np.random.default_rng(0).integers(0, 5, (config.training.batch_size, 17), np.int32)
-  state, metrics = training.make_train_step(config, model, mesh)(state, devices.split_batch(windows, mesh), 0)
+  state, metrics = make_train_step(config, model, mesh)(state, devices.split_batch(windows, mesh), 0)
   assert metrics['finite'] and metrics['learning_rate'] == config.optimizer.learning_rate
   unmoved = [
     jax.tree_util.keystr(path)

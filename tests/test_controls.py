@@ -8,13 +8,14 @@ import pytest
 from jitted import apply
 from tiers import fast_first, slow
 
-from trix_jax import configuration, training
+from trix_jax import configuration
 from trix_jax.core import routing
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator, with_routing
 from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.system import devices
+from trix_jax.training.step import Teacher, init_state, make_loss, make_model, make_train_step
 
 N, D, T = 200, 32, 4
 VOCABULARY = 'abcdefgh'
@@ -156,8 +157,8 @@ def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
 @pytest.mark.parametrize('control', ['no_residual', *slow(controls.NONE)])
 def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control):
   config = config_of(control, layers=2, tiles=4, clusters=2, balance_bias=False)
-  model = training.make_model(config, VOCABULARY)
-  state = training.init_state(config, model)
+  model = make_model(config, VOCABULARY)
+  state = init_state(config, model)
   for layer in ('layer_0', 'layer_1'):
     scale = state.params[layer]['ffn']['output_scale']
     state.params[layer]['ffn']['output_scale'] = jnp.zeros_like(scale)
@@ -184,10 +185,10 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   }
   config = config_of(control, **settings.get(control, {}))
   configuration.validate(config)
-  model, mesh = training.make_model(config, VOCABULARY), devices.data_mesh(4)
-  start = jax.device_get(training.init_state(config, model))
+  model, mesh = make_model(config, VOCABULARY), devices.data_mesh(4)
+  start = jax.device_get(init_state(config, model))
   state = devices.replicate(start, mesh)
-  step = training.make_train_step(config, model, mesh)
+  step = make_train_step(config, model, mesh)
   windows = devices.split_batch(np.random.default_rng(0).integers(0, 8, (4, 17), np.int32), mesh)
   for index in range(2):
     state, metrics = step(state, windows, index)
@@ -222,20 +223,20 @@ def test_a_student_moves_towards_its_teacher():
   config = config_of('none')
   config.loss.update({'distillation_weight': 1.0, 'balance_weight': 0.0})
   config.model.dropout = 0.0
-  model = training.make_model(config, VOCABULARY)
+  model = make_model(config, VOCABULARY)
   token = jnp.asarray(np.random.default_rng(1).integers(0, 8, (2, 16), np.int32))
-  teacher_params = training.init_state(config_of('none'), model).params
-  teacher = training.Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})
+  teacher_params = init_state(config_of('none'), model).params
+  teacher = Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})
   logits, _ = transformer.apply(model, teacher.params, {}, token)
   # Entropy is the least that a cross-entropy can be, and that of its own predictions is.
   entropy = -jnp.mean(jnp.sum(jax.nn.softmax(logits) * jax.nn.log_softmax(logits), axis=-1))
   assert teacher.cross_entropy(logits, token) == pytest.approx(float(entropy), rel=1e-5)
   config.seed = 3
-  params = training.init_state(config, model).params
+  params = init_state(config, model).params
   windows = jnp.pad(token, ((0, 0), (0, 1)))
   loss_fn = jax.jit(
     jax.shard_map(
-      lambda params: jax.value_and_grad(training.make_loss(config, model, teacher), has_aux=True)(
+      lambda params: jax.value_and_grad(make_loss(config, model, teacher), has_aux=True)(
         params, {}, windows, jax.random.key(0)
       ),
       mesh=devices.data_mesh(1),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import configuration, earlier_runs, training
+from trix_jax import configuration
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
+from trix_jax.training import warm_start
+from trix_jax.training.step import init_state, make_model
 
 VOCABULARY = 'abcd'
 CORPUS = types.SimpleNamespace(vocabulary=VOCABULARY)
@@ -26,7 +28,7 @@ def tiny(**model):
 def state_of(config, seed=0):
   config = config.copy_and_resolve_references()
   config.seed = seed
-  return training.init_state(config, training.make_model(config, VOCABULARY))
+  return init_state(config, make_model(config, VOCABULARY))
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def earlier(monkeypatch):
     state = state_of(config, seed=1)
     trained = types.SimpleNamespace(
       config=config,
-      model=training.make_model(config, VOCABULARY),
+      model=make_model(config, VOCABULARY),
       vocabulary=vocabulary,
       params=state.params,
       routing=state.routing,
@@ -56,7 +58,7 @@ def same(got, want):
 def test_parameters_come_along_and_nothing_else_does(earlier):
   trained, config = earlier(routing='dense', gate='one_hot'), tiny()
   before = state_of(config)
-  state = earlier_runs.start_from(config, CORPUS, before)
+  state = warm_start.start_from(config, CORPUS, before)
   assert same(state.params, trained.params) and not same(state.params, before.params)
   assert same(dataclasses.replace(state, params=before.params), before)
 
@@ -66,11 +68,11 @@ def test_an_index_is_that_of_its_tiles(earlier):
   settings = {'tiles': 4, 'clusters': 2, 'probes': 1, 'balance_bias': True}
   trained, config = earlier(**settings), tiny(**settings)
   before = state_of(config)
-  state = earlier_runs.start_from(config, CORPUS, before)
+  state = warm_start.start_from(config, CORPUS, before)
   assert same(state.routing, trained.routing) and not same(state.routing, before.routing)
   other = tiny(**settings | {'balance_bias': False})
   with pytest.raises(InputError, match=r'start_from: .* its index would be lost'):
-    earlier_runs.start_from(other, CORPUS, state_of(other))
+    warm_start.start_from(other, CORPUS, state_of(other))
 
 
 @pytest.mark.parametrize(
@@ -83,20 +85,20 @@ def test_another_model_is_refused_by_what_differs(earlier, model):
   earlier()
   config = tiny(**model)
   with pytest.raises(InputError, match=rf'start_from: the model in earlier is another one \({next(iter(model))} '):
-    earlier_runs.start_from(config, CORPUS, state_of(config))
+    warm_start.start_from(config, CORPUS, state_of(config))
 
 
 def test_a_gate_that_was_not_trained_is_refused(earlier):
   earlier()
   config = tiny(routing='learned')
   with pytest.raises(InputError, match=r'start_from: .* other parameters'):
-    earlier_runs.start_from(config, CORPUS, state_of(config))
+    warm_start.start_from(config, CORPUS, state_of(config))
 
 
 @pytest.mark.slow
 def test_who_makes_no_teacher_is_told_why(earlier):
   config, trained = tiny(), earlier()
-  assert same(earlier_runs.teacher_of(config, CORPUS).params, trained.params)
+  assert same(warm_start.teacher_of(config, CORPUS).params, trained.params)
   for settings, words in (
     ({'routing': 'random'}, 'routes at random'),
     ({'context': 4}, 'has a context of 4'),
@@ -104,6 +106,6 @@ def test_who_makes_no_teacher_is_told_why(earlier):
   ):
     earlier(**settings)
     with pytest.raises(InputError, match=rf'config\.loss\.teacher: .*{words}'):
-      earlier_runs.teacher_of(config, CORPUS)
+      warm_start.teacher_of(config, CORPUS)
   config.loss.teacher = ''
-  assert earlier_runs.teacher_of(config, CORPUS) is None
+  assert warm_start.teacher_of(config, CORPUS) is None

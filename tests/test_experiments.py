@@ -13,9 +13,10 @@ from made_up_rows import rows_of
 
 from experiments import measure, patterns, planning, recipe, run, stored, suites, verdicts
 from experiments.jobs import Jobs
-from trix_jax import configuration, trainer
+from trix_jax import configuration
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
+from trix_jax.training import loop
 
 
 @pytest.mark.parametrize('name', suites.SUITES)
@@ -418,7 +419,7 @@ def test_every_measure_of_a_small_run(tmp_path):
     {'steps': 4, 'batch_size': 2, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2, 'keep_checkpoints': 9}
   )
   config.update({'corpus': 'file', 'file': str(tmp_path / 'patterns.txt'), 'sample_length': 0})
-  trainer.train(config, tmp_path / 'run')
+  loop.train(config, tmp_path / 'run')
   result = json.loads(json.dumps(measure.of_run(tmp_path / 'run', list(measure.MEASURES))))
   trained = checkpoints.load_trained(tmp_path / 'run', 'best')
   validation = trained.corpus().validation

@@ -9,10 +9,11 @@ import pytest
 from jitted import apply
 from tiers import fast_first
 
-from trix_jax import configuration, routing_state
+from trix_jax import configuration
 from trix_jax.core import tile_index
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, indexed_ffn, transformer
+from trix_jax.training import routing_state
 
 D = 32
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
-from trix_jax import configuration, training
+from trix_jax import configuration
 from trix_jax.inspection import tile_cards
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
+from trix_jax.training.step import init_state, make_model
 
 VOCABULARY = 'abcdefgh'
 
@@ -19,8 +20,8 @@ def trained(**model_settings):
   """A model with random weights, as if it came out of a workdir."""
   config = configuration.default_config()
   config.model.update({'layers': 1, 'd_model': 32, 'heads': 2, 'context': 16, 'd_ff': 64, 'tiles': 8, **model_settings})
-  model = training.make_model(config, VOCABULARY)
-  state = training.init_state(config, model)
+  model = make_model(config, VOCABULARY)
+  state = init_state(config, model)
   return checkpoints.Trained(config, model, VOCABULARY, {}, 'best', 0, float('nan'), state.params, state.routing)
 
 

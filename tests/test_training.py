@@ -8,7 +8,7 @@ import optax
 import pytest
 from tiers import fast_first, slow
 
-from trix_jax import configuration, optimizers, training
+from trix_jax import configuration
 from trix_jax.core import routing, signatures
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
@@ -26,6 +26,16 @@ from trix_jax.inspection import gate_fitting
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import devices
+from trix_jax.training import optimizers
+from trix_jax.training.step import (
+  Teacher,
+  first_non_finite,
+  init_state,
+  make_gradients,
+  make_loss,
+  make_model,
+  make_train_step,
+)
 
 VOCABULARY = ' .0abc\n'
 
@@ -42,9 +52,9 @@ def tiny(**overrides):
 
 
 def start(config, mesh_size=2):
-  model = training.make_model(config, VOCABULARY)
+  model = make_model(config, VOCABULARY)
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:mesh_size]), (devices.AXIS,))
-  state = devices.replicate(training.init_state(config, model), mesh)
+  state = devices.replicate(init_state(config, model), mesh)
   return model, mesh, state
 
 
@@ -61,7 +71,7 @@ def batch(config, mesh, step=0):
 
 def run(config, steps, mesh_size=2):
   model, mesh, state = start(config, mesh_size)
-  step = training.make_train_step(config, model, mesh)
+  step = make_train_step(config, model, mesh)
   losses = []
   for index in range(steps):
     state, metrics = step(state, batch(config, mesh, index), index)
@@ -110,14 +120,12 @@ def test_the_number_of_devices_does_not_change_loss_and_gradient():
 def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_path):
   config = tiny(**overrides)
   model, mesh, state = start(config)
-  step = training.make_train_step(config, model, mesh)
+  step = make_train_step(config, model, mesh)
   for index in range(6):
     if index == 3:
       checkpoints.Checkpoints(tmp_path).save('last', state, 1.0)
     state, _ = step(state, batch(config, mesh, index), index)
-  resumed, _ = checkpoints.Checkpoints(tmp_path).restore(
-    'last', jax.eval_shape(lambda: training.init_state(config, model))
-  )
+  resumed, _ = checkpoints.Checkpoints(tmp_path).restore('last', jax.eval_shape(lambda: init_state(config, model)))
   resumed = devices.replicate(resumed, mesh)
   for index in range(3, 6):
     resumed, _ = step(resumed, batch(config, mesh, index), index)
@@ -126,7 +134,7 @@ def test_a_state_through_a_checkpoint_goes_on_with_the_same_bits(overrides, tmp_
 
 def gradients(config, mesh_size=2):
   model, mesh, state = start(config, mesh_size)
-  return jax.jit(training.make_gradients(config, model, mesh))(state, batch(config, mesh), jax.random.key(config.seed))
+  return jax.jit(make_gradients(config, model, mesh))(state, batch(config, mesh), jax.random.key(config.seed))
 
 
 @pytest.mark.slow
@@ -139,7 +147,7 @@ def test_randomness_is_of_the_step_the_device_and_the_part():
     model, mesh, state = start(config, devices_)
     window = corpora.training_batch(text(), config.model.context, 1, 0, 0)
     windows = devices.split_batch(np.repeat(window, devices_ * parts, axis=0), mesh)
-    compute = jax.jit(training.make_gradients(config, model, mesh))
+    compute = jax.jit(make_gradients(config, model, mesh))
     return float(compute(state.replace(step=jnp.int32(step)), windows, jax.random.key(0))[1]['loss'])
 
   one = loss(1, 1)
@@ -158,11 +166,11 @@ def test_the_objective_is_the_sum_of_its_parts():
   )
   model, mesh, state = start(config, 1)
   windows, key = batch(config, mesh), jax.random.key(0)
-  teacher = training.Teacher(model, jax.tree.map(lambda leaf: 1.5 * leaf, state.params), {})
+  teacher = Teacher(model, jax.tree.map(lambda leaf: 1.5 * leaf, state.params), {})
 
   @jax.jit
   def objective(params):
-    loss_fn = training.make_loss(config, model, teacher)
+    loss_fn = make_loss(config, model, teacher)
     return jax.vmap(lambda windows: loss_fn(params, {}, windows, key)[0], axis_name=devices.AXIS)(windows[None])[0]
 
   @jax.jit
@@ -188,9 +196,7 @@ def test_seeds_share_one_program():
     config.seed = seed
     model, mesh, state = start(config)
     return (
-      jax.jit(training.make_gradients(config, model, mesh))
-      .lower(state, batch(config, mesh), jax.random.key(seed))
-      .as_text()
+      jax.jit(make_gradients(config, model, mesh)).lower(state, batch(config, mesh), jax.random.key(seed)).as_text()
     )
 
   assert program(0) == program(1)
@@ -211,9 +217,7 @@ def test_a_training_step_and_evaluation_route_alike(overrides):
   model, _, state = start(config)
   tokens = text(8 * 16 + 1)
   windows = tokens[np.arange(8)[:, None] * 16 + np.arange(17)]
-  _, metrics = jax.jit(training.make_gradients(config, model, devices.data_mesh(2)))(
-    state, windows, jax.random.key(config.seed)
-  )
+  _, metrics = jax.jit(make_gradients(config, model, devices.data_mesh(2)))(state, windows, jax.random.key(config.seed))
   row = Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
   np.testing.assert_allclose(metrics['tile_load'], row['tile_load'], atol=0.005)
   assert float(metrics['loss']) == pytest.approx(row['loss'], abs=1e-3)
@@ -226,10 +230,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_the_tensor_is_named():
   params['layer_1']['attention']['key']['kernel'][0, 0] = np.inf
   state = devices.replicate(state.replace(params=params), mesh)
   before = jax.device_get(state)
-  assert training.first_non_finite(config, model, mesh, state, batch(config, mesh)) == (
-    'parameter layer_1/attention/key/kernel'
-  )
-  after, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
+  assert first_non_finite(config, model, mesh, state, batch(config, mesh)) == ('parameter layer_1/attention/key/kernel')
+  after, metrics = make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   assert not metrics['finite']
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
 
@@ -241,8 +243,8 @@ def test_the_first_activation_that_overflows_is_named_and_later_steps_do_nothing
   params['layer_1']['ffn']['down_scale'][:] = 1e38  # Finite itself.
   params['layer_1']['ffn']['up_scale'][:] = 1e10
   state = devices.replicate(state.replace(params=params), mesh)
-  assert training.first_non_finite(config, model, mesh, state, batch(config, mesh)) == 'activation layer_1/ffn'
-  step = training.make_train_step(config, model, mesh)
+  assert first_non_finite(config, model, mesh, state, batch(config, mesh)) == 'activation layer_1/ffn'
+  step = make_train_step(config, model, mesh)
   good = start(config)[2]
   before = jax.device_get(good)
   after, _ = step(good, batch(config, mesh), 1)  # The state is at step 0: step 0 must have failed.
@@ -255,17 +257,17 @@ def test_gradients_that_a_teacher_overflows_are_named():
   model, mesh, state = start(config)
   params = jax.device_get(state.params)
   params['head'] = {'kernel': 1e38 * np.sign(params['head']['kernel'])}  # Finite, and its logits are not.
-  teacher = training.Teacher(model, params, {})
+  teacher = Teacher(model, params, {})
   given = config, model, mesh, state, batch(config, mesh)
-  assert training.first_non_finite(*given, teacher).startswith('gradient of ')
-  assert not training.first_non_finite(*given).startswith('gradient of ')
+  assert first_non_finite(*given, teacher).startswith('gradient of ')
+  assert not first_non_finite(*given).startswith('gradient of ')
 
 
 @pytest.mark.slow
 def test_the_parameter_that_an_update_overflows_is_named():
   config = tiny(optimizer__name='adamw', optimizer__learning_rate=3e38, optimizer__warmup_fraction=0.0)
   model, mesh, state = start(config)
-  name = training.first_non_finite(config, model, mesh, state, batch(config, mesh))
+  name = first_non_finite(config, model, mesh, state, batch(config, mesh))
   assert re.fullmatch(r'parameter [a-z_0-9/]+/[a-z_]+ after the update', name)
 
 
@@ -307,7 +309,7 @@ def test_a_gradient_is_clipped_to_its_norm():
 def test_the_balance_bias_moves_towards_balance():
   config = tiny(model__layers=2, model__balance_bias=True, loss__balance_bias_rate=0.05, loss__balance_weight=0.0)
   model, mesh, state = start(config)
-  new_state, metrics = training.make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
+  new_state, metrics = make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   for layer in range(2):
     bias = np.asarray(new_state.routing[f'layer_{layer}']['ffn']['balance_bias'])
     np.testing.assert_array_equal(np.sign(bias), np.sign(0.25 - np.asarray(metrics['tile_load'][layer])))
@@ -392,8 +394,8 @@ def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
 def test_parameter_counts_of_the_reference():
   config = configuration.default_config()
   config.model.update({'form': 'reference', 'shared_down_scale': True, 'routing': 'learned', 'balance_bias': True})
-  model = training.make_model(config, 'x' * 65)
-  state = jax.eval_shape(lambda: training.init_state(config, model))
+  model = make_model(config, 'x' * 65)
+  state = jax.eval_shape(lambda: init_state(config, model))
   # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
   idle = 3 * 4 * (2 * 128 * 128 + 128)
   assert workdirs.parameter_counts(config, state.params, state.routing) == {
@@ -405,8 +407,8 @@ def test_parameter_counts_of_the_reference():
 @pytest.mark.slow
 def test_parameter_counts_of_tiles_with_output_scales():
   config = configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512)
-  model = training.make_model(config, 'x' * 65)
-  state = jax.eval_shape(lambda: training.init_state(config, model))
+  model = make_model(config, 'x' * 65)
+  state = jax.eval_shape(lambda: init_state(config, model))
   counts = workdirs.parameter_counts(config, state.params, state.routing)['parameters']
   # 12 of 16 tiles idle in 4 layers, each 2 * 128 * 32 weights, 32 up scales, 128 down scales and an output scale.
   assert counts['total'] - counts['active_per_token'] == 12 * 4 * (2 * 128 * 32 + 32 + 128 + 1)
@@ -419,7 +421,7 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   config.model.layers = 1
   for name in ('dense', 'emergent'):
     model = with_routing(transformer.model_config(config.model), name)
-    state = jax.eval_shape(lambda: training.init_state(config, training.make_model(config, VOCABULARY)))
+    state = jax.eval_shape(lambda: init_state(config, make_model(config, VOCABULARY)))
     evaluator = Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
     windows = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME, 257), jnp.int32)
     targets = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME,), jnp.int32)
@@ -432,7 +434,7 @@ def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
   config = tiny()
   model, _, state = start(config)
   config.seed = 1
-  others = training.init_state(config, model).params
+  others = init_state(config, model).params
   backend = trained_backend(model.config, len(VOCABULARY))
   tokens = text(5 * 16 + 1)
   both = jax.device_get((state.params, others))
@@ -456,7 +458,7 @@ def trained_on_nothing(config):
   run_corpus = corpora.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   trained = checkpoints.Trained(
     config,
-    training.make_model(config, VOCABULARY),
+    make_model(config, VOCABULARY),
     VOCABULARY,
     {'corpus': {'sha256': 'sha'}},
     'best',

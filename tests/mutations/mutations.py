@@ -354,8 +354,8 @@ RUNS = (
     'test_training test_command_lines',
     (
       'optimizer_state_not_restored',
-      "state = training.TrainState(tree['step'], tree['params'], tree['opt_state'],",
-      "state = training.TrainState(tree['step'], tree['params'], like.opt_state,",
+      "state = TrainState(tree['step'], tree['params'], tree['opt_state'],",
+      "state = TrainState(tree['step'], tree['params'], like.opt_state,",
     ),
     (
       'routing_state_not_restored',
@@ -428,7 +428,7 @@ SYSTEM = (
 TRAINING = (
   *_in(
     'training',
-    'trix_jax/training.py',
+    'trix_jax/training/step.py',
     'test_training test_controls',
     (
       'the_present_is_predicted',
@@ -478,7 +478,7 @@ TRAINING = (
   ),
   *_in(
     'training',
-    'trix_jax/optimizers.py',
+    'trix_jax/training/optimizers.py',
     'test_training',
     (
       'muon_takes_all_tiles_as_one_matrix',
@@ -498,7 +498,7 @@ TRAINING = (
   ),
   *_in(
     'training',
-    'trix_jax/routing_state.py',
+    'trix_jax/training/routing_state.py',
     'test_hierarchical_ffn test_training',
     (
       'averages_forget_at_once',
@@ -520,7 +520,7 @@ TRAINING = (
   ),
   *_in(
     'training',
-    'trix_jax/trainer.py',
+    'trix_jax/training/loop.py',
     'test_command_lines',
     ('a_signal_saves_nothing', '      if signals.received:\n        self._save()\n', '      if signals.received:\n'),
     ('training_goes_on_without_a_number', "if not values['finite']:", 'if not len(values):'),
@@ -544,7 +544,7 @@ TRAINING = (
   ),
   *_in(
     'training',
-    'trix_jax/earlier_runs.py',
+    'trix_jax/training/warm_start.py',
     'test_earlier_runs',
     ('another_model_accepted_to_start_from', 'and theirs[key] != ours[key]', 'and theirs[key] is None'),
     (

@@ -10,8 +10,8 @@ an interrupted run.
 
 from absl import flags
 
-from trix_jax import trainer
 from trix_jax.cli import arguments
+from trix_jax.training import loop
 
 FLAGS = flags.FlagValues()
 _CONFIG = arguments.define_config(FLAGS)
@@ -25,4 +25,4 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main() -> None:
-  trainer.train(arguments.config_of(_CONFIG), arguments.folder_of(_WORKDIR))
+  loop.train(arguments.config_of(_CONFIG), arguments.folder_of(_WORKDIR))

@@ -10,11 +10,11 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 
-from trix_jax import training
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
 from trix_jax.runs import workdirs
+from trix_jax.training.step import TrainState, init_state, make_model
 
 KINDS = ('best', 'last')
 
@@ -34,7 +34,7 @@ class Checkpoints:
     self._folders = {kind: (workdir / 'checkpoints' / kind).absolute() for kind in KINDS}
     self._managers: dict[str, ocp.CheckpointManager] = {}
 
-  def save(self, kind: str, state: training.TrainState, validation_loss: float) -> None:
+  def save(self, kind: str, state: TrainState, validation_loss: float) -> None:
     """Write the state; `validation_loss` is the best so far, or NaN before the first evaluation.
 
     Raises:
@@ -64,7 +64,7 @@ class Checkpoints:
     """List the steps that have checkpoints, ascending."""
     return sorted(self._manager(kind).all_steps()) if self._folders[kind].is_dir() else []
 
-  def restore(self, kind: str, like: training.TrainState, step: int | None = None) -> tuple[training.TrainState, float]:
+  def restore(self, kind: str, like: TrainState, step: int | None = None) -> tuple[TrainState, float]:
     """Return a checkpoint, by default the newest, and the best validation loss up to it.
 
     Args:
@@ -102,7 +102,7 @@ class Checkpoints:
         f'({_reason(error)})'
       ) from error
     tree = restored['state']
-    state = training.TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
+    state = TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
     return state, math.nan if best_loss is None else best_loss
 
   def forget_after(self, step: int) -> bool:
@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
   return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
-def _tree(state: training.TrainState) -> dict[str, Any]:
+def _tree(state: TrainState) -> dict[str, Any]:
   """Return the state as a dict. Orbax refuses empty trees, so an empty routing collection is left out."""
   tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state}
   return {**tree, 'routing': state.routing} if state.routing else tree
@@ -193,7 +193,7 @@ def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None
   workdir = pathlib.Path(workdir)
   config, run = workdirs.read_config(workdir), workdirs.read_run(workdir)
   vocabulary = run['corpus']['vocabulary']
-  model = training.make_model(config, vocabulary)
-  like = jax.eval_shape(lambda: training.init_state(config, model))
+  model = make_model(config, vocabulary)
+  like = jax.eval_shape(lambda: init_state(config, model))
   state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like, step)
   return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing)

@@ -9,10 +9,10 @@ import optax
 from flax import struct
 from jax.sharding import PartitionSpec
 
-from trix_jax import optimizers, routing_state
 from trix_jax.core import routing, signatures
 from trix_jax.nn import transformer
 from trix_jax.system import devices
+from trix_jax.training import optimizers, routing_state
 
 
 @struct.dataclass

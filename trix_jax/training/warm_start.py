@@ -6,16 +6,16 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from trix_jax import training
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
+from trix_jax.training.step import Teacher, TrainState
 
 # Model settings that do not change the meaning of the parameters: they concern routing and training only.
 MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')
 
 
-def teacher_of(config, corpus: corpora.Corpus) -> training.Teacher | None:
+def teacher_of(config, corpus: corpora.Corpus) -> Teacher | None:
   """Load the model of `config.loss.teacher`, None without one. Raise InputError when it cannot teach this text."""
   if not config.loss.teacher:
     return None
@@ -25,10 +25,10 @@ def teacher_of(config, corpus: corpora.Corpus) -> training.Teacher | None:
     raise InputError(f'{name} routes at random, which makes no teacher; give one of another routing')
   if model.context < config.model.context:
     raise InputError(f'{name} has a context of {model.context}; give one of {config.model.context} characters or more')
-  return training.Teacher(trained.model, trained.params, trained.routing)
+  return Teacher(trained.model, trained.params, trained.routing)
 
 
-def start_from(config, corpus: corpora.Corpus, state: training.TrainState) -> training.TrainState:
+def start_from(config, corpus: corpora.Corpus, state: TrainState) -> TrainState:
   """Return the state before the first step, with the parameters of `config.training.start_from`.
 
   The earlier model's routing state is taken too where both models have the same kind. So the index fits the tiles.

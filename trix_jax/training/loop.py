@@ -11,13 +11,15 @@ import jax
 import ml_collections
 import numpy as np
 
-from trix_jax import configuration, earlier_runs, inference, training
+from trix_jax import configuration, inference
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, TrainingStopped
 from trix_jax.evaluation import tables
 from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import devices
+from trix_jax.training import warm_start
+from trix_jax.training.step import first_non_finite, init_state, make_model, make_train_step
 
 # A trace starts PROFILE_AFTER steps into a session, after compilation, and covers PROFILE_STEPS.
 PROFILE_AFTER, PROFILE_STEPS = 10, 5
@@ -53,12 +55,12 @@ class _Run:
 
   def __init__(self, config, workdir, corpus):
     self.config, self.workdir, self.corpus = config, workdir, corpus
-    self.model = training.make_model(config, corpus.vocabulary)
+    self.model = make_model(config, corpus.vocabulary)
     self.mesh = devices.data_mesh(config.training.batch_size // config.training.accumulation)
     workdirs.check_corpus(workdir, corpus)
-    self.teacher = earlier_runs.teacher_of(config, corpus)
+    self.teacher = warm_start.teacher_of(config, corpus)
     self.checkpoints = checkpoints.Checkpoints(workdir, keep=config.training.keep_checkpoints)
-    state = training.init_state(config, self.model)
+    state = init_state(config, self.model)
     self.best_loss = math.nan
     if self.checkpoints.latest_step('last') is not None:
       state, self.best_loss = self.checkpoints.restore('last', state)
@@ -66,7 +68,7 @@ class _Run:
     else:
       self._refuse_to_start_over()
       if config.training.start_from:
-        state = earlier_runs.start_from(config, corpus, state)
+        state = warm_start.start_from(config, corpus, state)
     self.step = int(state.step)
     if not self.checkpoints.forget_after(self.step):
       self.best_loss = math.nan
@@ -91,7 +93,7 @@ class _Run:
   def to_the_end(self) -> None:
     """Train the remaining steps, then evaluate every routing and write a sample."""
     settings = self.config.training
-    train_step = training.make_train_step(self.config, self.model, self.mesh, self.teacher)
+    train_step = make_train_step(self.config, self.model, self.mesh, self.teacher)
     counts = workdirs.parameter_counts(self.config, self.state.params, self.state.routing)
     print(
       f'{counts["parameters"]["total"]:,} parameters, {counts["parameters"]["active_per_token"]:,} active per '
@@ -148,9 +150,7 @@ class _Run:
     step, values = pending[0], jax.device_get(pending[1])
     if not values['finite']:
       # The bad step and later ones left the state unchanged, so it is still the state before the bad step.
-      name = training.first_non_finite(
-        self.config, self.model, self.mesh, self.state, self._batch(step - 1), self.teacher
-      )
+      name = first_non_finite(self.config, self.model, self.mesh, self.state, self._batch(step - 1), self.teacher)
       raise self._diverged(f'not finite at step {step}: {name}')
     self.clock.tick(step)
     if step % self.config.training.log_every == 0 or step == self.config.training.steps:
