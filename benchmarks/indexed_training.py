@@ -81,8 +81,9 @@ def measure(name: str) -> float:
   import numpy as np
 
   from trix_jax import configuration
+  from trix_jax.nn import transformer
   from trix_jax.system import devices
-  from trix_jax.training.step import init_state, make_model, make_train_step
+  from trix_jax.training.step import init_state, make_train_step
 
   kind, size = name.split(' T=')
   tiles = int(size)
@@ -90,7 +91,7 @@ def measure(name: str) -> float:
   config.model.layers = 2
   if kind == 'flat':
     config.model.update({'clusters': 0, 'probes': 1})
-  model = make_model(config, 'x' * 65)
+  model = transformer.make_model(config.model, 'x' * 65)
   mesh = devices.data_mesh(BATCH)
   state = devices.replicate(init_state(config, model), mesh)
   train_step = make_train_step(config, model, mesh)

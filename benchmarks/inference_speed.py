@@ -171,13 +171,13 @@ def measure_jax(size, variant, tiles) -> dict:
   from trix_jax import configuration, inference
   from trix_jax.inference import forward, weights
   from trix_jax.nn import transformer
-  from trix_jax.training.step import init_state, make_model
+  from trix_jax.training.step import init_state
 
   config = configuration.reference_config('dense' if 'all tiles' in variant or 'dense' in variant else 'emergent')
   config.model.update({**size, 'tiles': tiles, 'context': CONTEXT})
   model = transformer.model_config(config.model)
   vocabulary = ''.join(chr(64 + i) for i in range(VOCABULARY))
-  params = jax.jit(lambda: init_state(config, make_model(config, vocabulary)).params)()
+  params = jax.jit(lambda: init_state(config, transformer.make_model(config.model, vocabulary)).params)()
   packed_config = weights.InferenceConfig(model, VOCABULARY)
   language_model = inference.LanguageModel(
     packed_config, vocabulary, weights.pack(params, {}, packed_config), forward.PACKED, {}

@@ -124,12 +124,12 @@ def jax_step(name: str):
   from trix_jax import configuration
   from trix_jax.nn import transformer
   from trix_jax.system import devices
-  from trix_jax.training.step import init_state, make_model, make_train_step
+  from trix_jax.training.step import init_state, make_train_step
 
   config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
   config.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
   config.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
-  model = make_model(config, 'x' * 65)
+  model = transformer.make_model(config.model, 'x' * 65)
   mesh = devices.data_mesh(_BATCH.value)
   state = devices.replicate(init_state(config, model), mesh)
   assert transformer.count_parameters(state.params) == 842_817

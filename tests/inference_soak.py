@@ -21,7 +21,7 @@ import numpy as np
 from trix_jax import configuration, inference
 from trix_jax.inference import forward, weights
 from trix_jax.nn import transformer
-from trix_jax.training.step import init_state, make_model
+from trix_jax.training.step import init_state
 
 VOCABULARY = ''.join(chr(64 + i) for i in range(65))
 HANGS_AFTER = 60  # Seconds without a text.
@@ -30,7 +30,7 @@ HANGS_AFTER = 60  # Seconds without a text.
 def packed_model() -> inference.LanguageModel:
   """The recipe's model with random weights."""
   config = configuration.default_config()
-  params = jax.jit(lambda: init_state(config, make_model(config, VOCABULARY)).params)()
+  params = jax.jit(lambda: init_state(config, transformer.make_model(config.model, VOCABULARY)).params)()
   packed = weights.InferenceConfig(transformer.model_config(config.model), len(VOCABULARY))
   return inference.LanguageModel(packed, VOCABULARY, weights.pack(params, {}, packed), forward.PACKED, {})
 

@@ -10,8 +10,9 @@ import pytest
 
 from trix_jax import configuration
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 from trix_jax.system import devices
-from trix_jax.training.step import init_state, make_model, make_train_step
+from trix_jax.training.step import init_state, make_train_step
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
 
@@ -32,7 +33,7 @@ def test_a_config_trains_a_step_of_one(path):
   config.training.batch_size = 2 * config.training.accumulation
   config.model.update({'layers': 1, 'd_model': 16, 'heads': 2, 'd_ff': 8 * config.model.tiles, 'context': 16})
   configuration.validate(config)
-  model = make_model(config, 'to be')
+  model = transformer.make_model(config.model, 'to be')
   mesh = devices.data_mesh(2)
   state = devices.replicate(init_state(config, model), mesh)
   before = jax.device_get(state.params)

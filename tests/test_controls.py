@@ -15,7 +15,7 @@ from trix_jax.evaluation.evaluator import Evaluator, with_routing
 from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.system import devices
-from trix_jax.training.step import Teacher, init_state, make_loss, make_model, make_train_step
+from trix_jax.training.step import Teacher, init_state, make_loss, make_train_step
 
 N, D, T = 200, 32, 4
 VOCABULARY = 'abcdefgh'
@@ -157,7 +157,7 @@ def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
 @pytest.mark.parametrize('control', ['no_residual', *slow(controls.NONE)])
 def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control):
   config = config_of(control, layers=2, tiles=4, clusters=2, balance_bias=False)
-  model = make_model(config, VOCABULARY)
+  model = transformer.make_model(config.model, VOCABULARY)
   state = init_state(config, model)
   for layer in ('layer_0', 'layer_1'):
     scale = state.params[layer]['ffn']['output_scale']
@@ -185,7 +185,7 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   }
   config = config_of(control, **settings.get(control, {}))
   configuration.validate(config)
-  model, mesh = make_model(config, VOCABULARY), devices.data_mesh(4)
+  model, mesh = transformer.make_model(config.model, VOCABULARY), devices.data_mesh(4)
   start = jax.device_get(init_state(config, model))
   state = devices.replicate(start, mesh)
   step = make_train_step(config, model, mesh)
@@ -223,7 +223,7 @@ def test_a_student_moves_towards_its_teacher():
   config = config_of('none')
   config.loss.update({'distillation_weight': 1.0, 'balance_weight': 0.0})
   config.model.dropout = 0.0
-  model = make_model(config, VOCABULARY)
+  model = transformer.make_model(config.model, VOCABULARY)
   token = jnp.asarray(np.random.default_rng(1).integers(0, 8, (2, 16), np.int32))
   teacher_params = init_state(config_of('none'), model).params
   teacher = Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})

@@ -10,9 +10,10 @@ from tiers import fast_first
 
 from trix_jax import configuration
 from trix_jax.errors import InputError
+from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 from trix_jax.training import warm_start
-from trix_jax.training.step import init_state, make_model
+from trix_jax.training.step import init_state
 
 VOCABULARY = 'abcd'
 CORPUS = types.SimpleNamespace(vocabulary=VOCABULARY)
@@ -28,7 +29,7 @@ def tiny(**model):
 def state_of(config, seed=0):
   config = config.copy_and_resolve_references()
   config.seed = seed
-  return init_state(config, make_model(config, VOCABULARY))
+  return init_state(config, transformer.make_model(config.model, VOCABULARY))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def earlier(monkeypatch):
     state = state_of(config, seed=1)
     trained = types.SimpleNamespace(
       config=config,
-      model=make_model(config, VOCABULARY),
+      model=transformer.make_model(config.model, VOCABULARY),
       vocabulary=vocabulary,
       params=state.params,
       routing=state.routing,

@@ -11,7 +11,7 @@ from trix_jax import configuration
 from trix_jax.inspection import tile_cards
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
-from trix_jax.training.step import init_state, make_model
+from trix_jax.training.step import init_state
 
 VOCABULARY = 'abcdefgh'
 
@@ -20,7 +20,7 @@ def trained(**model_settings):
   """A model with random weights, as if it came out of a workdir."""
   config = configuration.default_config()
   config.model.update({'layers': 1, 'd_model': 32, 'heads': 2, 'context': 16, 'd_ff': 64, 'tiles': 8, **model_settings})
-  model = make_model(config, VOCABULARY)
+  model = transformer.make_model(config.model, VOCABULARY)
   state = init_state(config, model)
   return checkpoints.Trained(config, model, VOCABULARY, {}, 'best', 0, float('nan'), state.params, state.routing)
 

@@ -33,7 +33,6 @@ from trix_jax.training.step import (
   init_state,
   make_gradients,
   make_loss,
-  make_model,
   make_train_step,
 )
 
@@ -52,7 +51,7 @@ def tiny(**overrides):
 
 
 def start(config, mesh_size=2):
-  model = make_model(config, VOCABULARY)
+  model = transformer.make_model(config.model, VOCABULARY)
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:mesh_size]), (devices.AXIS,))
   state = devices.replicate(init_state(config, model), mesh)
   return model, mesh, state
@@ -394,7 +393,7 @@ def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
 def test_parameter_counts_of_the_reference():
   config = configuration.default_config()
   config.model.update({'form': 'reference', 'shared_down_scale': True, 'routing': 'learned', 'balance_bias': True})
-  model = make_model(config, 'x' * 65)
+  model = transformer.make_model(config.model, 'x' * 65)
   state = jax.eval_shape(lambda: init_state(config, model))
   # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
   idle = 3 * 4 * (2 * 128 * 128 + 128)
@@ -407,7 +406,7 @@ def test_parameter_counts_of_the_reference():
 @pytest.mark.slow
 def test_parameter_counts_of_tiles_with_output_scales():
   config = configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512)
-  model = make_model(config, 'x' * 65)
+  model = transformer.make_model(config.model, 'x' * 65)
   state = jax.eval_shape(lambda: init_state(config, model))
   counts = workdirs.parameter_counts(config, state.params, state.routing)['parameters']
   # 12 of 16 tiles idle in 4 layers, each 2 * 128 * 32 weights, 32 up scales, 128 down scales and an output scale.
@@ -421,7 +420,7 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   config.model.layers = 1
   for name in ('dense', 'emergent'):
     model = with_routing(transformer.model_config(config.model), name)
-    state = jax.eval_shape(lambda: init_state(config, make_model(config, VOCABULARY)))
+    state = jax.eval_shape(lambda: init_state(config, transformer.make_model(config.model, VOCABULARY)))
     evaluator = Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
     windows = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME, 257), jnp.int32)
     targets = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME,), jnp.int32)
@@ -458,7 +457,7 @@ def trained_on_nothing(config):
   run_corpus = corpora.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   trained = checkpoints.Trained(
     config,
-    make_model(config, VOCABULARY),
+    transformer.make_model(config.model, VOCABULARY),
     VOCABULARY,
     {'corpus': {'sha256': 'sha'}},
     'best',

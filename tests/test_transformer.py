@@ -8,12 +8,11 @@ from trix_jax import configuration
 from trix_jax.core import attention
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
-from trix_jax.training.step import make_model
 
 
 def shapes(config, **settings):
   config.model.update(settings)
-  model = make_model(config, 'x' * 65)
+  model = transformer.make_model(config.model, 'x' * 65)
   rngs = {'params': jax.random.key(0), 'routing': jax.random.key(0)}
   return jax.eval_shape(lambda: model.init(rngs, jnp.zeros((1, 8), jnp.int32)))['params']
 
@@ -39,7 +38,7 @@ def test_the_modern_form_is_no_larger():
 def small(**settings):
   config = configuration.default_config()
   config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 24, **settings})
-  model = make_model(config, 'abcdefg')
+  model = transformer.make_model(config.model, 'abcdefg')
   token = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 24)), jnp.int32)
   return model, jax.jit(model.init)({'params': jax.random.key(0)}, token)['params'], token
 

@@ -354,13 +354,13 @@ RUNS = (
     'test_training test_command_lines',
     (
       'optimizer_state_not_restored',
-      "state = TrainState(tree['step'], tree['params'], tree['opt_state'],",
+      "state = TrainState(tree['step'], tree['params'], tree.get('opt_state'),",
       "state = TrainState(tree['step'], tree['params'], like.opt_state,",
     ),
     (
       'routing_state_not_restored',
-      "tree['opt_state'], tree.get('routing', {}))",
-      "tree['opt_state'], like.routing)",
+      "tree.get('opt_state'), tree.get('routing', {}))",
+      "tree.get('opt_state'), like.routing)",
     ),
     (
       'best_loss_forgotten_on_resume',

@@ -226,6 +226,19 @@ class TransformerLM(nn.Module):
     return head(x_BLD), infos
 
 
+def make_model(settings, vocabulary: str) -> TransformerLM:
+  """Make the language model of the `model` section of a config."""
+  return TransformerLM(model_config(settings), len(vocabulary))
+
+
+def init(model: TransformerLM, key: jax.Array) -> tuple[Any, Any]:
+  """Draw parameters, and make the first state of the collection `routing`, `{}` for a model without."""
+  params_key, routing_key = jax.random.split(key)
+  token_BL = jnp.zeros((1, min(8, model.config.context)), jnp.int32)
+  variables = model.init({'params': params_key, 'routing': routing_key}, token_BL)
+  return variables['params'], variables.get('routing', {})
+
+
 def apply(
   model: TransformerLM,
   params: Any,

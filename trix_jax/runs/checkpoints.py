@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 
@@ -14,7 +15,7 @@ from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
 from trix_jax.runs import workdirs
-from trix_jax.training.step import TrainState, init_state, make_model
+from trix_jax.runs.state import TrainState
 
 KINDS = ('best', 'last')
 
@@ -69,30 +70,27 @@ class Checkpoints:
 
     Args:
       kind: one of `KINDS`.
-      like: gives structure, shapes and dtypes.
+      like: gives structure, shapes and dtypes. Without `opt_state` the state of the optimiser is not read.
       step: one of `steps`.
 
     Raises:
-      InputError: when the checkpoint is missing or damaged.
+      InputError: when the checkpoint is missing or damaged, or of another model.
     """
     step = self.latest_step(kind) if step is None else step
     if step is None:
-      other = next(other for other in KINDS if other != kind)
-      raise InputError(
-        f'there is no checkpoint in {self._folders[kind]}; '
-        + (
-          f'there is one in {self._folders[other]}: --checkpoint={other}'
-          if self.latest_step(other) is not None
-          else 'train first, or point --workdir at the folder of a run'
-        )
-      )
-    folder = self._folders[kind] / str(step)
+      raise InputError(self._nothing_in(kind))
+    folder, manager = self._folders[kind] / str(step), self._manager(kind)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), _tree(like))
     try:
-      restored = self._manager(kind).restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+      if other := _different(ocp.PyTreeCheckpointHandler().metadata(folder / 'state'), abstract):
+        raise ValueError(other)
+      wanted = (
+        ocp.args.PyTreeRestore(abstract, ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True)
+        if like.opt_state is None
+        else ocp.args.StandardRestore(abstract)
       )
+      restored = manager.restore(step, args=ocp.args.Composite(state=wanted, progress=ocp.args.JsonRestore()))
       best_loss = restored['progress']['best_loss']
     # For damaged files Orbax, TensorStore and JSON raise about a dozen different types.
     except Exception as error:
@@ -102,8 +100,17 @@ class Checkpoints:
         f'({_reason(error)})'
       ) from error
     tree = restored['state']
-    state = TrainState(tree['step'], tree['params'], tree['opt_state'], tree.get('routing', {}))
+    state = TrainState(tree['step'], tree['params'], tree.get('opt_state'), tree.get('routing', {}))
     return state, math.nan if best_loss is None else best_loss
+
+  def _nothing_in(self, kind: str) -> str:
+    other = next(other for other in KINDS if other != kind)
+    advice = (
+      f'there is one in {self._folders[other]}: --checkpoint={other}'
+      if self.latest_step(other) is not None
+      else 'train first, or point --workdir at the folder of a run'
+    )
+    return f'there is no checkpoint in {self._folders[kind]}; {advice}'
 
   def forget_after(self, step: int) -> bool:
     """Delete `best` checkpoints after a step, because a resumed run repeats those steps. Return whether any is left."""
@@ -140,9 +147,25 @@ def _reason(error: Exception) -> str:
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-  """Return the state as a dict. Orbax refuses empty trees, so an empty routing collection is left out."""
-  tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state}
-  return {**tree, 'routing': state.routing} if state.routing else tree
+  """Return the state as a dict without empty parts, which Orbax refuses, such as the routing of many models."""
+  tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state, 'routing': state.routing}
+  return {name: part for name, part in tree.items() if jax.tree.leaves(part)}
+
+
+def _different(saved: Any, expected: Any) -> str:
+  """Name the first array of the model whose shape is not what a checkpoint holds, or return an empty text."""
+  shapes, wanted = (
+    {
+      jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape)
+      for part in ('params', 'routing')
+      for path, leaf in jax.tree_util.tree_leaves_with_path({part: tree[part]} if part in tree else {})
+    }
+    for tree in (saved, expected)
+  )
+  for name in sorted(shapes.keys() | wanted.keys()):
+    if shapes.get(name) != wanted.get(name):
+      return f'{name} has the shape {shapes.get(name)} there, and {wanted.get(name)} in this model'
+  return ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +216,12 @@ def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None
   workdir = pathlib.Path(workdir)
   config, run = workdirs.read_config(workdir), workdirs.read_run(workdir)
   vocabulary = run['corpus']['vocabulary']
-  model = make_model(config, vocabulary)
-  like = jax.eval_shape(lambda: init_state(config, model))
+  model = transformer.make_model(config.model, vocabulary)
+
+  def without_optimizer() -> TrainState:
+    params, routing_state = transformer.init(model, jax.random.key(0))
+    return TrainState(jnp.zeros((), jnp.int32), params, None, routing_state)
+
+  like = jax.eval_shape(without_optimizer)
   state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like, step)
   return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing)

@@ -16,10 +16,11 @@ from trix_jax.data import corpora
 from trix_jax.errors import InputError, TrainingStopped
 from trix_jax.evaluation import tables
 from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings
+from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import devices
 from trix_jax.training import warm_start
-from trix_jax.training.step import first_non_finite, init_state, make_model, make_train_step
+from trix_jax.training.step import first_non_finite, init_state, make_train_step
 
 # A trace starts PROFILE_AFTER steps into a session, after compilation, and covers PROFILE_STEPS.
 PROFILE_AFTER, PROFILE_STEPS = 10, 5
@@ -55,7 +56,7 @@ class _Run:
 
   def __init__(self, config, workdir, corpus):
     self.config, self.workdir, self.corpus = config, workdir, corpus
-    self.model = make_model(config, corpus.vocabulary)
+    self.model = transformer.make_model(config.model, corpus.vocabulary)
     self.mesh = devices.data_mesh(config.training.batch_size // config.training.accumulation)
     workdirs.check_corpus(workdir, corpus)
     self.teacher = warm_start.teacher_of(config, corpus)

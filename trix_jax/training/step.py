@@ -6,30 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax.sharding import PartitionSpec
 
 from trix_jax.core import routing, signatures
 from trix_jax.nn import transformer
+from trix_jax.runs.state import TrainState
 from trix_jax.system import devices
 from trix_jax.training import optimizers, routing_state
-
-
-@struct.dataclass
-class TrainState:
-  """The whole state of a run between two steps.
-
-  Attributes:
-    step: int32, steps done.
-    params: trained parameters.
-    opt_state: state of the optimiser.
-    routing: the `routing` collection (balance biases, indexes); an empty dict for models without routing state.
-  """
-
-  step: jax.Array
-  params: Any
-  opt_state: Any
-  routing: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +29,14 @@ class Teacher:
     return -jnp.mean(jnp.sum(jax.nn.softmax(teacher_BLV) * jax.nn.log_softmax(logits_BLV), axis=-1))
 
 
-def make_model(config, vocabulary: str) -> transformer.TransformerLM:
-  """Make the language model of a config."""
-  return transformer.TransformerLM(transformer.model_config(config.model), len(vocabulary))
-
-
 def init_state(config, model: transformer.TransformerLM) -> TrainState:
   """Make the state before the first step, a function of the config alone."""
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
 
   @jax.jit  # One program compiles faster: operation by operation it takes seconds.
   def init(key):
-    params_key, routing_key = jax.random.split(key)
-    variables = model.init(
-      {'params': params_key, 'routing': routing_key}, jnp.zeros((1, min(8, config.model.context)), jnp.int32)
-    )
-    return TrainState(
-      jnp.zeros((), jnp.int32), variables['params'], optimizer.init(variables['params']), variables.get('routing', {})
-    )
+    params, routing_state = transformer.init(model, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), routing_state)
 
   return init(jax.random.key(config.seed))  # The key is an argument, so that all seeds share one program.
 

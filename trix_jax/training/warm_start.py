@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
-from trix_jax.training.step import Teacher, TrainState
+from trix_jax.runs.state import TrainState
+from trix_jax.training.step import Teacher
 
 # Model settings that do not change the meaning of the parameters: they concern routing and training only.
 MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')
