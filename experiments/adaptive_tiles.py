@@ -26,7 +26,7 @@ from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.inspection import plots
-from trix_jax.runs import checkpoints, workdirs
+from trix_jax.runs import checkpoints
 from trix_jax.system import files
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run whose model.top_k is above 1.', required=True)
@@ -54,7 +54,7 @@ def main() -> None:
     row = Evaluator(model, trained.vocabulary, validation)(trained.params, trained.routing)
     rows.append({'kind': kind, kind: value, 'tiles_used': float(np.mean(row['tiles_used'])), 'loss': row['loss']})
     print(f'{kind} {value:<5}{rows[-1]["tiles_used"]:8.3f} tiles a character{row["loss"]:9.4f} nats', flush=True)
-  workdirs.write_text(path, json.dumps(rows, indent=1) + '\n')
+  files.write_text(path, json.dumps(rows, indent=1) + '\n')
   plot(rows, image)
 
 

@@ -204,7 +204,7 @@ def main(workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path) -> 
   if unknown := [name for name in measures if name not in MEASURES]:
     raise InputError(f'unknown measure {unknown[0]!r}; choose from {", ".join(MEASURES)}')
   files.check_writable(path)
-  workdirs.write_text(path, json.dumps(of_run(workdir, measures)))
+  files.write_text(path, json.dumps(of_run(workdir, measures)))
 
 
 if __name__ == '__main__':

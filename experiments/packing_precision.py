@@ -25,7 +25,7 @@ from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator, evaluate_packed
 from trix_jax.inference import weights
 from trix_jax.nn import transformer
-from trix_jax.runs import checkpoints, workdirs
+from trix_jax.runs import checkpoints
 from trix_jax.system import files
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)
@@ -83,7 +83,7 @@ def main() -> None:
         'character',
         flush=True,
       )
-  workdirs.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
+  files.write_text(pathlib.Path(_OUT.value), json.dumps(rows, indent=1) + '\n')
 
 
 def microseconds(trained, attention, head) -> float:

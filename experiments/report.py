@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import elsewhere, estimates, figures, patterns, stored, suites, verdicts
 from trix_jax.errors import InputError
-from trix_jax.runs import workdirs
+from trix_jax.system import files
 
 FILE = 'report.html'
 # The number that a suite varies: text, or a setting of the model.
@@ -59,7 +59,7 @@ def write(folder: pathlib.Path) -> None:
   results = results_of(folder)
   if not results:
     raise InputError(f'no results of suites in {folder}; run experiments.run first')
-  workdirs.write_text(folder / FILE, page(results, elsewhere.rows(folder)))
+  files.write_text(folder / FILE, page(results, elsewhere.rows(folder)))
 
 
 def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

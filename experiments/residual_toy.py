@@ -24,7 +24,6 @@ from absl import flags
 
 from trix_jax.cli import launcher
 from trix_jax.nn import ffn, indexed_ffn
-from trix_jax.runs import workdirs
 from trix_jax.system import files
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500
@@ -93,7 +92,7 @@ def main() -> None:
       rows.append({'task': task, 'layer': layer, 'accuracy': values})
       spread = f', standard deviation {100 * statistics.stdev(values):.1f}' if len(values) > 1 else ''
       print(f'{task:<10}{layer:<14}{100 * statistics.mean(values):6.1f} % right{spread}', flush=True)
-  workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
+  files.write_text(out, json.dumps(rows, indent=1) + '\n')
 
 
 if __name__ == '__main__':

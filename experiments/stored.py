@@ -9,7 +9,6 @@ from typing import Any
 
 from experiments import suites, verdicts
 from trix_jax.errors import InputError
-from trix_jax.runs import workdirs
 from trix_jax.system import files
 
 Rows = list[dict[str, Any]]
@@ -98,7 +97,7 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
   try:
     results['verdicts'] = verdicts.of_suite(name, rows)
   finally:  # A user's verdicts may raise, so write the measurements in any case.
-    workdirs.write_text(path, json.dumps(results) + '\n')
+    files.write_text(path, json.dumps(results) + '\n')
 
 
 def _command(name: str, budget: str, rows: Rows, variants: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from absl import flags
 from trix_jax.cli import arguments, launcher
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn import ffn
-from trix_jax.runs import checkpoints, workdirs
+from trix_jax.runs import checkpoints
 from trix_jax.system import files
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs.', required=True)
@@ -60,7 +60,7 @@ def main() -> None:
       f'{min(cost):+.4f} to {max(cost):+.4f}; without any {row["without_all"]:.4f}',
       flush=True,
     )
-    workdirs.write_text(out, json.dumps(rows, indent=1) + '\n')
+    files.write_text(out, json.dumps(rows, indent=1) + '\n')
 
 
 def silence(params, tiles, config: ffn.FFNConfig):

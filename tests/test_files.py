@@ -88,7 +88,7 @@ def test_a_lock_is_held_against_other_threads_and_freed_in_any(tmp_path):
 
 def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
   code = (
-    'import pathlib, sys, time; from trix_jax import errors, files\n'
+    'import pathlib, sys, time; from trix_jax import errors; from trix_jax.system import files\n'
     'with files.locked(pathlib.Path(sys.argv[1]), errors.InputError("in use")):\n'
     '  print("held", flush=True); time.sleep(60)'
   )

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import trix_jax
+
 
 def imported_by(statement, before='pass'):
   """Names of the top-level packages, without the standard library's, that a statement imports after another one."""
@@ -27,8 +29,16 @@ def test_kernels_need_jax_and_numpy_alone():
     ('inference', ('orbax', 'tensorboardX', 'pooch', 'requests', 'scipy', 'matplotlib', 'optax', 'ml_collections')),
     ('data.corpora', ('pooch', 'requests', 'jax')),
     ('system.files', ('jax', 'numpy')),
+    ('system.host', ('jax', 'numpy')),
+    ('errors', ('jax', 'numpy')),
   ],
 )
 def test_a_module_does_not_import_what_only_others_need(module, unwanted):
   found = imported_by(f'import trix_jax.{module}')
   assert 'trix_jax' in found and not set(unwanted) & found
+
+
+def test_public_names_are_imported_when_they_are_asked_for():
+  assert 'jax' not in imported_by('import trix_jax')
+  assert all(hasattr(trix_jax, name) for name in trix_jax.__all__ if name != '__version__')
+  assert not hasattr(trix_jax, 'nothing')

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import convert_loss
 from trix_jax.runs import metrics
 
 
@@ -12,9 +13,7 @@ def row(step, split='train'):
 
 
 def test_a_loss_in_nats_bits_and_as_perplexity():
-  assert metrics.of_loss(3 * math.log(2)) == pytest.approx(
-    {'loss': 3 * math.log(2), 'perplexity': 8, 'bits_per_char': 3}
-  )
+  assert convert_loss(3 * math.log(2)) == pytest.approx({'loss': 3 * math.log(2), 'perplexity': 8, 'bits_per_char': 3})
 
 
 def test_rows_after_the_step_that_a_run_goes_on_from_are_cut(tmp_path):

@@ -381,7 +381,6 @@ RUNS = (
     'test_training test_command_lines',
     ('rows_after_the_restored_step_stay', "if (row := _row(line)) and row['step'] <= resume_step", 'if _row(line)'),
     ('rows_of_both_splits_mixed', "split in (None, row['split'])]", 'True]'),
-    ('bits_are_not_bits', 'loss / math.log(2)', 'loss * math.log(2)'),
   ),
   *_in(
     'runs',
@@ -561,6 +560,12 @@ TRAINING = (
 )
 
 EVALUATION = (
+  *_in(
+    'evaluation',
+    'trix_jax/evaluation/evaluator.py',
+    'test_metrics',
+    ('bits_are_not_bits', 'loss / math.log(2)', 'loss * math.log(2)'),
+  ),
   *_in(
     'evaluation',
     'trix_jax/evaluation/evaluator.py',

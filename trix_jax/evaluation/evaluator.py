@@ -1,6 +1,7 @@
 """Evaluate on a whole split: predict every character once, in non-overlapping windows of the context length."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,10 +15,14 @@ from trix_jax.data import corpora
 from trix_jax.evaluation import classes
 from trix_jax.inference import forward, weights
 from trix_jax.nn import controls, ffn, transformer
-from trix_jax.runs import metrics
 from trix_jax.system import devices
 
 WINDOWS_AT_A_TIME = 32
+
+
+def convert_loss(loss: float) -> dict[str, float]:
+  """Return a loss in nats a character, and as perplexity and bits."""
+  return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
 def with_routing(config: transformer.ModelConfig, routing_name: str) -> transformer.ModelConfig:
@@ -125,7 +130,7 @@ class Evaluator:
     load = np.array(mean['tile_load'])
     silent = [ffn.silent_tiles(self._backend.tiles(params, layer), self._ffn) for layer in range(len(load))]
     return {
-      **metrics.of_loss(mean.pop('loss')),
+      **convert_loss(mean.pop('loss')),
       **mean,
       'dead_tiles': [int(np.sum(np.asarray(quiet) | (used == 0))) for quiet, used in zip(silent, load, strict=True)],
       'class_tiles': np.rint(class_tiles).astype(int).tolist(),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trix_jax.evaluation import classes
-from trix_jax.runs import workdirs
+from trix_jax.system import files
 
 # With more than MOST_TILES tiles, a table shows the top ones only.
 MOST_TILES, TOP_TILES = 32, 6
@@ -16,7 +16,7 @@ MOST_TILES, TOP_TILES = 32, 6
 def write_rows(path: pathlib.Path, rows: list[dict[str, Any]], checkpoint: str, step: int, text: str) -> None:
   """Write evaluations as a JSON list, each with the checkpoint, its step and the text. Raise OSError on failure."""
   described = [{'checkpoint': checkpoint, 'step': step, 'text': text, **row} for row in rows]
-  workdirs.write_text(path, json.dumps(described, indent=1) + '\n')
+  files.write_text(path, json.dumps(described, indent=1) + '\n')
 
 
 def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:

@@ -5,7 +5,6 @@ split it counts tiles that are silent or that no token of the whole split reache
 """
 
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -13,15 +12,10 @@ import numpy as np
 import tensorboardX
 
 from trix_jax.errors import InputError
-from trix_jax.runs import workdirs
+from trix_jax.system import files
 
 # For more tiles than this TensorBoard shows a histogram for each layer instead of a curve for each tile.
 MOST_CURVES = 64
-
-
-def of_loss(loss: float) -> dict[str, float]:
-  """Return a loss in nats a character, and as perplexity and bits."""
-  return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
 class MetricWriter:
@@ -36,7 +30,7 @@ class MetricWriter:
         for line in self._path.read_text(errors='replace').splitlines()
         if (row := _row(line)) and row['step'] <= resume_step
       )
-      workdirs.write_text(self._path, kept)
+      files.write_text(self._path, kept)
     self._file = self._path.open('a')
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
 

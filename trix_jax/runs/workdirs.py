@@ -36,7 +36,7 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / 'writable', '')
+    files.write_text(workdir / 'writable', '')
     (workdir / 'writable').unlink()
   except OSError as error:
     raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
@@ -55,7 +55,7 @@ def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
         )
     else:
       (workdir / 'run.json').unlink(missing_ok=True)
-      write_text(path, configuration.to_json(config) + '\n')
+      files.write_text(path, configuration.to_json(config) + '\n')
     yield
 
 
@@ -63,11 +63,6 @@ def _begun(workdir: pathlib.Path) -> bool:
   """Return whether there is a checkpoint or a line of metrics."""
   lines = workdir / 'metrics.jsonl'
   return any((workdir / 'checkpoints').glob('*/*')) or (lines.exists() and lines.stat().st_size > 0)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Replace a file whole: a reader never sees half of it."""
-  files.write_whole(path, text.encode())
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -150,7 +145,7 @@ def write_run(
   # The top level repeats the latest session, for readers who want one answer.
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
-  write_text(path, json.dumps(run, indent=2) + '\n')
+  files.write_text(path, json.dumps(run, indent=2) + '\n')
 
 
 def versions() -> dict[str, str]:

@@ -71,6 +71,11 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
     raise
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Replace a file by UTF-8 text, as `write_whole` does."""
+  write_whole(path, text.encode())
+
+
 def _partial(path: pathlib.Path) -> pathlib.Path:
   """Return a temporary path beside the file that a path or link names. Raise OSError when that is no ordinary file."""
   if path.exists() and not path.is_file():

@@ -15,7 +15,7 @@ from trix_jax import configuration, inference
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, TrainingStopped
 from trix_jax.evaluation import tables
-from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings
+from trix_jax.evaluation.evaluator import Evaluator, convert_loss, evaluate_routings
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import devices
@@ -160,7 +160,7 @@ class _Run:
         {
           'step': step,
           'split': 'train',
-          **metrics.of_loss(loss),
+          **convert_loss(loss),
           'learning_rate': float(values['learning_rate']),
           'grad_norm': float(values['grad_norm']),
           'tokens_per_second': round(self.clock.rate(), 1) or None,
@@ -192,7 +192,7 @@ class _Run:
       {
         'step': self.step,
         'split': 'validation',
-        **metrics.of_loss(row['loss']),
+        **convert_loss(row['loss']),
         **{name: row[name] for name in (*_PER_LAYER, 'dead_tiles')},
       }
     )
