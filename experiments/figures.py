@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
-from experiments import estimates
+from experiments.findings import estimates
 from trix_jax.evaluation import classes
 from trix_jax.inspection import plots
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import ml_collections
 
-from experiments import elsewhere, measure, planning, suites
+from experiments import planning, suites
+from experiments.findings import measure, other_programs
 from trix_jax import configuration
 from trix_jax.core import routing
 from trix_jax.errors import InputError
 
 SUFFIX = '.py'
 # Other files in a folder of results have these names, and `all` has a meaning for --suite.
-TAKEN = (*elsewhere.OF_FILES, 'all')
+TAKEN = (*other_programs.OF_FILES, 'all')
 
 
 def is_file(name: str) -> bool:

@@ -8,7 +8,8 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import elsewhere, estimates, figures, patterns, stored, suites, verdicts
+from experiments import figures, patterns, stored, suites, verdicts
+from experiments.findings import estimates, other_programs
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
@@ -59,7 +60,7 @@ def write(folder: pathlib.Path) -> None:
   results = results_of(folder)
   if not results:
     raise InputError(f'no results of suites in {folder}; run experiments.run first')
-  files.write_text(folder / FILE, page(results, elsewhere.rows(folder)))
+  files.write_text(folder / FILE, page(results, other_programs.rows(folder)))
 
 
 def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

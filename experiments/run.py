@@ -40,7 +40,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from experiments import elsewhere, own_suites, patterns, planning, report, stored, suites, verdicts
+from experiments import own_suites, patterns, planning, report, stored, suites, verdicts
+from experiments.findings import other_programs
 from experiments.jobs import Jobs
 from experiments.planning import Run
 from trix_jax.cli import arguments, launcher
@@ -156,7 +157,7 @@ def _check(names: Sequence[str], plan: Plan) -> None:
     files.check_writable(plan.path(name))
   for name in suites.SUITES:  # The report also shows the results of other suites.
     stored.read(plan.path(name), plan.budget)
-  elsewhere.rows(plan.out)
+  other_programs.rows(plan.out)
   for name in names:  # Most errors of verdicts show without a single row.
     verdicts.of_suite(name, standing(name, plan)[0])
 
@@ -275,7 +276,7 @@ def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[st
     [
       sys.executable,
       '-m',
-      'experiments.measure',
+      'experiments.findings.measure',
       f'--workdir={run.workdir}',
       f'--measures={",".join(suite.measures)}',
       f'--json={measured}',

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import estimates, suites
+from experiments import suites
+from experiments.findings import estimates
 from trix_jax.errors import InputError
 from trix_jax.evaluation import classes
 

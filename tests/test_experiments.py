@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from made_up_rows import rows_of
 
-from experiments import measure, patterns, planning, recipe, run, stored, suites, verdicts
+from experiments import patterns, planning, recipe, run, stored, suites, verdicts
+from experiments.findings import measure
 from experiments.jobs import Jobs
 from trix_jax import configuration
 from trix_jax.errors import InputError

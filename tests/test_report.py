@@ -9,7 +9,8 @@ import pytest
 from made_up_rows import rows_of
 from tiers import slow
 
-from experiments import elsewhere, estimates, figures, overview, report, suites, verdicts
+from experiments import figures, overview, report, suites, verdicts
+from experiments.findings import estimates, other_programs
 from trix_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -280,7 +281,7 @@ def test_verdicts_of_other_programs_follow_their_files(tmp_path):
   def write(name, results):
     (tmp_path / f'{name}.json').write_text(json.dumps(results))
 
-  assert elsewhere.rows(tmp_path) == []
+  assert other_programs.rows(tmp_path) == []
   write(
     'residual_toy',
     [
@@ -301,18 +302,18 @@ def test_verdicts_of_other_programs_follow_their_files(tmp_path):
     for measured in ('ffn 1', 'ffn 64', 'decode 1')
   ]
   write('inference_speed', timed)
-  toy, skipping = elsewhere.rows(tmp_path)
+  toy, skipping = other_programs.rows(tmp_path)
   assert (toy['suite'], toy['verdict']) == ('residual_toy', 'reproduced') and '25.5' in toy['ours']
   assert skipping['verdict'] == 'refuted' and skipping['ours'].startswith('2.0x (layer, 1 token)')
   timed[-1]['max'] = 40.0  # A round in which it was four times as slow.
   write('inference_speed', timed)
-  assert elsewhere.rows(tmp_path)[1]['verdict'] == 'undecided'
-  for name in elsewhere.OF_FILES:  # What the repository publishes can be read.
+  assert other_programs.rows(tmp_path)[1]['verdict'] == 'undecided'
+  for name in other_programs.OF_FILES:  # What the repository publishes can be read.
     assert (ROOT / 'results' / f'{name}.json').exists()
-  assert len(elsewhere.rows(ROOT / 'results')) == len(elsewhere.OF_FILES)
+  assert len(other_programs.rows(ROOT / 'results')) == len(other_programs.OF_FILES)
   write('inference_speed', [])
   with pytest.raises(InputError, match=r'inference_speed\.json is not what was expected'):
-    elsewhere.rows(tmp_path)
+    other_programs.rows(tmp_path)
 
 
 def test_what_is_no_result_is_refused_by_name(tmp_path):

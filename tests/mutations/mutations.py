@@ -1003,7 +1003,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/estimates.py',
+    'experiments/findings/estimates.py',
     'test_report',
     ('intervals_of_90_percent', 'CONFIDENCE = 0.95', 'CONFIDENCE = 0.9'),
     (
@@ -1063,7 +1063,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/measure.py',
+    'experiments/findings/measure.py',
     'test_experiments',
     ('chance_is_the_least_of_the_tables', "'most': float(np.max(values))", "'most': float(np.min(values))"),
   ),

@@ -1,4 +1,4 @@
-"""Measure a finished run: `python -m experiments.measure --workdir=W --measures=routings --json=FILE`.
+"""Measure a finished run: `python -m experiments.findings.measure --workdir=W --measures=routings --json=FILE`.
 
 The runner calls this in a separate process, whose end frees the run's memory.
 """
@@ -209,6 +209,6 @@ def main(workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path) -> 
 
 if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
-  _MEASURES = flags.DEFINE_list('measures', [], 'Measures to take, of experiments.measure.MEASURES.')
+  _MEASURES = flags.DEFINE_list('measures', [], 'Measures to take, of experiments.findings.measure.MEASURES.')
   _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
   launcher.run_main(lambda: main(arguments.folder_of(_WORKDIR), _MEASURES.value, pathlib.Path(_JSON.value)))

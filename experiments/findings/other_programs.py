@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from experiments import estimates, verdicts
+from experiments import verdicts
+from experiments.findings import estimates
 from trix_jax.errors import InputError
 
 

@@ -1,0 +1,1 @@
+"""What a run shows: measures of one run, and estimates over seeds."""
