@@ -40,10 +40,11 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from experiments import own_suites, patterns, planning, report, stored, suites, verdicts
+from experiments import own_suites, patterns, planning, stored, suites, verdicts
 from experiments.findings import other_programs
 from experiments.jobs import Jobs
 from experiments.planning import Run
+from experiments.report import page
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.runs import workdirs
@@ -123,11 +124,11 @@ def main(names: Sequence[str], plan: Plan) -> None:
       progress = Progress([run for name in names for run in missing(name, plan)], plan.jobs)
       for name in names:
         failed += run_suite(name, plan, progress, jobs)
-        report.write(plan.out)
+        page.write(plan.out)
     except Interrupted:
       print('stopping; what is being trained is saved first', file=sys.stderr, flush=True)
       sys.exit('stopped; run the same command to go on')
-  print(f'\nreport: {plan.out / report.FILE}')
+  print(f'\nreport: {plan.out / page.FILE}')
   if failed:
     print(f'{failed} run(s) failed; see above', file=sys.stderr)
     sys.exit(1)
@@ -152,7 +153,7 @@ def _check(names: Sequence[str], plan: Plan) -> None:
       path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise InputError(f'cannot make folder {path}: {error.strerror}; choose another') from error
-  files.check_writable(plan.out / report.FILE)
+  files.check_writable(plan.out / page.FILE)
   for name in names:
     files.check_writable(plan.path(name))
   for name in suites.SUITES:  # The report also shows the results of other suites.

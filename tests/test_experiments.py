@@ -237,7 +237,7 @@ def test_what_cannot_be_run_is_said_before_anything_is(tmp_path):
 def test_all_suites_are_those_that_have_any_of_the_variants(tmp_path, monkeypatch):
   ran = []
   monkeypatch.setattr(run, 'run_suite', lambda name, *_: ran.append(name) or 0)
-  monkeypatch.setattr(run.report, 'write', lambda _: None)
+  monkeypatch.setattr(run.page, 'write', lambda _: None)
   monkeypatch.setattr(run.signal, 'signal', lambda *_: None)
   plan = run.Plan('small', tmp_path / 'out', tmp_path / 'runs', 1, ('hash', '8_top_2'))
   run.main(['all', 'controls'], plan)

@@ -5,7 +5,8 @@ import json
 import pytest
 from made_up_rows import rows_of
 
-from experiments import report, run, suites
+from experiments import run, suites
+from experiments.report import page
 from trix_jax.errors import InputError
 
 SUITE = """
@@ -77,9 +78,9 @@ def test_a_suite_in_a_file_runs_resumes_and_is_reported_like_ours(write, start, 
   [verdict, difference] = results['verdicts']
   assert (verdict['claim'], verdict['verdict']) == ('four tiles < one nat', 'holds')
   assert difference['claim'] == 'eight against four'
-  page = (tmp_path / 'out' / report.FILE).read_text()
-  assert '<h2 id="mine">Mine</h2><p>Is it so?</p>' in page and 'href="mine.json"' in page
-  _, _, questions = page.partition('<h2 id="questions">')
+  html = (tmp_path / 'out' / page.FILE).read_text()
+  assert '<h2 id="mine">Mine</h2><p>Is it so?</p>' in html and 'href="mine.json"' in html
+  _, _, questions = html.partition('<h2 id="questions">')
   assert 'four tiles &lt; one nat' in questions.partition('</table>')[0]
   assert 'holds          four tiles < one nat: 0.5050 ' in capsys.readouterr().out
   # Other settings are other runs.
@@ -93,15 +94,15 @@ def test_suites_of_files_and_ours_run_in_one_call(write, start, tmp_path):
   trained = start(write(), 'stability', write('other.py'))
   assert list(dict.fromkeys(suite for suite, _, _ in trained)) == ['mine', 'stability', 'other']
   for name in ('mine', 'stability', 'other'):
-    assert f'<h2 id="{name}">' in (tmp_path / 'out' / report.FILE).read_text()
+    assert f'<h2 id="{name}">' in (tmp_path / 'out' / page.FILE).read_text()
 
 
 def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
   text = tmp_path / 'text.txt'
   text.write_text('a')
   start(write(**{"'corpus': 'python_stdlib'": f"'corpus': 'file', 'file': {str(text)!r}"}), 'six_patterns')
-  page = (tmp_path / 'out' / report.FILE).read_text()
-  assert f'{text}; ' in page and page.count('a text of six kinds of lines; ') == 1
+  html = (tmp_path / 'out' / page.FILE).read_text()
+  assert f'{text}; ' in html and html.count('a text of six kinds of lines; ') == 1
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 from made_up_rows import rows_of
 from tiers import slow
 
-from experiments import figures, overview, report, suites, verdicts
+from experiments import suites, verdicts
 from experiments.findings import estimates, other_programs
+from experiments.report import figures, page, readme_figures
 from trix_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -215,15 +216,15 @@ def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
   assert against == [verdict for verdict in judged.values() if verdicts.contradicted(verdict)]
   assert 0 < len(against) < len(decided)
 
-  table = report.verdict_table(list(judged.values()))
-  assert table.count('undecided after correction') == len(against) and table.count(report.ADJUSTED_P) == 1
+  table = page.verdict_table(list(judged.values()))
+  assert table.count('undecided after correction') == len(against) and table.count(page.ADJUSTED_P) == 1
   lines = dict(zip(judged, table.split('<tr>')[2:], strict=True))
   for claim, verdict in judged.items():
     assert ('undecided after correction' in lines[claim]) == (verdict in against)
     assert f'class="{verdict["verdict"].replace(" ", "-")}">' in lines[claim]  # The word of the interval stays.
   few = verdicts.of_suite('controls', [row for row in rows if row['seed'] < 2])
-  table = report.verdict_table(few)
-  assert table.count('<td data-name="adjusted p">-</td>') == len(few) and report.ADJUSTED_P not in table
+  table = page.verdict_table(few)
+  assert table.count('<td data-name="adjusted p">-</td>') == len(few) and page.ADJUSTED_P not in table
   assert {verdict['verdict'] for verdict in few} > {'undecided'}  # Their intervals may decide all the same.
 
 
@@ -253,28 +254,28 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
     'verdicts': verdicts.of_suite(name, rows),
   }
   (tmp_path / f'{name}.json').write_text(json.dumps(results))
-  report.write(tmp_path)
-  page = (tmp_path / report.FILE).read_text()
-  assert not re.search(r'(src|href)="(https?:|//|data:text)', page) and '<script' not in page
-  assert figures.INK not in page and 'currentColor' in page
-  assert all(variant in page for variant in suites.SUITES[name].variants) and 'a &lt; b' in page
-  assert page.count('<svg') >= 1 and page.count('</svg>') == page.count('<svg')
-  assert ('Differences of loss' in page) == bool(verdicts.gaps(name, rows))
+  page.write(tmp_path)
+  html = (tmp_path / page.FILE).read_text()
+  assert not re.search(r'(src|href)="(https?:|//|data:text)', html) and '<script' not in html
+  assert figures.INK not in html and 'currentColor' in html
+  assert all(variant in html for variant in suites.SUITES[name].variants) and 'a &lt; b' in html
+  assert html.count('<svg') >= 1 and html.count('</svg>') == html.count('<svg')
+  assert ('Differences of loss' in html) == bool(verdicts.gaps(name, rows))
   if 'passage' in suites.SUITES[name].measures:
-    assert 'title="tile 0">a&lt;</b>' in page
-  report.write(tmp_path)
-  assert (tmp_path / report.FILE).read_text() == page  # The same figures give the same file.
+    assert 'title="tile 0">a&lt;</b>' in html
+  page.write(tmp_path)
+  assert (tmp_path / page.FILE).read_text() == html  # The same figures give the same file.
   if name == 'four_routings':
     images = tmp_path / 'images'
     with pytest.raises(InputError, match='cannot write'):
-      overview.write(tmp_path, images)
+      readme_figures.write(tmp_path, images)
     images.mkdir()
-    drawn = overview.write(tmp_path, images)
+    drawn = readme_figures.write(tmp_path, images)
     assert sorted(drawn) == sorted(images.iterdir()) and len(drawn) == 2
     assert all(path.read_bytes().startswith(b'\x89PNG') for path in drawn)
   else:
     with pytest.raises(InputError, match='no emergent model of seed 0'):
-      overview.write(tmp_path, tmp_path)
+      readme_figures.write(tmp_path, tmp_path)
 
 
 def test_verdicts_of_other_programs_follow_their_files(tmp_path):
@@ -318,8 +319,8 @@ def test_verdicts_of_other_programs_follow_their_files(tmp_path):
 
 def test_what_is_no_result_is_refused_by_name(tmp_path):
   with pytest.raises(InputError, match='no results of suites'):
-    report.write(tmp_path)
+    page.write(tmp_path)
   for text in ('{}', '{"budget": "small", "command": "", "failures": [], "verdicts": [], "rows": [{"variant": "a"}]}'):
     (tmp_path / 'width.json').write_text(text)
     with pytest.raises(InputError, match=r'width\.json holds no results'):
-      report.write(tmp_path)
+      page.write(tmp_path)

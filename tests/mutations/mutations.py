@@ -1050,7 +1050,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/report.py',
+    'experiments/report/page.py',
     'test_report',
     ('differences_are_not_drawn', 'if gaps := verdicts.gaps(name, rows):', 'if gaps := verdicts.gaps(name, []):'),
     ('failures_are_not_told', "failed else ''", "not failed else ''"),

@@ -8,8 +8,9 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import figures, patterns, stored, suites, verdicts
+from experiments import patterns, stored, suites, verdicts
 from experiments.findings import estimates, other_programs
+from experiments.report import figures
 from trix_jax.errors import InputError
 from trix_jax.system import files
 

@@ -1,4 +1,4 @@
-"""Draw two figures of the documentation from the results of suites: `python -m experiments.overview`.
+"""Draw two figures of the documentation from the results of suites: `python -m experiments.report.readme_figures`.
 
 differences.png   the difference in loss of each variant of the suites in COMPARED to its baseline
 tile_use.png      the tiles of each class of characters, in the emergent model of seed 0
@@ -8,7 +8,8 @@ import pathlib
 
 from absl import flags
 
-from experiments import figures, stored, suites, verdicts
+from experiments import stored, suites, verdicts
+from experiments.report import figures
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.system import files
