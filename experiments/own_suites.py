@@ -16,8 +16,9 @@ from typing import Any
 
 import ml_collections
 
-from experiments import planning, suites
+from experiments import suites
 from experiments.findings import measure, other_programs
+from experiments.runner import planning
 from trix_jax import configuration
 from trix_jax.core import routing
 from trix_jax.errors import InputError

@@ -40,11 +40,12 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from experiments import own_suites, patterns, planning, stored, suites, verdicts
+from experiments import own_suites, patterns, suites, verdicts
 from experiments.findings import other_programs
-from experiments.jobs import Jobs
-from experiments.planning import Run
 from experiments.report import page
+from experiments.runner import planning, results_file
+from experiments.runner.jobs import Jobs
+from experiments.runner.planning import Run
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.runs import workdirs
@@ -120,7 +121,7 @@ def main(names: Sequence[str], plan: Plan) -> None:
       _check(names, plan)
       patterns.write(plan.folder / planning.PATTERNS)
       for name in names:
-        stack.enter_context(stored.kept(plan.path(name)))
+        stack.enter_context(results_file.kept(plan.path(name)))
       progress = Progress([run for name in names for run in missing(name, plan)], plan.jobs)
       for name in names:
         failed += run_suite(name, plan, progress, jobs)
@@ -157,7 +158,7 @@ def _check(names: Sequence[str], plan: Plan) -> None:
   for name in names:
     files.check_writable(plan.path(name))
   for name in suites.SUITES:  # The report also shows the results of other suites.
-    stored.read(plan.path(name), plan.budget)
+    results_file.read(plan.path(name), plan.budget)
   other_programs.rows(plan.out)
   for name in names:  # Most errors of verdicts show without a single row.
     verdicts.of_suite(name, standing(name, plan)[0])
@@ -167,10 +168,10 @@ def _listed(names: Iterable[str]) -> str:
   return ', '.join(sorted(repr(name) for name in names))
 
 
-def standing(name: str, plan: Plan) -> tuple[stored.Rows, stored.Rows, int]:
+def standing(name: str, plan: Plan) -> tuple[results_file.Rows, results_file.Rows, int]:
   """Return a suite's results of the current settings, its failures, and the number of results of other settings."""
   suite = suites.SUITES[name]
-  rows, failures = stored.read(plan.path(name), plan.budget)
+  rows, failures = results_file.read(plan.path(name), plan.budget)
   most = max([row['seed'] + 1 for row in rows], default=0)
   current = {
     (run.variant, run.seed): run.digest
@@ -198,7 +199,9 @@ def missing(name: str, plan: Plan) -> list[Run]:
 def rows_of_others(name: str, plan: Plan) -> list[tuple[pathlib.Path, dict[str, Any]]]:
   """List results of other suites there with the same budget, each with its file."""
   found = [
-    (path, stored.read_whole(path)) for other in suites.SUITES if other != name and (path := plan.path(other)).exists()
+    (path, results_file.read_whole(path))
+    for other in suites.SUITES
+    if other != name and (path := plan.path(other)).exists()
   ]
   return [(path, row) for path, results in found if results['budget'] == plan.budget for row in results['rows']]
 
@@ -231,7 +234,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
       say(f'{run}: stands in {path}, made at commit {known[0]["commit"]}')
     else:
       waiting[jobs.submit(result_of, run, plan, progress, jobs)] = run
-  stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
+  results_file.write(path, plan.budget, rows, failures, plan.variants_of(name))
   for future in concurrent.futures.as_completed(waiting):
     run = waiting[future]
     try:
@@ -252,7 +255,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
       progress.done(run, reason)
     else:
       progress.done(run)
-    stored.write(path, plan.budget, rows, failures, plan.variants_of(name))
+    results_file.write(path, plan.budget, rows, failures, plan.variants_of(name))
   print(verdicts.table(name, rows), flush=True)
   return failed
 

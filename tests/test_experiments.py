@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from made_up_rows import rows_of
 
-from experiments import patterns, planning, recipe, run, stored, suites, verdicts
+from experiments import patterns, recipe, run, suites, verdicts
 from experiments.findings import measure
-from experiments.jobs import Jobs
+from experiments.runner import planning, results_file
+from experiments.runner.jobs import Jobs
 from trix_jax import configuration
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
@@ -171,7 +172,7 @@ def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch
   [row] = rows_of('option_a', {'sparse': [1.5]})
   [of, other] = plan.runs('four_routings')  # Its routings and specialisation are measured by option_a, with a gate.
   row |= {'digest': of.digest, 'settings': of.portable, 'commit': 'earlier'}
-  stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+  results_file.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
 
   def train(of, progress, jobs):
     raise run.RunFailed(f'{of} is trained')
@@ -187,16 +188,16 @@ def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch
   assert {'routings', 'specialisation'} <= taken.keys() and not {'fitted_gate', 'stability'} & taken.keys()
   # One that has measured less does not do, nor one of other versions, nor one whose loss is that of another routing.
   row['measures'] = ['specialisation']
-  stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+  results_file.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
   plan.path('four_routings').unlink()
   assert len(run.missing('four_routings', plan)) == 2
   row['measures'] = ['routings', 'specialisation']
-  stored.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
+  results_file.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
   assert run.missing('four_routings', plan) == [other]
   for wrong in ({'evaluated': 'dense'}, {'versions': {**row['versions'], 'jax': '0.1'}}):
-    stored.write(plan.path('option_a'), 'small', [{**row, **wrong}], [], ['sparse'])
+    results_file.write(plan.path('option_a'), 'small', [{**row, **wrong}], [], ['sparse'])
     assert len(run.missing('four_routings', plan)) == 2
-  stored.write(plan.path('option_a'), 'full', [row], [], ['sparse'])
+  results_file.write(plan.path('option_a'), 'full', [row], [], ['sparse'])
   assert len(run.missing('four_routings', plan)) == 2
 
 
@@ -224,12 +225,12 @@ def test_what_cannot_be_run_is_said_before_anything_is(tmp_path):
   with pytest.raises(InputError, match="none of the --variants is of suite 'shape'; leave it out"):
     run.main(['stability', 'shape'], dataclasses.replace(plan, variants=('learned',)))
   plan.out.mkdir()
-  with stored.kept(plan.path('stability')), pytest.raises(InputError, match='another program is writing'):
+  with results_file.kept(plan.path('stability')), pytest.raises(InputError, match='another program is writing'):
     run.main(['stability'], plan)
   (plan.out / 'width.json').write_text('[]')
   with pytest.raises(InputError, match=r'width\.json holds no results'):  # The report shows it as well.
     run.main(['stability'], plan)
-  stored.write(plan.path('width'), 'smoke', [], [], [])
+  results_file.write(plan.path('width'), 'smoke', [], [], [])
   with pytest.raises(InputError, match=r'width\.json holds results with --budget=smoke'):
     run.main(['stability'], plan)
 
@@ -260,15 +261,15 @@ def test_all_suites_are_those_that_have_any_of_the_variants(tmp_path, monkeypatc
 def test_damaged_results_are_refused_by_what_they_lack(tmp_path, where, key, value, said):
   path = tmp_path / 'stability.json'
   failure = {'variant': 'learned', 'seed': 0, 'reason': 'exit code 1'}
-  stored.write(path, 'small', rows_of('stability', {'emergent': [1.5, 1.6]}), [failure], ['emergent'])
-  results = stored.read_whole(path)
+  results_file.write(path, 'small', rows_of('stability', {'emergent': [1.5, 1.6]}), [failure], ['emergent'])
+  results = results_file.read_whole(path)
   row = results[where][-1]
   row[key] = value
   if value is ...:
     del row[key]
   path.write_text(json.dumps(results))
   with pytest.raises(InputError, match=rf'stability\.json holds no results of a suite \({said}\); move it away'):
-    stored.read_whole(path)
+    results_file.read_whole(path)
 
 
 def test_a_run_that_went_on_elsewhere_has_both_machines():

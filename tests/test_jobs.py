@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from experiments import jobs
-from experiments.jobs import Jobs
+from experiments.runner import jobs
+from experiments.runner.jobs import Jobs
 
 # Makes a file, and writes into it when it is told to end.
 SAVING = """

@@ -8,9 +8,10 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import patterns, stored, suites, verdicts
+from experiments import patterns, suites, verdicts
 from experiments.findings import estimates, other_programs
 from experiments.report import figures
+from experiments.runner import results_file
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
@@ -66,7 +67,7 @@ def write(folder: pathlib.Path) -> None:
 
 def results_of(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Read the results of the suites in a folder, by name."""
-  return {name: stored.read_whole(path) for name in suites.SUITES if (path := folder / f'{name}.json').exists()}
+  return {name: results_file.read_whole(path) for name in suites.SUITES if (path := folder / f'{name}.json').exists()}
 
 
 def _machine(machine: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ import pathlib
 
 from absl import flags
 
-from experiments import stored, suites, verdicts
+from experiments import suites, verdicts
 from experiments.report import figures
+from experiments.runner import results_file
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.system import files
@@ -27,7 +28,7 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
   rows = {}
   for name in COMPARED:
     if (path := results / f'{name}.json').exists():
-      rows[name] = stored.read_whole(path)['rows']
+      rows[name] = results_file.read_whole(path)['rows']
   shown = [row for row in rows.get('four_routings', []) if (row['variant'], row['seed']) == ('emergent', 0)]
   if not shown:
     raise InputError(

@@ -980,7 +980,7 @@ CSRC = (
 EXPERIMENTS = (
   *_in(
     'experiments',
-    'experiments/planning.py',
+    'experiments/runner/planning.py',
     'test_experiments',
     (
       'digest_depends_on_the_folder',
@@ -1027,7 +1027,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/stored.py',
+    'experiments/runner/results_file.py',
     'test_experiments test_report',
     ('results_doubled', 'if seen.count(of) > 1', 'if seen.count(of) > 2'),
     ('results_of_another_budget_lost', "if results['budget'] != budget:", "if not results['budget']:"),
@@ -1069,7 +1069,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/jobs.py',
+    'experiments/runner/jobs.py',
     'test_jobs test_experiments',
     ('jobs_share_one_core', 'set(cores[job::count])', 'set(cores[::count])'),
     ('a_stop_leaves_programs_running', '        program.terminate()\n', '        program.poll()\n'),
