@@ -45,17 +45,17 @@ def test_a_signal_saves_first_and_resumes_exactly(text, trained, tmp_path, numbe
 @pytest.mark.slow
 def test_experiments_on_a_trained_model(trained, tmp_path):
   out = tmp_path / 'out.json'
-  result = run_process('experiments/without_tiles.py', f'--workdirs={trained[0]}', f'--out={out}')
+  result = run_process('experiments/single/without_tiles.py', f'--workdirs={trained[0]}', f'--out={out}')
   assert result.returncode == 0, result.stderr
   [row] = json.loads(out.read_text())
   assert row['loss'] == pytest.approx(metrics.read_metrics(trained[0], 'validation')[-1]['loss'], rel=1e-6)
   assert len(row['without_one']) == 4 and row['without_all'] != row['loss']
   assert len({row['loss'], row['without_all'], *row['without_one']}) == 6  # Every tile matters, each differently.
   bad(
-    run_process('experiments/adaptive_tiles.py', f'--workdir={trained[0]}', f'--out={out}'),
+    run_process('experiments/single/adaptive_tiles.py', f'--workdir={trained[0]}', f'--out={out}'),
     'trained with model.top_k = 1',
   )
-  bad(run_process('experiments/without_tiles.py', '--workdirs=', f'--out={out}'), '--workdirs names no folder')
+  bad(run_process('experiments/single/without_tiles.py', '--workdirs=', f'--out={out}'), '--workdirs names no folder')
   assert len(json.loads(out.read_text())) == 1
 
 
@@ -175,6 +175,6 @@ def test_experiments_explain_themselves(asked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('script', [*SCRIPTS[:3], '-m experiments.run', 'experiments/without_tiles.py'])
+@pytest.mark.parametrize('script', [*SCRIPTS[:3], '-m experiments.run', 'experiments/single/without_tiles.py'])
 def test_an_unknown_kernel_path_gets_one_line(script):
   bad(run_process(*script.split(), TRIX_KERNEL='bogus'), 'TRIX_KERNEL=bogus is not possible here; choose')

@@ -1,7 +1,7 @@
 """Judge claims of the original from the results of other programs of this repository.
 
-These programs are `experiments/residual_toy.py`, `benchmarks/inference_speed.py` and
-`experiments/packing_precision.py`.
+These programs are `experiments/single/residual_toy.py`, `benchmarks/inference_speed.py` and
+`experiments/single/packing_precision.py`.
 """
 
 import json
@@ -86,10 +86,10 @@ def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # For each file name: the command that writes the file, and the function that judges it.
 OF_FILES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]]] = {
-  'residual_toy': ('python experiments/residual_toy.py --out=results/residual_toy.json', _residual),
+  'residual_toy': ('python experiments/single/residual_toy.py --out=results/residual_toy.json', _residual),
   'inference_speed': ('python benchmarks/inference_speed.py --json=results/inference_speed.json', _skipping),
   'packing_precision': (
-    'python experiments/packing_precision.py --workdirs=runs/sparse,runs/dense,'
+    'python experiments/single/packing_precision.py --workdirs=runs/sparse,runs/dense,'
     'runs/learned,runs/reference --out=results/packing_precision.json',
     _size,
   ),

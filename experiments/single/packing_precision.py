@@ -1,6 +1,6 @@
 """Measure the cost of fewer bits: pack trained models with attention and head in float32, int8 or ternary.
 
-  python experiments/packing_precision.py --workdirs=runs/sparse,runs/dense --out=results/packing_precision.json
+  python experiments/single/packing_precision.py --workdirs=runs/sparse,runs/dense --out=results/packing_precision.json
 
 For every workdir and pair of precisions the program measures the size and the loss on the whole validation split. It
 compares the loss with that of XLA on the same weights as trained, and counts the tokens that go to another tile. It

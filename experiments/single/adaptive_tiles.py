@@ -1,6 +1,6 @@
 """Measure loss against the mean number of tiles a character computes, with more tiles where the best ones are close.
 
-  python experiments/adaptive_tiles.py --workdir=runs/hierarchical_64 --out=results/adaptive_tiles.json
+  python experiments/single/adaptive_tiles.py --workdir=runs/hierarchical_64 --out=results/adaptive_tiles.json
 
 The program evaluates a trained model on the whole validation split in two ways. The first fixes the number of tiles,
 `top_k` = 1, 2, ... up to the model's own. The second starts from the model's own `top_k`. Of these tiles a character

@@ -1,6 +1,6 @@
 """Measure what tiles contribute: set the output of one tile, or of all tiles, of trained models to zero.
 
-  python experiments/without_tiles.py --workdirs=runs/sparse,runs/hierarchical_16 --out=results/without_tiles.json
+  python experiments/single/without_tiles.py --workdirs=runs/sparse,runs/first --out=results/without_tiles.json
 
 For every workdir the program measures the loss on the whole validation split in three cases: as trained, with one
 silent tile in each layer, and with all tiles silent. For one silent tile it gives the mean over tiles, and the least

@@ -1,6 +1,6 @@
 """The toy task of the original's residual claim ("25 % without, 100 % with"), with tiles that live.
 
-  python experiments/residual_toy.py --out=results/residual_toy.json
+  python experiments/single/residual_toy.py --out=results/residual_toy.json
 
 A linear head behind one layer of 16 tiles in 4 clusters must tell apart points around four centres. The original's
 tiles computed nothing. So its layer was the identity with a residual and zero without, and the claim compared a linear

@@ -1,0 +1,1 @@
+"""Experiments that are a program of their own, outside of suites."""
