@@ -358,7 +358,7 @@ def test_chance_is_what_unrelated_classes_and_tiles_give():
     return counts
 
   null = measure.null_information(table(classes))
-  shuffled = [measure.analysis.normalised_mutual_information(table(rng.permutation(classes))) for _ in range(200)]
+  shuffled = [measure.classes.normalised_mutual_information(table(rng.permutation(classes))) for _ in range(200)]
   assert null['mean'] == pytest.approx(np.mean(shuffled), rel=0.15)
   assert null['mean'] < null['most'] < 0.01
 
