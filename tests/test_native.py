@@ -15,22 +15,22 @@ SOURCE = ROOT / 'xla_kernels' / 'csrc'
 QUIET = ('-Wno-uninitialized', '-Wno-maybe-uninitialized')
 ISA_FLAGS = {
   'x86_64': {
-    'avx2.cc': ['-mavx2'],
-    'avx512_vnni.cc': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512vnni', *QUIET],
+    'isa/avx2.cc': ['-mavx2'],
+    'isa/avx512_vnni.cc': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512vnni', *QUIET],
   },
   'aarch64': {
-    'neon.cc': [],
-    'neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
-    'neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm'],
+    'isa/neon.cc': [],
+    'isa/neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
+    'isa/neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm'],
   },
 }.get(platform.machine(), {})
-PLAIN = ('portable.cc', 'cpu.cc', 'paths.cc', 'matmul.cc', 'routing.cc', 'tile_ffn.cc', 'attention.cc')
+PLAIN = ('isa/portable.cc', 'cpu.cc', 'paths.cc', 'ops/matmul.cc', 'ops/routing.cc', 'ops/tile_ffn.cc', 'ops/attention.cc')
 
 pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')
 
 
 def compile_object(name, folder, *flags):
-  output = folder / f'{name}.o'
+  output = folder / f'{pathlib.Path(name).stem}.o'
   subprocess.run(
     [
       'g++',
@@ -87,7 +87,7 @@ def test_every_path_under_sanitizers(sanitizers, tmp_path):
 @pytest.mark.skipif(platform.machine() != 'x86_64' or shutil.which('objdump') is None, reason='needs x86 and objdump')
 def test_accumulators_stay_in_registers(tmp_path):
   """GCC spills them around the intrinsic of vpdpbusd, which costs half the speed."""
-  name = 'avx512_vnni.cc'
+  name = 'isa/avx512_vnni.cc'
   compiled = compile_object(name, tmp_path, '-O3', *ISA_FLAGS[name])
   listing = subprocess.run(
     ['objdump', '-d', '--no-show-raw-insn', str(compiled)], capture_output=True, text=True, check=True

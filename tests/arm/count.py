@@ -72,7 +72,7 @@ def build(folder):
         f'-I{SOURCE}',
         *flags,
         '-c',
-        str(SOURCE / f'{name}.cc'),
+        str(next(SOURCE.rglob(f'{name}.cc'))),
         '-o',
         str(output),
       ],

@@ -852,21 +852,21 @@ KERNELS = (
 CSRC = (
   *_in(
     'csrc',
-    'xla_kernels/csrc/portable.cc',
+    'xla_kernels/csrc/isa/portable.cc',
     'kernels/test_products',
     ('zero_point_left_out_portable', 'out[r] = -sums[t];', 'out[r] = 0 * sums[t];'),
     path='portable',
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/avx2.cc',
+    'xla_kernels/csrc/isa/avx2.cc',
     'kernels/test_products',
     ('zero_point_left_out_avx2', 'store(p + 1, _mm256_sub_epi32(upper, zero_point));', 'store(p + 1, upper);'),
     path='avx2',
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/avx512_vnni.cc',
+    'xla_kernels/csrc/isa/avx512_vnni.cc',
     'kernels/test_products',
     ('zero_point_off_by_one_avx512', '_mm512_set1_epi32(128 * sums[t])', '_mm512_set1_epi32(127 * sums[t])'),
     ('sum_without_the_last_columns_avx512', '    total = _mm512_add_epi32(total, values);\n', ''),
@@ -874,7 +874,7 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/elementwise.h',
+    'xla_kernels/csrc/isa/elementwise.h',
     'kernels/test_products kernels/test_tiles',
     (
       'step_by_division_in_a_kernel',
@@ -890,7 +890,7 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/panels.h',
+    'xla_kernels/csrc/ops/panels.h',
     'kernels/test_products',
     (
       'tail_rows_not_multiplied',
@@ -900,7 +900,7 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/matmul.cc',
+    'xla_kernels/csrc/ops/matmul.cc',
     'kernels/test_products',
     (
       'threads_leave_blocks_out',
@@ -915,7 +915,7 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/routing.cc',
+    'xla_kernels/csrc/ops/routing.cc',
     'kernels/test_route kernels/test_index kernels/test_tiles',
     (
       'ties_go_to_the_last_tile_in_a_kernel',
@@ -942,7 +942,7 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/tile_ffn.cc',
+    'xla_kernels/csrc/ops/tile_ffn.cc',
     'kernels/test_tiles',
     ('all_tiles_have_the_scale_of_the_first', 'tiles.down_scale + tile * d;', 'tiles.down_scale;'),
     (
@@ -954,14 +954,14 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/attention.cc',
+    'xla_kernels/csrc/ops/attention.cc',
     'kernels/test_attention',
     ('new_keys_overwrite_the_oldest', 'const int64_t slot = first + l, block', 'const int64_t slot = l, block'),
     ('queries_are_not_scaled', 'q[at(l + i) + w] * shape.scale;', 'q[at(l + i) + w];'),
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/attention_loops.h',
+    'xla_kernels/csrc/isa/attention_loops.h',
     'kernels/test_attention',
     (
       'later_queries_see_what_the_first_does',
@@ -971,7 +971,7 @@ CSRC = (
   ),
   *_in(
     'csrc',
-    'xla_kernels/csrc/ffi_buffers.h',
+    'xla_kernels/csrc/ffi/ffi_buffers.h',
     'kernels/test_transformations kernels/test_index',
     ('every_batch_entry_is_the_first', 'offset += entry % lengths_[i] * stride;', 'offset += 0 * entry;'),
   ),

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "operations.h"
+#include "ops/operations.h"
 #include "path.h"
 
 namespace {

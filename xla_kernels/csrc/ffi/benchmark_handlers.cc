@@ -2,9 +2,9 @@
 // also the limits of the machine for comparison.
 #include <chrono>
 
-#include "ffi_buffers.h"
-#include "ffi_handlers.h"
-#include "operations.h"
+#include "ffi/ffi_buffers.h"
+#include "ffi/ffi_handlers.h"
+#include "ops/operations.h"
 #include "path.h"
 
 namespace trix {

@@ -2,8 +2,8 @@
 // hidden activations stay in the first-level cache.
 #include <vector>
 
-#include "operations.h"
-#include "panels.h"
+#include "ops/operations.h"
+#include "ops/panels.h"
 
 namespace trix {
 namespace {

@@ -1,8 +1,8 @@
 #include <string>
 
-#include "ffi_buffers.h"
-#include "ffi_handlers.h"
-#include "operations.h"
+#include "ffi/ffi_buffers.h"
+#include "ffi/ffi_handlers.h"
+#include "ops/operations.h"
 
 namespace trix {
 namespace {

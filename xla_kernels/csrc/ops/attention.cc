@@ -1,6 +1,6 @@
 // Attention over a cache of keys and values, for tokens that follow those in the cache.
-#include "operations.h"
-#include "panels.h"
+#include "ops/operations.h"
+#include "ops/panels.h"
 
 namespace trix {
 

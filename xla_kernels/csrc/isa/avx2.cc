@@ -4,7 +4,7 @@
 #include <immintrin.h>
 
 #include "cpu.h"
-#include "elementwise.h"
+#include "isa/elementwise.h"
 
 namespace trix {
 namespace {

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu.h"
-#include "elementwise.h"
+#include "isa/elementwise.h"
 
 namespace trix {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "layout.h"
-#include "parallel.h"
+#include "ops/parallel.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace trix {

@@ -2,9 +2,9 @@
 #include <string>
 #include <utility>
 
-#include "ffi_buffers.h"
-#include "ffi_handlers.h"
-#include "operations.h"
+#include "ffi/ffi_buffers.h"
+#include "ffi/ffi_handlers.h"
+#include "ops/operations.h"
 
 namespace trix {
 namespace {

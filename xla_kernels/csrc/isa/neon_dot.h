@@ -2,7 +2,7 @@
 // with this instruction include the file.
 #pragma once
 
-#include "neon_common.h"
+#include "isa/neon_common.h"
 
 namespace trix {
 namespace {

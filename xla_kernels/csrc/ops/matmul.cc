@@ -1,6 +1,6 @@
 // Packed matrix products over many rows: chunks of tokens, split among threads by blocks of output rows.
-#include "operations.h"
-#include "panels.h"
+#include "ops/operations.h"
+#include "ops/panels.h"
 
 namespace trix {
 namespace {

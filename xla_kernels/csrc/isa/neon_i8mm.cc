@@ -1,8 +1,8 @@
 // NEON with the int8 matrix instructions (Neoverse V1 and N2, Apple M2): `smmla` multiplies 2 rows x 8 columns with 8
 // columns x 2 tokens. Two neighbouring groups of columns, zipped by lanes, are 2 rows x 8 columns.
 #include "cpu.h"
-#include "neon_dot.h"
-#include "portable.h"
+#include "isa/neon_dot.h"
+#include "isa/portable.h"
 
 namespace trix {
 namespace {

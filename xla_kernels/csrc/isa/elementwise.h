@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "attention_loops.h"
+#include "isa/attention_loops.h"
 #include "path.h"
 
 namespace trix {

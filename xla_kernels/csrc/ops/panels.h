@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "layout.h"
+#include "ops/scratch.h"
 #include "path.h"
-#include "scratch.h"
 
 namespace trix {
 

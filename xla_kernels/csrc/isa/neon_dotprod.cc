@@ -1,7 +1,7 @@
 // NEON with the dot product instructions (ARMv8.2 and later: Cortex-A76, Neoverse N1, Apple M1).
 #include "cpu.h"
-#include "neon_dot.h"
-#include "portable.h"
+#include "isa/neon_dot.h"
+#include "isa/portable.h"
 
 namespace trix {
 namespace {

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <limits>
 
-#include "lanes.h"
-#include "operations.h"
-#include "panels.h"
+#include "isa/lanes.h"
+#include "ops/operations.h"
+#include "ops/panels.h"
 
 namespace trix {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "layout.h"
-#include "parallel.h"
+#include "ops/parallel.h"
 
 namespace trix {
 

@@ -1,9 +1,9 @@
 // Plain C++, for any CPU. Every path with the baseline instruction set also uses its element-wise loops.
-#include "portable.h"
+#include "isa/portable.h"
 
 #include <algorithm>
 
-#include "elementwise.h"
+#include "isa/elementwise.h"
 
 namespace trix {
 

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "lanes.h"
+#include "isa/lanes.h"
 #include "path.h"
 
 namespace trix {

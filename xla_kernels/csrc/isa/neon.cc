@@ -1,6 +1,6 @@
 // Baseline NEON, without dot product instructions. It sums products in 16 bits and widens them before they overflow.
-#include "neon_common.h"
-#include "portable.h"
+#include "isa/neon_common.h"
+#include "isa/portable.h"
 
 namespace trix {
 namespace {

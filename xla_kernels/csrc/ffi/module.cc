@@ -3,7 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "ffi_handlers.h"
+#include "ffi/ffi_handlers.h"
 #include "path.h"
 
 namespace nb = nanobind;

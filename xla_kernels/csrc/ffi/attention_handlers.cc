@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <string>
 
-#include "ffi_buffers.h"
-#include "ffi_handlers.h"
-#include "operations.h"
+#include "ffi/ffi_buffers.h"
+#include "ffi/ffi_handlers.h"
+#include "ops/operations.h"
 
 namespace trix {
 namespace {
