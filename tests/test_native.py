@@ -11,19 +11,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCE = ROOT / 'xla_kernels' / 'csrc'
-# The intrinsics of GCC 12 warn about themselves.
-QUIET = ('-Wno-uninitialized', '-Wno-maybe-uninitialized')
+# The file of each instruction set of this processor, and its flags.
 ISA_FLAGS = {
-  'x86_64': {
-    'isa/avx2.cc': ['-mavx2'],
-    'isa/avx512_vnni.cc': ['-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512vnni', *QUIET],
-  },
-  'aarch64': {
-    'isa/neon.cc': [],
-    'isa/neon_dotprod.cc': ['-march=armv8.2-a+dotprod'],
-    'isa/neon_i8mm.cc': ['-march=armv8.2-a+dotprod+i8mm'],
-  },
-}.get(platform.machine(), {})
+  f'isa/{name}.cc': flags
+  for processor, name, *flags in (
+    line.split() for line in (SOURCE / 'isa/flags.txt').read_text().splitlines() if not line.startswith('#')
+  )
+  if processor == platform.machine()
+}
 PLAIN = ('isa/portable.cc', 'cpu.cc', 'paths.cc', 'ops/matmul.cc', 'ops/routing.cc', 'ops/tile_ffn.cc', 'ops/attention.cc')
 
 pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')

@@ -18,7 +18,8 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 SOURCE = HERE.parent.parent / 'xla_kernels' / 'csrc'
 COMPILER, OBJDUMP, MCA = 'aarch64-linux-gnu-g++', 'aarch64-linux-gnu-objdump', 'llvm-mca-19'
-FLAGS = {'neon': [], 'neon_dotprod': ['-march=armv8.2-a+dotprod'], 'neon_i8mm': ['-march=armv8.2-a+dotprod+i8mm']}
+LINES = [line.split() for line in (SOURCE / 'isa/flags.txt').read_text().splitlines()]
+FLAGS = {name: flags for processor, name, *flags in LINES if processor == 'aarch64'}
 # Multiply-accumulates of one instruction.
 PRODUCTS = {'sdot': 16, 'smmla': 32, 'smlal': 8, 'smlal2': 8}
 CASES = (('neon', 1), ('neon_dotprod', 1), ('neon_dotprod', 5), ('neon_i8mm', 8), ('neon_i8mm', 32))

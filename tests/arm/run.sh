@@ -24,11 +24,13 @@ best=(neon_i8mm neon_dotprod neon)
 echo '== C++ alone'
 source=$repository/xla_kernels/csrc
 compile() { aarch64-linux-gnu-g++ -std=c++20 -O3 -ffp-contract=off -Wall -Wextra -I"$source" "$@"; }
-for name in cpu paths isa/portable isa/neon ops/matmul ops/routing ops/tile_ffn ops/attention; do
+for name in cpu paths isa/portable ops/matmul ops/routing ops/tile_ffn ops/attention; do
   compile -c "$source/$name.cc" -o "$work/native/$(basename "$name").o"
 done
-compile -march=armv8.2-a+dotprod -c "$source/isa/neon_dotprod.cc" -o "$work/native/neon_dotprod.o"
-compile -march=armv8.2-a+dotprod+i8mm -c "$source/isa/neon_i8mm.cc" -o "$work/native/neon_i8mm.o"
+grep '^aarch64 ' "$source/isa/flags.txt" | while read -r _ name flags; do
+  # shellcheck disable=SC2086
+  compile $flags -c "$source/isa/$name.cc" -o "$work/native/$name.o"
+done
 compile -static "$repository/tests/native/paths_test.cc" "$work"/native/*.o -o "$work/native/paths_test"
 for cpu in "${cpus[@]}"; do
   echo "-- $cpu"
