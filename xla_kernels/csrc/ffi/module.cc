@@ -11,26 +11,9 @@ namespace nb = nanobind;
 NB_MODULE(_native, module) {
   module.def("handlers", [] {
     nb::dict handlers;
-    const auto add = [&](const char* name, auto* handler) {
-      handlers[name] = nb::capsule(reinterpret_cast<void*>(handler));
-    };
-    add("trix_accumulate", TrixAccumulate);
-    add("trix_ternary_matmul", TrixTernaryMatmul);
-    add("trix_route_ternary", TrixRouteTernary);
-    add("trix_route_int8", TrixRouteInt8);
-    add("trix_indexed_route_ternary", TrixIndexedRouteTernary);
-    add("trix_indexed_route_int8", TrixIndexedRouteInt8);
-    add("trix_routed_tile_ffn", TrixRoutedTileFfn);
-    add("trix_routed_ffn_ternary", TrixRoutedFfnTernary);
-    add("trix_routed_ffn_int8", TrixRoutedFfnInt8);
-    add("trix_indexed_ffn_ternary", TrixIndexedFfnTernary);
-    add("trix_indexed_ffn_int8", TrixIndexedFfnInt8);
-    add("trix_int8_matmul", TrixInt8Matmul);
-    add("trix_cached_attention", TrixCachedAttention);
-    add("trix_timed_matmul", TrixTimedMatmul);
-    add("trix_timed_tile_ffn", TrixTimedTileFfn);
-    add("trix_timed_peak", TrixTimedPeak);
-    add("trix_timed_read", TrixTimedRead);
+#define TRIX_ADD(name, symbol) handlers[#name] = nb::capsule(reinterpret_cast<void*>(symbol));
+    TRIX_HANDLERS(TRIX_ADD)
+#undef TRIX_ADD
     return handlers;
   });
   // Increase this with every change of a handler's operands, results or attributes, here and in `native.py`.

@@ -136,6 +136,15 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kAvx2 = {"avx2", CpuHasAvx2, 8, DotWide, DotNarrow, DotInt8, &kElementwise, Peak};
+extern const Path kAvx2 = {
+    .name = "avx2",
+    .supported = CpuHasAvx2,
+    .panel = 8,
+    .dot_wide = DotWide,
+    .dot_narrow = DotNarrow,
+    .dot_int8 = DotInt8,
+    .elementwise = &kElementwise,
+    .peak = Peak,
+};
 
 }  // namespace trix

@@ -270,8 +270,13 @@ uint64_t ReadWords(const uint64_t* words, int64_t count) {
   return static_cast<uint64_t>(_mm512_reduce_or_epi64(sums[0]));
 }
 
-constexpr Elementwise kByHand = {QuantiseRow, kElementwise.rescale, kElementwise.rescale_relu, kElementwise.attend,
-                                 ReadWords};
+constexpr Elementwise kByHand = {
+    .quantise = QuantiseRow,
+    .rescale = kElementwise.rescale,
+    .rescale_relu = kElementwise.rescale_relu,
+    .attend = kElementwise.attend,
+    .read = ReadWords,
+};
 
 int64_t Peak(int64_t rounds) {
   constexpr int kSums = 16;
@@ -288,6 +293,15 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kAvx512Vnni = {"avx512_vnni", CpuHasAvx512Vnni, 6, DotWide, DotNarrow, DotInt8, &kByHand, Peak};
+extern const Path kAvx512Vnni = {
+    .name = "avx512_vnni",
+    .supported = CpuHasAvx512Vnni,
+    .panel = 6,
+    .dot_wide = DotWide,
+    .dot_narrow = DotNarrow,
+    .dot_int8 = DotInt8,
+    .elementwise = &kByHand,
+    .peak = Peak,
+};
 
 }  // namespace trix

@@ -102,7 +102,13 @@ uint64_t Read(const uint64_t* words, int64_t count) {
   return all;
 }
 
-constexpr Elementwise kElementwise = {Quantise, Rescale, RescaleRelu, Attend, Read};
+constexpr Elementwise kElementwise = {
+    .quantise = Quantise,
+    .rescale = Rescale,
+    .rescale_relu = RescaleRelu,
+    .attend = Attend,
+    .read = Read,
+};
 
 }  // namespace
 }  // namespace trix

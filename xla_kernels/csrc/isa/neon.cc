@@ -105,6 +105,15 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kNeon = {"neon", [] { return true; }, 8, DotWide, DotNarrow, DotInt8, &kBaselineElementwise, Peak};
+extern const Path kNeon = {
+    .name = "neon",
+    .supported = [] { return true; },
+    .panel = 8,
+    .dot_wide = DotWide,
+    .dot_narrow = DotNarrow,
+    .dot_int8 = DotInt8,
+    .elementwise = &kBaselineElementwise,
+    .peak = Peak,
+};
 
 }  // namespace trix

@@ -12,7 +12,15 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kNeonDotprod = {"neon_dotprod", CpuHasDotprod,         kDotPanel, DotWide, DotNarrow,
-                                  DotInt8,        &kBaselineElementwise, Peak};
+extern const Path kNeonDotprod = {
+    .name = "neon_dotprod",
+    .supported = CpuHasDotprod,
+    .panel = kDotPanel,
+    .dot_wide = DotWide,
+    .dot_narrow = DotNarrow,
+    .dot_int8 = DotInt8,
+    .elementwise = &kBaselineElementwise,
+    .peak = Peak,
+};
 
 }  // namespace trix

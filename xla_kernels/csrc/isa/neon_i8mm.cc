@@ -152,7 +152,15 @@ bool Supported() { return CpuHasDotprod() && CpuHasI8mm(); }
 
 }  // namespace
 
-extern const Path kNeonI8mm = {"neon_i8mm",           Supported, kMaxPanel, MultiplyWide, MultiplyNarrow, DotInt8,
-                               &kBaselineElementwise, Peak};
+extern const Path kNeonI8mm = {
+    .name = "neon_i8mm",
+    .supported = Supported,
+    .panel = kMaxPanel,
+    .dot_wide = MultiplyWide,
+    .dot_narrow = MultiplyNarrow,
+    .dot_int8 = DotInt8,
+    .elementwise = &kBaselineElementwise,
+    .peak = Peak,
+};
 
 }  // namespace trix

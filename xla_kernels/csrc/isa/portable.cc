@@ -58,7 +58,15 @@ int64_t Peak(int64_t rounds) {
 
 }  // namespace
 
-extern const Path kPortable = {"portable", [] { return true; },   8,   Dot<kWideRows>, Dot<kNarrowRows>,
-                               DotInt8,    &kBaselineElementwise, Peak};
+extern const Path kPortable = {
+    .name = "portable",
+    .supported = [] { return true; },
+    .panel = 8,
+    .dot_wide = Dot<kWideRows>,
+    .dot_narrow = Dot<kNarrowRows>,
+    .dot_int8 = DotInt8,
+    .elementwise = &kBaselineElementwise,
+    .peak = Peak,
+};
 
 }  // namespace trix
