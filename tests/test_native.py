@@ -19,7 +19,15 @@ ISA_FLAGS = {
   )
   if processor == platform.machine()
 }
-PLAIN = ('isa/portable.cc', 'cpu.cc', 'paths.cc', 'ops/matmul.cc', 'ops/routing.cc', 'ops/tile_ffn.cc', 'ops/attention.cc')
+PLAIN = (
+  'isa/portable.cc',
+  'cpu.cc',
+  'paths.cc',
+  'ops/matmul.cc',
+  'ops/routing.cc',
+  'ops/tile_ffn.cc',
+  'ops/attention.cc',
+)
 
 pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')
 
