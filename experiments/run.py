@@ -40,8 +40,8 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from experiments import own_suites, patterns, suites, verdicts
-from experiments.findings import other_programs
+from experiments import own_suites, patterns, suites
+from experiments.findings import other_programs, verdicts
 from experiments.report import page
 from experiments.runner import planning, results_file
 from experiments.runner.jobs import Jobs

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from made_up_rows import rows_of
 
-from experiments import patterns, recipe, run, suites, verdicts
-from experiments.findings import measure
+from experiments import patterns, recipe, run, suites
+from experiments.findings import measure, verdicts
 from experiments.runner import planning, results_file
 from experiments.runner.jobs import Jobs
 from trix_jax import configuration

@@ -10,7 +10,8 @@ from experiments.report import page
 from trix_jax.errors import InputError
 
 SUITE = """
-from experiments import suites, verdicts
+from experiments import suites
+from experiments.findings import verdicts
 from experiments.findings import estimates
 
 def my_verdicts(rows):
@@ -110,11 +111,11 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
   'old, new, said',
   [
     ('from experiments', 'from nowhere', "line 2: ModuleNotFoundError: No module named 'nowhere'; mend the file"),
-    ('SUITE = suites', 'raise SystemExit(3)\nSUITE = suites', 'line 12: SystemExit: 3; mend the file'),
-    ('SUITE =', 'SUITE = =', 'line 12: SyntaxError: invalid syntax; mend the file'),
-    ('suites.Suite(', 'suites.Suit(', "line 12: AttributeError: module 'experiments.suites' has no attribute 'Suit'"),
+    ('SUITE = suites', 'raise SystemExit(3)\nSUITE = suites', 'line 13: SystemExit: 3; mend the file'),
+    ('SUITE =', 'SUITE = =', 'line 13: SyntaxError: invalid syntax; mend the file'),
+    ('suites.Suite(', 'suites.Suit(', "line 13: AttributeError: module 'experiments.suites' has no attribute 'Suit'"),
     ('SUITE =', 'SUITES =', 'defines no SUITE; set SUITE = experiments.suites.Suite'),
-    ('SUITE = suites.Suite', 'SUITE = dict', 'line 12: TypeError: dict expected at most 1 argument'),
+    ('SUITE = suites.Suite', 'SUITE = dict', 'line 13: TypeError: dict expected at most 1 argument'),
     ('SUITE =', 'SUITE = []; _ =', 'defines a SUITE that is a list; set SUITE = '),
     ("{'four': {}, ", '{4: {}, ', 'variants has the name 4; a name is a text'),
     ("'Mine'", 'None', 'title is a NoneType; give a str'),
@@ -164,7 +165,7 @@ def test_names_that_results_go_by_are_taken_once(write, start, tmp_path):
 @pytest.mark.parametrize(
   'old, new, said',
   [
-    ('if not losses:', 'if "no such" in rows[0]:', r'failed at line 7: IndexError: list index out of range'),
+    ('if not losses:', 'if "no such" in rows[0]:', r'failed at line 8: IndexError: list index out of range'),
     (
       '    return []',
       '    return [estimates.losses]',
@@ -181,7 +182,7 @@ def test_verdicts_that_fail_without_rows_fail_before_anything_runs(write, start,
 @pytest.mark.parametrize(
   'new, said',
   [
-    ('losses["one"]', r"failed at line 10: KeyError: 'one'"),
+    ('losses["one"]', r"failed at line 11: KeyError: 'one'"),
     ('of', r"have \{'claim': 'four tiles < one nat', .*\}, which verdicts.row does not make"),
   ],
 )

@@ -9,8 +9,8 @@ import pytest
 from made_up_rows import rows_of
 from tiers import slow
 
-from experiments import suites, verdicts
-from experiments.findings import estimates, other_programs
+from experiments import suites
+from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures, page, readme_figures
 from trix_jax.errors import InputError
 

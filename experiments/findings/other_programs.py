@@ -9,8 +9,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from experiments import verdicts
-from experiments.findings import estimates
+from experiments.findings import estimates, verdicts
 from trix_jax.errors import InputError
 
 

@@ -8,8 +8,8 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import patterns, suites, verdicts
-from experiments.findings import estimates, other_programs
+from experiments import patterns, suites
+from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
 from trix_jax.errors import InputError

@@ -8,7 +8,8 @@ import pathlib
 
 from absl import flags
 
-from experiments import suites, verdicts
+from experiments import suites
+from experiments.findings import verdicts
 from experiments.report import figures
 from experiments.runner import results_file
 from trix_jax.cli import arguments, launcher

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import suites, verdicts
+from experiments import suites
+from experiments.findings import verdicts
 from trix_jax.errors import InputError
 from trix_jax.system import files
 

@@ -1015,7 +1015,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/verdicts.py',
+    'experiments/findings/verdicts.py',
     'test_report',
     ('undecided_intervals_decide', 'if estimate.low <= limit <= estimate.high:', 'if estimate.high < estimate.low:'),
     ('one_seed_decides', 'if seeds > 1 and true is not None:', 'if seeds > 0 and true is not None:'),
@@ -1057,7 +1057,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/suites.py',
+    'experiments/suites/suite.py',
     'test_experiments',
     ('a_run_that_goes_on_sees_the_same_text', "'seed': seed + later}", "'seed': seed}"),
   ),
