@@ -40,12 +40,13 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from experiments import own_suites, patterns, suites
-from experiments.findings import other_programs, verdicts
+from experiments import suites
+from experiments.findings import other_programs
 from experiments.report import page
-from experiments.runner import planning, results_file
+from experiments.runner import own_suites, planning, results_file
 from experiments.runner.jobs import Jobs
 from experiments.runner.planning import Run
+from experiments.suites import judgement, patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.runs import workdirs
@@ -161,7 +162,7 @@ def _check(names: Sequence[str], plan: Plan) -> None:
     results_file.read(plan.path(name), plan.budget)
   other_programs.rows(plan.out)
   for name in names:  # Most errors of verdicts show without a single row.
-    verdicts.of_suite(name, standing(name, plan)[0])
+    judgement.judge_suite(name, standing(name, plan)[0])
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -256,7 +257,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
     else:
       progress.done(run)
     results_file.write(path, plan.budget, rows, failures, plan.variants_of(name))
-  print(verdicts.table(name, rows), flush=True)
+  print(judgement.table(name, rows), flush=True)
   return failed
 
 

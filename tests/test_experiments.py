@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from made_up_rows import rows_of
 
-from experiments import patterns, recipe, run, suites
-from experiments.findings import measure, verdicts
+from experiments import run, suites
+from experiments.findings import measure
 from experiments.runner import planning, results_file
 from experiments.runner.jobs import Jobs
+from experiments.suites import frozen_recipe, judgement, patterns
 from trix_jax import configuration
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
@@ -37,7 +38,7 @@ def test_every_run_of_every_suite_has_a_config_that_can_be(name, tmp_path):
 
 def test_the_budget_of_the_recipe_is_the_recipe(tmp_path):
   [of] = planning.runs_of('recipe', ['recipe'], 'recipe', tmp_path, 1)
-  config = recipe.get_config()
+  config = frozen_recipe.get_config()
   config.sample_length, config.training.keep_checkpoints = 0, of.settings['training.keep_checkpoints']
   assert planning.config_of(of.settings) == config
 
@@ -147,7 +148,7 @@ def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monk
   failed, calls, results = runner('small', {'learned': 1.4})
   assert failed == 0 and calls == [('learned', 0), ('learned', 1)] and not results['failures']
   assert [row['loss'] for row in results['rows']] == [1.5, 1.4, 1.5, 1.4]
-  assert results['verdicts'] == verdicts.of_suite('stability', results['rows'])
+  assert results['verdicts'] == judgement.judge_suite('stability', results['rows'])
   assert runner('small', {})[1] == []
   # Not only what a program of ours says of itself is a failure of that run.
   failed, calls, results = runner('small', {'emergent': 1.5, 'learned': OSError(28, 'no space')}, seeds=3, jobs=2)
@@ -464,22 +465,22 @@ def test_every_stored_result_has_the_digest_of_its_run(tmp_path):
 
 
 def test_a_later_setting_counts_where_it_differs_from_what_runs_did_before(monkeypatch):
-  config = recipe.get_config()
-  digest = recipe.digest_of(config)
+  config = frozen_recipe.get_config()
+  digest = frozen_recipe.digest_of(config)
   with config.unlocked():
     config.loss.later = 2
-  assert recipe.digest_of(config) != digest
+  assert frozen_recipe.digest_of(config) != digest
   monkeypatch.setattr(configuration, 'LATER', {**configuration.LATER, 'loss.later': 2})
-  assert recipe.digest_of(config) == digest
+  assert frozen_recipe.digest_of(config) == digest
   config.loss.later = 3
-  assert recipe.digest_of(config) != digest
+  assert frozen_recipe.digest_of(config) != digest
 
 
 def test_suites_keep_their_recipe_when_defaults_change(monkeypatch):
-  digest = recipe.digest_of(recipe.get_config())
+  digest = frozen_recipe.digest_of(frozen_recipe.get_config())
   defaults = configuration.default_config()
   defaults.training.steps = 7
   defaults.loss.distillation_weight = 0.25
   monkeypatch.setattr(configuration, 'default_config', defaults.copy_and_resolve_references)
   changed = runpy.run_path(suites.CONFIG)['get_config']()  # As train.py loads it.
-  assert changed.training.steps == 2400 and recipe.digest_of(changed) == digest
+  assert changed.training.steps == 2400 and frozen_recipe.digest_of(changed) == digest

@@ -11,15 +11,14 @@ from trix_jax.errors import InputError
 
 SUITE = """
 from experiments import suites
-from experiments.findings import verdicts
-from experiments.findings import estimates
+from experiments.findings import estimates, verdicts
 
 def my_verdicts(rows):
   losses = estimates.losses(rows, 'four')
   if not losses:
     return []
   of = estimates.estimate(list(losses.values()))
-  return [verdicts.row('four tiles < one nat', verdicts.NOT_ASKED, str(of), of.seeds, verdicts.below(of, 1.0))]
+  return [verdicts.make_verdict('four tiles < one nat', verdicts.NOT_ASKED, str(of), of.seeds, verdicts.below(of, 1.0))]
 
 SUITE = suites.Suite(
   'Mine', 'Is it so?', {'four': {}, 'eight': {'model.tiles': 8}}, ('routings',), {'corpus': 'python_stdlib'},
@@ -111,11 +110,11 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
   'old, new, said',
   [
     ('from experiments', 'from nowhere', "line 2: ModuleNotFoundError: No module named 'nowhere'; mend the file"),
-    ('SUITE = suites', 'raise SystemExit(3)\nSUITE = suites', 'line 13: SystemExit: 3; mend the file'),
-    ('SUITE =', 'SUITE = =', 'line 13: SyntaxError: invalid syntax; mend the file'),
-    ('suites.Suite(', 'suites.Suit(', "line 13: AttributeError: module 'experiments.suites' has no attribute 'Suit'"),
+    ('SUITE = suites', 'raise SystemExit(3)\nSUITE = suites', 'line 12: SystemExit: 3; mend the file'),
+    ('SUITE =', 'SUITE = =', 'line 12: SyntaxError: invalid syntax; mend the file'),
+    ('suites.Suite(', 'suites.Suit(', "line 12: AttributeError: module 'experiments.suites' has no attribute 'Suit'"),
     ('SUITE =', 'SUITES =', 'defines no SUITE; set SUITE = experiments.suites.Suite'),
-    ('SUITE = suites.Suite', 'SUITE = dict', 'line 13: TypeError: dict expected at most 1 argument'),
+    ('SUITE = suites.Suite', 'SUITE = dict', 'line 12: TypeError: dict expected at most 1 argument'),
     ('SUITE =', 'SUITE = []; _ =', 'defines a SUITE that is a list; set SUITE = '),
     ("{'four': {}, ", '{4: {}, ', 'variants has the name 4; a name is a text'),
     ("'Mine'", 'None', 'title is a NoneType; give a str'),
@@ -165,11 +164,11 @@ def test_names_that_results_go_by_are_taken_once(write, start, tmp_path):
 @pytest.mark.parametrize(
   'old, new, said',
   [
-    ('if not losses:', 'if "no such" in rows[0]:', r'failed at line 8: IndexError: list index out of range'),
+    ('if not losses:', 'if "no such" in rows[0]:', r'failed at line 7: IndexError: list index out of range'),
     (
       '    return []',
       '    return [estimates.losses]',
-      r'have <function losses at .*>, which verdicts.row does not make',
+      r'have <function losses at .*>, which verdicts.make_verdict does not make',
     ),
     ('    return []', '    return None', "failed at TypeError: 'NoneType' object is not iterable"),
   ],
@@ -182,8 +181,8 @@ def test_verdicts_that_fail_without_rows_fail_before_anything_runs(write, start,
 @pytest.mark.parametrize(
   'new, said',
   [
-    ('losses["one"]', r"failed at line 11: KeyError: 'one'"),
-    ('of', r"have \{'claim': 'four tiles < one nat', .*\}, which verdicts.row does not make"),
+    ('losses["one"]', r"failed at line 10: KeyError: 'one'"),
+    ('of', r"have \{'claim': 'four tiles < one nat', .*\}, which verdicts.make_verdict does not make"),
   ],
 )
 def test_verdicts_that_fail_later_lose_nothing(write, start, tmp_path, new, said):

@@ -12,6 +12,7 @@ from tiers import slow
 from experiments import suites
 from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures, page, readme_figures
+from experiments.suites import judgement
 from trix_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -76,7 +77,7 @@ def test_a_difference_counts_when_its_interval_leaves_out_zero(losses, baseline,
     for name, of in (('learned', losses), ('emergent', baseline))
     for seed, loss in enumerate(of)
   ]
-  [verdict] = verdicts.differences('stability', rows)
+  [verdict] = judgement.judge_differences('stability', rows)
   assert verdict['verdict'] == want and verdict['seeds'] == len(losses)
 
 
@@ -86,19 +87,21 @@ def test_a_difference_between_machines_says_so():
     for name in ('learned', 'emergent')
     for seed in range(3)
   ]
-  assert verdicts.differences('stability', rows)[0]['why'] == ''
+  assert judgement.judge_differences('stability', rows)[0]['why'] == ''
   rows[1]['machine'] = {'processor': 'B'}  # One seed is enough.
-  assert verdicts.differences('stability', rows)[0]['why'] == verdicts.OTHER_MACHINE
-  assert verdicts.differences('stability', rows[:1] + rows[3:])[0]['why'] == ''  # Seeds that nothing is held against.
+  assert judgement.judge_differences('stability', rows)[0]['why'] == judgement.OTHER_MACHINE
+  assert (
+    judgement.judge_differences('stability', rows[:1] + rows[3:])[0]['why'] == ''
+  )  # Seeds that nothing is held against.
   for row in rows:
     row['machine'] |= {'backend': 'gpu', 'device': 'GPU', 'devices': 1}  # The hosts of both do not round.
-  assert verdicts.differences('stability', rows)[0]['why'] == ''
+  assert judgement.judge_differences('stability', rows)[0]['why'] == ''
   rows[1]['machine']['device'] = 'another GPU'
-  assert verdicts.differences('stability', rows)[0]['why'] == verdicts.OTHER_MACHINE
+  assert judgement.judge_differences('stability', rows)[0]['why'] == judgement.OTHER_MACHINE
 
 
 def verdict_of(suite, rows, words):
-  [found] = [verdict for verdict in verdicts.of_suite(suite, rows) if words in verdict['claim']]
+  [found] = [verdict for verdict in judgement.judge_suite(suite, rows) if words in verdict['claim']]
   return found
 
 
@@ -126,7 +129,7 @@ def test_verdicts_follow_the_figures():
     row['specialisation'] = below
   assert verdict_of('four_routings', rows, 'specialise')['verdict'] == 'refuted'
   one = rows_of('four_routings', {'emergent': [1.5], 'learned': [1.49]})
-  assert {verdict['verdict'] for verdict in verdicts.of_suite('four_routings', one)} == {'undecided'}
+  assert {verdict['verdict'] for verdict in judgement.judge_suite('four_routings', one)} == {'undecided'}
 
   rows = rows_of('option_a', {'dense': [1.5, 1.51], 'sparse': [1.5, 1.51]})
   assert verdict_of('option_a', rows, 'worse by more than 5 %')['verdict'] == 'reproduced'
@@ -176,7 +179,7 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('dropout', rows, 'costs less with less dropout')['ours'].startswith('-0.089')
   rows = rows_of('data_efficiency', {'sparse_0.125': [2.0, 2.1], 'dense_0.125': [2.0, 2.1], 'sparse_1': [1.6, 1.7]})
   assert verdict_of('data_efficiency', rows, 'with 0.125 of the text')['verdict'] == 'holds'
-  assert not any('costs less' in verdict['claim'] for verdict in verdicts.of_suite('data_efficiency', rows))
+  assert not any('costs less' in verdict['claim'] for verdict in judgement.judge_suite('data_efficiency', rows))
   rows = rows_of('six_patterns', {'8_tiles': [1.0, 1.1]})
   assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'reproduced'
   rows[1]['patterns'] = {**rows[1]['patterns'], 'favourite': [[0, 1, 2, 3, 4, 4], [0] * 6]}
@@ -205,7 +208,7 @@ def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
   near = {name: [1.0, 1.12, 1.18] for name in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient')}
   # Its difference, 0.05 ± 0.025, is decided alone, and no more so among those that have nothing behind them.
   rows = rows_of('controls', {**start, **near, 'no_signature_gradient': [1.04, 1.15, 1.26]})
-  judged = {verdict['claim']: verdict for verdict in verdicts.of_suite('controls', rows)}
+  judged = {verdict['claim']: verdict for verdict in judgement.judge_suite('controls', rows)}
   tested = [verdict for verdict in judged.values() if verdict['p_value'] is not None]
   assert [verdict['adjusted_p'] for verdict in tested] == pytest.approx(
     estimates.adjusted([verdict['p_value'] for verdict in tested])
@@ -213,7 +216,7 @@ def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
   decided = [verdict for verdict in tested if verdict['p_value'] < 0.05]
   assert all((verdict['verdict'] != 'undecided') == (verdict in decided) for verdict in tested)
   against = [verdict for verdict in decided if verdict['adjusted_p'] >= 0.05]
-  assert against == [verdict for verdict in judged.values() if verdicts.contradicted(verdict)]
+  assert against == [verdict for verdict in judged.values() if verdicts.is_contradicted(verdict)]
   assert 0 < len(against) < len(decided)
 
   table = page.verdict_table(list(judged.values()))
@@ -222,7 +225,7 @@ def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
   for claim, verdict in judged.items():
     assert ('undecided after correction' in lines[claim]) == (verdict in against)
     assert f'class="{verdict["verdict"].replace(" ", "-")}">' in lines[claim]  # The word of the interval stays.
-  few = verdicts.of_suite('controls', [row for row in rows if row['seed'] < 2])
+  few = judgement.judge_suite('controls', [row for row in rows if row['seed'] < 2])
   table = page.verdict_table(few)
   assert table.count('<td data-name="adjusted p">-</td>') == len(few) and page.ADJUSTED_P not in table
   assert {verdict['verdict'] for verdict in few} > {'undecided'}  # Their intervals may decide all the same.
@@ -236,7 +239,7 @@ def published():
 @pytest.mark.parametrize('path', published(), ids=lambda path: str(path.relative_to(ROOT / 'results')))
 def test_the_verdicts_of_stored_results_follow_from_their_rows(path):
   stored = json.loads(path.read_text())
-  found = verdicts.of_suite(path.stem, stored['rows'])
+  found = judgement.judge_suite(path.stem, stored['rows'])
   assert [{key: of[key] for key in was} for was, of in zip(stored['verdicts'], found, strict=True)] == stored[
     'verdicts'
   ]
@@ -251,7 +254,7 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
     'command': 'python -m experiments.run',
     'rows': rows,
     'failures': [{'variant': 'x', 'seed': 0, 'reason': 'a < b'}],
-    'verdicts': verdicts.of_suite(name, rows),
+    'verdicts': judgement.judge_suite(name, rows),
   }
   (tmp_path / f'{name}.json').write_text(json.dumps(results))
   page.write(tmp_path)
@@ -260,7 +263,7 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   assert figures.INK not in html and 'currentColor' in html
   assert all(variant in html for variant in suites.SUITES[name].variants) and 'a &lt; b' in html
   assert html.count('<svg') >= 1 and html.count('</svg>') == html.count('<svg')
-  assert ('Differences of loss' in html) == bool(verdicts.gaps(name, rows))
+  assert ('Differences of loss' in html) == bool(judgement.gaps(name, rows))
   if 'passage' in suites.SUITES[name].measures:
     assert 'title="tile 0">a&lt;</b>' in html
   page.write(tmp_path)

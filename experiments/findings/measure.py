@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import scipy.stats
 from absl import flags
 
-from experiments import patterns
+from experiments.suites import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.evaluation import classes, tables

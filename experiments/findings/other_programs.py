@@ -21,7 +21,7 @@ def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
       try:
         result += [
           {**verdict, 'suite': name, 'command': command}
-          for verdict in verdicts.corrected(of_results(json.loads(path.read_text())))
+          for verdict in verdicts.correct(of_results(json.loads(path.read_text())))
         ]
       except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(
@@ -34,7 +34,7 @@ def _residual(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   [accuracy] = [{of['layer']: of['accuracy'] for of in results if of['task'] == 'blobs'}]
   without, beside = (estimates.estimate(accuracy[layer]) for layer in ('no residual', 'residual'))
   return [
-    verdicts.judged(
+    verdicts.judge(
       'an indexed layer tells four clouds of points apart by its residual alone',
       '25 % right without, 100 % with',
       f'{without.text(1, " %", 100)} without, {beside.text(1, " %", 100)} with',
@@ -55,7 +55,7 @@ def _skipping(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     highest = max(highest, every['max'] / one['min'])
   verdict = verdicts.OF_CLAIMS[1] if highest < 4 else verdicts.UNDECIDED
   return [
-    verdicts.row(
+    verdicts.make_verdict(
       "four times as fast by skipping three tiles of four, at the original's size",
       '"4x"',
       ', '.join(ratios),
@@ -70,7 +70,7 @@ def _skipping(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _size(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   [of] = [of for of in results if (of['run'], of['attention'], of['head']) == ('sparse', 'int8', 'int8')]
   return [
-    verdicts.row(
+    verdicts.make_verdict(
       'weights 16 times smaller',
       '16x',
       f'{of["times_smaller"]:.1f}x for the file of the whole model',

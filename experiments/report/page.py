@@ -8,10 +8,11 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import patterns, suites
+from experiments import suites
 from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
+from experiments.suites import judgement, patterns
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
@@ -80,7 +81,7 @@ def _machine(machine: dict[str, Any]) -> str:
 def page(results: dict[str, dict[str, Any]], others: list[dict[str, Any]]) -> str:
   """Return the whole page, for the results of suites by name and the verdicts of other programs."""
   links = ' '.join(f'<a href="#{name}">{html.escape(suites.SUITES[name].title)}</a>' for name in results)
-  judged = {name: verdicts.of_suite(name, of['rows']) for name, of in results.items()}
+  judged = {name: judgement.judge_suite(name, of['rows']) for name, of in results.items()}
   every = [
     {**verdict, 'suite': name, 'command': results[name]['command']}
     for name, of_suite in judged.items()
@@ -122,7 +123,7 @@ def _correction(shown: list[dict[str, Any]], judged: list[list[dict[str, Any]]])
   every = shown + [verdict for of in judged for verdict in of if verdict['reported'] == verdicts.NO_CLAIM]
   if not (tested := [verdict for verdict in every if verdict['adjusted_p'] is not None]):
     return ''
-  against = sum(verdicts.contradicted(verdict) for verdict in tested)
+  against = sum(verdicts.is_contradicted(verdict) for verdict in tested)
   return (
     f'An interval of {estimates.SEEDS_OF_TEST} seeds or more has an adjusted p beside it. It is the p-value of the '
     'two-sided t-test against the limit that the claim names, or against 0, corrected by Benjamini and Hochberg over '
@@ -139,7 +140,9 @@ def _adjusted_p(verdict: dict[str, Any]) -> str:
   # Three digits keep a value below the level from looking like the level.
   text = '&lt; 0.001' if p < 0.001 else f'{p:.3g}'
   return (
-    f'{text}<br><span class="undecided">undecided after correction</span>' if verdicts.contradicted(verdict) else text
+    f'{text}<br><span class="undecided">undecided after correction</span>'
+    if verdicts.is_contradicted(verdict)
+    else text
   )
 
 
@@ -283,7 +286,7 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     # If a variant is evaluated in another way, its curve and its loss belong to different routings.
     shown = [variant for variant in variants if variant not in suite.evaluated]
     draw('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, shown))
-  if gaps := verdicts.gaps(name, rows):
+  if gaps := judgement.gaps(name, rows):
     draw('Differences of loss, with 95 % intervals; hollow for one seed.', figures.differences({'': gaps}))
   if 'stability' in suite.measures:
     draw(

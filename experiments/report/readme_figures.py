@@ -9,9 +9,9 @@ import pathlib
 from absl import flags
 
 from experiments import suites
-from experiments.findings import verdicts
 from experiments.report import figures
 from experiments.runner import results_file
+from experiments.suites import judgement
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.system import files
@@ -38,7 +38,7 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
     )
   drawn = {
     'differences': figures.differences(
-      {suites.SUITES[name].title: verdicts.gaps(name, of) for name, of in rows.items()}
+      {suites.SUITES[name].title: judgement.gaps(name, of) for name, of in rows.items()}
     ),
     'tile_use': figures.class_tiles(shown[0]['specialisation']),
   }

@@ -8,7 +8,8 @@ from typing import Any
 
 import ml_collections
 
-from experiments import patterns, recipe, suites
+from experiments import suites
+from experiments.suites import frozen_recipe, patterns
 
 PATTERNS = 'patterns.txt'
 
@@ -21,7 +22,7 @@ class Run:
     suite, variant, seed: names of the run.
     settings: those that differ from the recipe, in the form for train.py.
     portable: the same settings, with digests for other runs, so that they are equal on any machine.
-    digest: of the whole config; see `recipe.digest_of`.
+    digest: of the whole config; see `frozen_recipe.digest_of`.
     folder: folder of the runs of this budget.
     needs: runs that this one starts from or learns from.
   """
@@ -81,7 +82,7 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
     seed,
     settings,
     portable,
-    recipe.digest_of(config_of(portable)),
+    frozen_recipe.digest_of(config_of(portable)),
     folder / budget,
     tuple(needs),
   )
@@ -89,7 +90,7 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
 
 def config_of(settings: suites.Settings) -> ml_collections.ConfigDict:
   """Return the whole config of a run. Raise KeyError or TypeError for an invalid setting."""
-  config = recipe.get_config()
+  config = frozen_recipe.get_config()
   for path, value in settings.items():
     section, _, key = path.rpartition('.')
     (config[section] if section else config)[key] = value

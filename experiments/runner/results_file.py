@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import suites
-from experiments.findings import verdicts
+from experiments.suites import judgement
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
@@ -96,7 +96,7 @@ def write(path: pathlib.Path, budget: str, rows: Rows, failures: Rows, variants:
     'rows': rows,
   }
   try:
-    results['verdicts'] = verdicts.of_suite(name, rows)
+    results['verdicts'] = judgement.judge_suite(name, rows)
   finally:  # A user's verdicts may raise, so write the measurements in any case.
     files.write_text(path, json.dumps(results) + '\n')
 

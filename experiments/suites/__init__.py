@@ -1,16 +1,29 @@
-"""The suites and the runs that each compares."""
+"""The suites, a file each: a question, the runs that answer it, and the verdicts that follow."""
 
+from experiments.suites import (
+  controls,
+  data_efficiency,
+  dense_twin,
+  dropout,
+  four_routings,
+  hierarchy,
+  option_a,
+  option_b,
+  recipe,
+  remedies,
+  shape,
+  six_patterns,
+  stability,
+  tile_count,
+  width,
+)
 from experiments.suites.suite import (
   BUDGETS,
   CONFIG,
-  PARTS,
   PATTERNS,
-  RATES,
-  SUITES,
-  WIDTHS,
   Settings,
   Suite,
-  raised,
+  describe_error,
   settings_of,
   variants_of,
 )
@@ -18,14 +31,33 @@ from experiments.suites.suite import (
 __all__ = [
   'BUDGETS',
   'CONFIG',
-  'PARTS',
   'PATTERNS',
-  'RATES',
   'SUITES',
-  'WIDTHS',
   'Settings',
   'Suite',
-  'raised',
+  'describe_error',
   'settings_of',
   'variants_of',
 ]
+
+# In the order of the report.
+SUITES = {
+  module.__name__.rpartition('.')[2]: module.SUITE
+  for module in (
+    four_routings,
+    option_a,
+    option_b,
+    remedies,
+    tile_count,
+    hierarchy,
+    six_patterns,
+    controls,
+    stability,
+    data_efficiency,
+    width,
+    shape,
+    dropout,
+    dense_twin,
+    recipe,
+  )
+}

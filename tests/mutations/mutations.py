@@ -990,7 +990,7 @@ EXPERIMENTS = (
   ),
   *_in(
     'experiments',
-    'experiments/recipe.py',
+    'experiments/suites/frozen_recipe.py',
     'test_experiments',
     (
       'digest_forgets_the_settings',
@@ -1019,6 +1019,11 @@ EXPERIMENTS = (
     'test_report',
     ('undecided_intervals_decide', 'if estimate.low <= limit <= estimate.high:', 'if estimate.high < estimate.low:'),
     ('one_seed_decides', 'if seeds > 1 and true is not None:', 'if seeds > 0 and true is not None:'),
+  ),
+  *_in(
+    'experiments',
+    'experiments/suites/four_routings.py',
+    'test_report',
     (
       'five_percent_are_fifty',
       "0.05,\n        'the original ignored its gate in training'",
@@ -1052,7 +1057,7 @@ EXPERIMENTS = (
     'experiments',
     'experiments/report/page.py',
     'test_report',
-    ('differences_are_not_drawn', 'if gaps := verdicts.gaps(name, rows):', 'if gaps := verdicts.gaps(name, []):'),
+    ('differences_are_not_drawn', 'if gaps := judgement.gaps(name, rows):', 'if gaps := judgement.gaps(name, []):'),
     ('failures_are_not_told', "failed else ''", "not failed else ''"),
   ),
   *_in(

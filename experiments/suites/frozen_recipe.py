@@ -1,7 +1,7 @@
 """The recipe that every run of a suite starts from, frozen: configs/sparse.py may change, and results stay valid.
 
-A digest of its settings names a run. A setting that came later is not in recipe.json. It counts only where it differs
-from what runs did before it, which `configuration.LATER` records.
+A digest of its settings names a run. A setting that came later is not in frozen_recipe.json. It counts only where it
+differs from what runs did before it, which `configuration.LATER` records.
 """
 
 import functools
@@ -13,7 +13,7 @@ import ml_collections
 
 from trix_jax import configuration
 
-_FILE = pathlib.Path(__file__).with_name('recipe.json')
+_FILE = pathlib.Path(__file__).with_suffix('.json')
 
 
 def get_config() -> ml_collections.ConfigDict:

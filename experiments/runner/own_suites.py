@@ -52,7 +52,7 @@ def add(name: str, budget: str) -> str:
   try:
     suite = runpy.run_path(name).get('SUITE')
   except (Exception, SystemExit) as error:  # The file is a program and can raise anything.
-    raise InputError(f'--suite={name}: {suites.raised(error, name)}; mend the file') from error
+    raise InputError(f'--suite={name}: {suites.describe_error(error, name)}; mend the file') from error
   if not isinstance(suite, suites.Suite):
     found = 'no SUITE' if suite is None else f'a SUITE that is a {type(suite).__name__}'
     raise InputError(f'--suite={name} defines {found}; set SUITE = experiments.suites.Suite(...)')
