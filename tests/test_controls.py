@@ -25,9 +25,11 @@ TOKEN = np.arange(N) % len(VOCABULARY)
 
 def layer_of(control, **settings):
   """A layer, its variables and an input."""
-  config = ffn.FFNConfig(**CONFIG, control=control, **settings)
+  config, made = ffn.FFNConfig(**CONFIG, **settings), controls.TABLE[control]
   x = jax.random.normal(jax.random.key(1), (N, D))
-  module = controls.ControlFFN(config, TOKEN)
+  module = ffn.TriXFFN(
+    config, lambda layer, given: made.route(layer, given._replace(token_N=TOKEN)), made.execute or ffn.compute
+  )
   return module, module.init(jax.random.key(0), x), x
 
 
@@ -128,21 +130,24 @@ def test_centroids_come_to_lie_in_the_middle_of_their_tokens():
   state = {'centroid': centre_TD + 0.5 * jax.random.normal(jax.random.key(7), (T, D))}
   for step in range(150):
     info = trained_with(module, {**variables, 'routing': state}, x)[1]
-    state = controls.moved(state, routing.statistics(info), jnp.array(step), 150)
+    state = controls.move(state, routing.statistics(info), jnp.array(step), 150)
   np.testing.assert_array_equal(info.tile_NK[:, 0], label_N)
   unit = centre_TD / jnp.linalg.norm(centre_TD, axis=1, keepdims=True)
   assert np.all(jnp.sum(state['centroid'] * unit, axis=1) > 0.99)
-  assert controls.moved({'centroid': centre_TD}, {}, jnp.array(0), 10)['centroid'] is centre_TD
-  progress = [float(controls.moved({'progress': 0.0}, {}, jnp.array(step), 10)['progress']) for step in (0, 6, 9)]
+  assert controls.move({'centroid': centre_TD}, {}, jnp.array(0), 10)['centroid'] is centre_TD
+  progress = [float(controls.move({'progress': 0.0}, {}, jnp.array(step), 10)['progress']) for step in (0, 6, 9)]
   assert progress == pytest.approx([1 / 7, 1, 1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('control', routing.ABLATIONS)
+@pytest.mark.parametrize('control', controls.ABLATIONS)
 def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
   settings = {**CONFIG, 'clusters': 2, 'probes': 1, 'top_k': 2}
   whole = indexed_ffn.HierarchicalTriXFFN(ffn.FFNConfig(**settings))
-  ablated = controls.AblatedFFN(ffn.FFNConfig(**settings, control=control))
+  without = controls.TABLE[control].without
+  ablated = indexed_ffn.IndexedFFN(
+    ffn.FFNConfig(**settings), normalise=without != 'norm', scale_outputs=without != 'output_scale'
+  )
   x = 3 * jax.random.normal(jax.random.key(1), (N, D))
   variables = whole.init(jax.random.key(0), x)
   params = ablated.init(jax.random.key(0), x)['params']
@@ -177,11 +182,11 @@ def config_of(control, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('control', routing.CONTROLS[1:])
+@pytest.mark.parametrize('control', list(controls.TABLE)[1:])
 def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   settings = {
     'tile_dropout': {'routing': 'dense', 'gate': 'one_hot'},
-    **{name: {'clusters': 2, 'top_k': 2} for name in routing.ABLATIONS},
+    **{name: {'clusters': 2, 'top_k': 2} for name in controls.ABLATIONS},
   }
   config = config_of(control, **settings.get(control, {}))
   configuration.validate(config)
@@ -201,7 +206,7 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
     assert moved == (control == 'kmeans_keys')
   # What a layer is made of stays, whatever routes; what routes does not.
   first = with_routing(model.config, 'first')
-  assert first.ffn.control == (control if control in routing.ABLATIONS else 'none')
+  assert first.control == (control if control in controls.ABLATIONS else 'none')
   for evaluated in (model.config, first):
     row = Evaluator(evaluated, VOCABULARY, TOKEN.astype(np.int32))(state.params, state.routing)
     assert np.isfinite(row['loss']) and 'activation_TD' not in row

@@ -6,7 +6,6 @@ from typing import Any
 
 import ml_collections
 
-from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import controls, transformer
@@ -216,14 +215,14 @@ def _validate_control(config: ml_collections.ConfigDict) -> None:
   control, model = config.model.control, config.model
   if control == controls.NONE:
     return
-  if control in routing.ABLATIONS:
+  if control in controls.ABLATIONS:
     if not model.clusters or config.sample_length:
       raise InputError(
         f'config.model.control = {control} is for model.clusters > 0 with sample_length = 0, as such a '
         'model cannot write'
       )
     return
-  wanted = 'dense' if control == 'tile_dropout' else 'emergent'
+  wanted = controls.TABLE[control].routing
   if model.routing != wanted or model.clusters or model.top_k != 1 or config.sample_length:
     raise InputError(
       f'config.model.control = {control} is for model.routing = {wanted} with model.top_k = 1, '

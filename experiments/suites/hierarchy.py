@@ -19,7 +19,7 @@ from experiments.findings.verdicts import (
   percent,
 )
 from experiments.suites.suite import BIASED, Suite, control, index, tiles
-from trix_jax.core import routing
+from trix_jax.nn import controls
 
 
 def judge_claims(results: Results) -> list[Verdict]:
@@ -81,7 +81,7 @@ def _judge_use(results: Results) -> list[Verdict]:
 
 def _judge_parts(results: Results) -> list[Verdict]:
   found = []
-  for ablation in routing.ABLATIONS:
+  for ablation in controls.ABLATIONS:
     if gap := gap_in_perplexity(results, ablation, '16_top_4'):
       claim = f'an indexed layer is worse by more than 1 % with {ablation}, in perplexity'
       found.append(judge(claim, NOT_ASKED, percent(gap), gap, 0.01, opposite=True))
@@ -100,10 +100,10 @@ SUITE = Suite(
     'all_probed': {**tiles(16, 4), **index(4, 4)},
     'frozen': {**tiles(16, 4), **index(4, 2), 'hierarchy.freeze_after': 0.25},
     'no_average': {**tiles(16, 4), **index(4, 2), 'hierarchy.average_decay': 0.0},
-    **{name: {**tiles(16, 4), **index(4, 2), **control(name)} for name in routing.ABLATIONS},
+    **{name: {**tiles(16, 4), **index(4, 2), **control(name)} for name in controls.ABLATIONS},
   },
   ('specialisation',),
   {'model.layers': 2},
-  {'all_probed': 'flat', **dict.fromkeys(('frozen', 'no_average', *routing.ABLATIONS), '16_top_4')},
+  {'all_probed': 'flat', **dict.fromkeys(('frozen', 'no_average', *controls.ABLATIONS), '16_top_4')},
   verdicts=judge_claims,
 )

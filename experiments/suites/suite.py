@@ -136,7 +136,7 @@ LOSS_FREE = {**BIASED, 'loss.balance_weight': 0.0}
 
 
 def control(name: str) -> Settings:
-  """Return settings of one of `routing.CONTROLS`."""
+  """Return settings of one of `controls.TABLE`."""
   return {'model.control': name}
 
 

@@ -25,7 +25,7 @@ tiles_ = ffn_arguments(np.random.default_rng(0), 2, 32, 16, 4, 1)
   ],
 )
 def test_a_gradient_names_the_training_path(name, function):
-  with pytest.raises(NotImplementedError, match=rf'{name} is for inference.*trix_jax\.ffn\.SparseTriXFFN'):
+  with pytest.raises(NotImplementedError, match=rf'{name} is for inference.*trix_jax\.nn\.ffn\.SparseTriXFFN'):
     jax.grad(lambda x: function(x).sum())(jnp.asarray(x_))
 
 

@@ -268,15 +268,15 @@ NN = (
     ('indexed_block_without_its_residual', 'return x + y, info', 'return y, info'),
     (
       'indexed_layer_without_its_norm',
-      "prepared_ND: jax.Array = nn.RMSNorm(name='norm')(x_ND)",
-      "prepared_ND: jax.Array = 0 * nn.RMSNorm(name='norm')(x_ND) + x_ND",
+      "x_ND = nn.RMSNorm(name='norm')(x_ND)",
+      "x_ND = 0 * nn.RMSNorm(name='norm')(x_ND) + x_ND",
     ),
   ),
   *_in(
     'nn',
     'trix_jax/nn/transformer.py',
     'test_transformer test_controls test_inference test_golden_model',
-    ('block_without_its_residual', "== 'no_residual' else x_BLD + y_BLD)", "== 'no_residual' else y_BLD)"),
+    ('block_without_its_residual', "== 'residual' else x_BLD + y_BLD)", "== 'residual' else y_BLD)"),
     ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
     ('dropout_loses_the_mean', 'x * (256 / (256 - dropped))', 'x'),
     (
@@ -290,7 +290,7 @@ NN = (
     'trix_jax/nn/controls.py',
     'test_controls',
     ('tile_dropout_loses_the_mean', 'gate_NK=2.0 * info.gate_NK * kept_NT', 'gate_NK=info.gate_NK * kept_NT'),
-    ('gradual_sparsity_goes_backwards', 'bernoulli(key, 1 - progress, ', 'bernoulli(key, progress, '),
+    ('gradual_sparsity_goes_backwards', "'tiles'), 1 - progress, ", "'tiles'), progress, "),
   ),
 )
 
@@ -584,8 +584,8 @@ EVALUATION = (
     ),
     (
       'other_routings_keep_the_balance_bias',
-      'routing=routing_name, balance_bias=False, control=control',
-      'routing=routing_name, control=control',
+      'routing=routing_name, balance_bias=False)',
+      'routing=routing_name)',
     ),
   ),
   *_in(

@@ -13,21 +13,6 @@ from trix_jax.core import signatures, ternary
 
 ROUTINGS = ('emergent', 'learned', 'random', 'first', 'dense')
 GATES = ('one_hot', 'probability')
-# Layers behind an index without one of their parts; see `controls.AblatedFFN`.
-ABLATIONS = ('no_norm', 'no_output_scale', 'no_residual')
-# See `controls.ControlFFN`.
-CONTROLS = (
-  'none',
-  'hash',
-  'random_keys',
-  'kmeans_keys',
-  'no_router_gradient',
-  'no_signature_gradient',
-  'gumbel',
-  'tile_dropout',
-  'gradual',
-  *ABLATIONS,
-)
 
 
 @struct.dataclass

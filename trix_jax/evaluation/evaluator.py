@@ -33,9 +33,10 @@ def with_routing(config: transformer.ModelConfig, routing_name: str) -> transfor
   """
   if routing_name == config.ffn.routing:
     return config
-  control = config.ffn.control if config.ffn.control in routing.ABLATIONS else controls.NONE
   return dataclasses.replace(
-    config, ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=False, control=control)
+    config,
+    ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=False),
+    control=config.control if config.control in controls.ABLATIONS else controls.NONE,
   )
 
 

@@ -50,10 +50,8 @@ class InferenceConfig:
     for name in ('attention', 'head'):
       if getattr(self, name) not in PRECISIONS:
         raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
-    if self.model.ffn.control != controls.NONE:
-      raise InputError(
-        f'a model with model.control = {self.model.ffn.control} is for experiments, and has no packed form'
-      )
+    if self.model.control != controls.NONE:
+      raise InputError(f'a model with model.control = {self.model.control} is for experiments, and has no packed form')
     if self.vocabulary_size < 1:
       raise InputError(f'vocabulary_size = {self.vocabulary_size}; it must be at least 1')
 

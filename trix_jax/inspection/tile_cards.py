@@ -10,12 +10,10 @@ from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import tiles_of
-from trix_jax.nn import ffn, indexed_ffn, transformer
+from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.runs import checkpoints
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
-# Controls that do not look at signatures.
-OWN_KEYS = ('hash', 'random_keys', 'kmeans_keys')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +85,8 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
 def _check_looks_up(config: transformer.ModelConfig) -> None:
   if config.ffn.routing not in ('emergent', 'learned'):
     raise InputError(f'this model has {config.ffn.routing} routing, which looks nothing up')
-  if config.ffn.control in OWN_KEYS:
-    raise InputError(f'this model routes by the control {config.ffn.control}, and not by its signatures')
+  if not controls.TABLE[config.control].reads_signatures:
+    raise InputError(f'this model routes by the control {config.control}, and not by its signatures')
 
 
 def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:

@@ -1,7 +1,7 @@
-"""Controls, for experiments only: layers that route or train in another way, or lack one part.
+"""Controls, for experiments only: a table of what each replaces in a layer of tiles.
 
 A comparison with a control measures what the changed part contributes. A control trains and is evaluated like any other
-model. It has no packed form.
+model. It has no packed form. A layer trains when there is an RNG stream `tiles`.
 """
 
 import dataclasses
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from trix_jax.core import routing, signatures, ternary
-from trix_jax.nn import ffn, indexed_ffn
+from trix_jax.nn import ffn
 
 NONE = 'none'
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
@@ -19,84 +20,126 @@ KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
 
 
-class ControlFFN(ffn.SparseTriXFFN):
-  """`SparseTriXFFN` under one of `routing.CONTROLS`. The layer trains when there is an RNG stream `tiles`.
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """What a control replaces, and the models that it is for.
 
-  hash: each character has a fixed tile, its number modulo T, in every context (arXiv 2106.04426).
-  random_keys: keys are drawn at random once and never change.
-  kmeans_keys: each key follows the mean of the activations that chose it, by online k-means.
-  no_router_gradient: no gradient passes from probabilities into signatures and activations.
-  no_signature_gradient: no gradient passes from probabilities into signatures; activations still get theirs.
-  gumbel: training draws tiles by their probabilities (Gumbel-max).
-  tile_dropout: for a model trained `dense`; a token drops each tile with probability 1 / 2, and the others count
-    double.
-  gradual: a token drops each tile except its best with a probability that rises from 0 to 1. It reaches 1 after
-    `SPARSE_AFTER` of the steps. The balance loss counts the load of the remaining tiles.
+  Attributes:
+    route: how tokens choose tiles; None for the layer's own way.
+    execute: how tiles are computed; None for the layer's own way.
+    without: the part of a layer behind an index that is left out: `norm`, `output_scale` or `residual`.
+    routing: `model.routing` of the models that it is for.
+    reads_signatures: whether signatures route.
   """
 
-  token_N: jax.Array | None = None
-
-  def _route(self, x_ND, q_ND, step_N1, tiles: ffn.TernaryTiles) -> routing.RoutingInfo:
-    config, training = self.config, self.has_rng('tiles')
-    control = config.control
-    if control in ('random_keys', 'kmeans_keys'):
-      key_TD, scale_T = keys_of(self.variable('routing', 'centroid', self._first_centroids, q_ND).value)
-      info = ffn.route_tokens(q_ND, step_N1, key_TD, scale_T, config, None, self._balance_bias())
-      if training and control == 'kmeans_keys':
-        unit_ND = q_ND / jnp.maximum(jnp.linalg.norm(q_ND, axis=-1, keepdims=True), 1.0)
-        chosen_NT = jax.nn.one_hot(info.tile_NK[:, 0], config.tiles)
-        info = dataclasses.replace(info, activation_TD=jnp.einsum('nt,nd->td', chosen_NT, unit_ND) / len(x_ND))
-      return info
-    if control in ('no_router_gradient', 'no_signature_gradient'):
-      signatures_TD, scale_T = jax.lax.stop_gradient((tiles.signatures_TD, tiles.signature_scale_T))
-      if control == 'no_router_gradient':
-        q_ND, step_N1 = jax.lax.stop_gradient((q_ND, step_N1))
-      return ffn.route_tokens(q_ND, step_N1, signatures_TD, scale_T, config, None, self._balance_bias())
-    info = super()._route(x_ND, q_ND, step_N1, tiles)
-    progress = self.variable('routing', 'progress', jnp.zeros, ()).value if control == 'gradual' else 0.0
-    if control == 'hash':
-      assert self.token_N is not None
-      tile_NK = (self.token_N % config.tiles)[:, None].astype(jnp.int32)
-      return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
-    if not training:
-      return info
-    key = self.make_rng('tiles')
-    if control == 'gumbel':
-      noise_NT = jax.random.gumbel(key, info.probability_NJ.shape)
-      tile_NK = routing.select(jnp.log(jnp.maximum(info.probability_NJ, 1e-30)) + noise_NT, config.top_k)
-      gate_NK = routing.gates(info.probability_NJ, tile_NK, config.gate)
-      return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=gate_NK)
-    if control == 'tile_dropout':
-      kept_NT = jax.random.bernoulli(key, 0.5, info.gate_NK.shape)
-      return dataclasses.replace(info, gate_NK=2.0 * info.gate_NK * kept_NT)
-    every_NT = jnp.broadcast_to(jnp.arange(config.tiles, dtype=jnp.int32), info.score_NJ.shape)
-    chosen_NT = (every_NT[:, None] == info.tile_NK[..., None]).any(axis=1)
-    kept_NT = chosen_NT | jax.random.bernoulli(key, 1 - progress, every_NT.shape)
-    gate_NT = routing.gates(info.probability_NJ, every_NT, config.gate, kept_NT)
-    return dataclasses.replace(info, tile_NK=every_NT, gate_NK=gate_NT)
-
-  def _first_centroids(self, q_ND):
-    return jax.random.normal(self.make_rng('params'), (self.config.tiles, q_ND.shape[-1]))
-
-  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTiles) -> jax.Array:
-    if tile_NK.shape[1] == self.config.tiles:
-      return ffn.TriXFFN._compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles)
-    return super()._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
+  route: ffn.Route | None = None
+  execute: ffn.Execute | None = None
+  without: str = ''
+  routing: str = 'emergent'
+  reads_signatures: bool = True
 
 
-class AblatedFFN(indexed_ffn.HierarchicalTriXFFN):
-  """`HierarchicalTriXFFN` under one of `routing.ABLATIONS`.
+def route_by_hash(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Give each character a fixed tile, its number modulo T, in every context (arXiv 2106.04426)."""
+  info = ffn.route_by_signatures(layer, given)
+  assert given.token_N is not None
+  tile_NK = (given.token_N % layer.config.tiles)[:, None].astype(jnp.int32)
+  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
 
-  no_norm: tiles read the layer's input without normalisation.
-  no_output_scale: tiles have no output scale.
-  no_residual: the layer itself is unchanged; its block does not add the input to the layer's output.
+
+def route_by_random_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Route by keys that are drawn at random once and never change."""
+  key_TD, scale_T = keys_of(layer.variable('routing', 'centroid', _first_centroids, layer).value)
+  return ffn.route_tokens(given.q_ND, given.step_N1, key_TD, scale_T, layer.config, None, ffn.balance_bias(layer))
+
+
+def route_by_kmeans_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Route by keys that follow the mean of the activations that chose them, by online k-means."""
+  info = route_by_random_keys(layer, given)
+  if not layer.has_rng('tiles'):
+    return info
+  unit_ND = given.q_ND / jnp.maximum(jnp.linalg.norm(given.q_ND, axis=-1, keepdims=True), 1.0)
+  chosen_NT = jax.nn.one_hot(info.tile_NK[:, 0], layer.config.tiles)
+  activation_TD = jnp.einsum('nt,nd->td', chosen_NT, unit_ND) / len(given.x_ND)
+  return dataclasses.replace(info, activation_TD=activation_TD)
+
+
+def route_without_gradient(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Pass no gradient from probabilities into signatures and activations."""
+  q_ND, step_N1 = jax.lax.stop_gradient((given.q_ND, given.step_N1))
+  return route_without_signature_gradient(layer, given._replace(q_ND=q_ND, step_N1=step_N1))
+
+
+def route_without_signature_gradient(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Pass no gradient from probabilities into signatures; activations still get theirs."""
+  keys = jax.lax.stop_gradient((given.tiles.signatures_TD, given.tiles.signature_scale_T))
+  return ffn.route_tokens(given.q_ND, given.step_N1, *keys, layer.config, None, ffn.balance_bias(layer))
+
+
+def route_by_draw(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Draw tiles by their probabilities in training (Gumbel-max)."""
+  info = ffn.route_by_signatures(layer, given)
+  if not layer.has_rng('tiles'):
+    return info
+  noise_NT = jax.random.gumbel(layer.make_rng('tiles'), info.probability_NJ.shape)
+  tile_NK = routing.select(jnp.log(jnp.maximum(info.probability_NJ, 1e-30)) + noise_NT, layer.config.top_k)
+  return dataclasses.replace(
+    info, tile_NK=tile_NK, gate_NK=routing.gates(info.probability_NJ, tile_NK, layer.config.gate)
+  )
+
+
+def route_with_dropout(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Drop each tile of a token with probability 1 / 2 in training, and count the others double."""
+  info = ffn.route_by_signatures(layer, given)
+  if not layer.has_rng('tiles'):
+    return info
+  kept_NT = jax.random.bernoulli(layer.make_rng('tiles'), 0.5, info.gate_NK.shape)
+  return dataclasses.replace(info, gate_NK=2.0 * info.gate_NK * kept_NT)
+
+
+def route_gradually(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Drop each tile of a token except its best in training, with a probability that rises from 0 to 1.
+
+  It reaches 1 after `SPARSE_AFTER` of the steps. The balance loss counts the load of the remaining tiles.
   """
+  config = layer.config
+  info = ffn.route_by_signatures(layer, given)
+  progress = layer.variable('routing', 'progress', jnp.zeros, ()).value
+  if not layer.has_rng('tiles'):
+    return info
+  every_NT = jnp.broadcast_to(jnp.arange(config.tiles, dtype=jnp.int32), info.score_NJ.shape)
+  chosen_NT = (every_NT[:, None] == info.tile_NK[..., None]).any(axis=1)
+  kept_NT = chosen_NT | jax.random.bernoulli(layer.make_rng('tiles'), 1 - progress, every_NT.shape)
+  gate_NT = routing.gates(info.probability_NJ, every_NT, config.gate, kept_NT)
+  return dataclasses.replace(info, tile_NK=every_NT, gate_NK=gate_NT)
 
-  def _prepared(self, x_ND: jax.Array) -> jax.Array:
-    return x_ND if self.config.control == 'no_norm' else super()._prepared(x_ND)
 
-  def _parameters(self) -> dict[str, jax.Array]:
-    return ffn.TriXFFN._parameters(self) if self.config.control == 'no_output_scale' else super()._parameters()
+def execute_all_or_chosen(q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTiles, config: ffn.FFNConfig) -> jax.Array:
+  """Compute all tiles where each token has all of them, and the chosen ones otherwise."""
+  execute = ffn.compute_all if tile_NK.shape[1] == config.tiles else ffn.compute_sparse
+  return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
+
+
+TABLE = {
+  NONE: Control(),
+  'hash': Control(route_by_hash, reads_signatures=False),
+  'random_keys': Control(route_by_random_keys, reads_signatures=False),
+  'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
+  'no_router_gradient': Control(route_without_gradient),
+  'no_signature_gradient': Control(route_without_signature_gradient),
+  'gumbel': Control(route_by_draw),
+  'tile_dropout': Control(route_with_dropout, execute_all_or_chosen, routing='dense'),
+  'gradual': Control(route_gradually, execute_all_or_chosen),
+  'no_norm': Control(without='norm'),
+  'no_output_scale': Control(without='output_scale'),
+  'no_residual': Control(without='residual'),
+}
+# Layers behind an index without one of their parts.
+ABLATIONS = tuple(name for name, control in TABLE.items() if control.without)
+
+
+def _first_centroids(layer):
+  return jax.random.normal(layer.make_rng('params'), (layer.config.tiles, layer.config.d_model))
 
 
 def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -105,7 +148,7 @@ def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
   return key_TD, signatures.scale_of(key_TD, 'votes')
 
 
-def moved(
+def move(
   state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step: jax.Array, steps: int
 ) -> dict[str, jax.Array]:
   """Return the state of a layer after a step: centroids moved towards their tokens by `KMEANS_RATE`, and progress."""

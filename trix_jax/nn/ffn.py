@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +34,8 @@ class FFNConfig:
     shared_down_scale: one output scale for all tiles (the reference) instead of one for each.
     balance_bias: add the selection bias kept in the `routing` collection.
     keep_ratio: a token drops those of its `top_k` tiles whose probability is below this part of its first tile's.
-    clusters: C > 0 makes the layer a `HierarchicalTriXFFN`, which finds tiles through an index of C clusters.
+    clusters: C > 0 makes the layer an `IndexedFFN`, which finds tiles through an index of C clusters.
     probes: P, clusters that a token probes.
-    control: one of `routing.CONTROLS`; all but `none` are for experiments, see `controls.ControlFFN`.
   """
 
   d_model: int
@@ -52,7 +53,6 @@ class FFNConfig:
   keep_ratio: float = 0.0
   clusters: int = 0
   probes: int = 1
-  control: str = 'none'
 
   def __post_init__(self):
     for name, allowed in (
@@ -61,7 +61,6 @@ class FFNConfig:
       ('gate', routing.GATES),
       ('quantiser', ternary.QUANTISERS),
       ('activation', tuple(ACTIVATIONS)),
-      ('control', routing.CONTROLS),
     ):
       if getattr(self, name) not in allowed:
         raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
@@ -249,6 +248,23 @@ def compute_sparse(
   return jnp.einsum('nkd,nk->nd', out_AD.reshape(tile_NK.shape + (-1,)), gate_NK)
 
 
+def compute_all(
+  q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
+) -> jax.Array:
+  """Compute every tile on every token, weighted by the gates of its own tiles and by 0 for others: [N, D]."""
+  N = len(tile_NK)
+  gate_NT = jnp.zeros((N, config.tiles)).at[jnp.arange(N)[:, None], tile_NK].add(gate_NK)
+  return compute_dense(q_ND, step_N1, gate_NT, tiles, config)
+
+
+def compute(
+  q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
+) -> jax.Array:
+  """Compute all tiles under dense routing, and the chosen ones under any other: [N, D]."""
+  execute = compute_all if config.routing == 'dense' else compute_sparse
+  return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
+
+
 def tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
   """Compute every tile on every token with gate 1: [T, N, D]. For tests and for counting dead tiles."""
   N, T = x_ND.shape[0], config.tiles
@@ -262,97 +278,133 @@ def _uniform(limit):
   return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
+class LayerInput(NamedTuple):
+  """What a layer routes and computes.
+
+  Attributes:
+    x_ND: the input.
+    q_ND, step_N1: its quantised form.
+    tiles: of the layer.
+    token_N: int32, the characters, for routings that look at them; None outside a model.
+  """
+
+  x_ND: jax.Array
+  q_ND: jax.Array
+  step_N1: jax.Array
+  tiles: TernaryTiles
+  token_N: jax.Array | None
+
+
+# How a layer chooses tiles, and how it computes them: (q_ND, step_N1, tile_NK, gate_NK, tiles, config) -> y_ND.
+Route = Callable[[nn.Module, LayerInput], routing.RoutingInfo]
+Execute = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, TernaryTiles, FFNConfig], jax.Array]
+
+
+def route_by_signatures(layer: nn.Module, given: LayerInput) -> routing.RoutingInfo:
+  """Route by the tiles' signatures, by a gate where the layer has one, or as `config.routing` says otherwise.
+
+  A gate scores the tiles under `learned` routing, and under any routing but `emergent` if the parameters have one.
+  """
+  config: FFNConfig = layer.config
+  logits_NT = None
+  if config.routing == 'learned' or (config.routing != 'emergent' and layer.has_variable('params', 'gate')):
+    gate = nn.Dense(config.tiles, kernel_init=nn.initializers.normal(config.d_model**-0.5), name='gate')
+    logits_NT = gate(given.x_ND)
+  return route_tokens(
+    given.q_ND,
+    given.step_N1,
+    given.tiles.signatures_TD,
+    given.tiles.signature_scale_T,
+    config,
+    logits_NT,
+    balance_bias(layer),
+    routing_key(layer),
+  )
+
+
+def balance_bias(layer: nn.Module) -> jax.Array | None:
+  """Return the layer's balance bias [T] from the collection `routing`, None without."""
+  config: FFNConfig = layer.config
+  if not config.balance_bias:
+    return None
+  bias_T: jax.Array = layer.variable('routing', 'balance_bias', jnp.zeros, (config.tiles,)).value
+  return bias_T
+
+
+def routing_key(layer: nn.Module) -> jax.Array | None:
+  """Draw a key from the RNG stream `routing` for random routing, None for any other."""
+  return layer.make_rng('routing') if layer.config.routing == 'random' else None
+
+
+def make_parameters(layer: nn.Module) -> dict[str, jax.Array]:
+  """Make or read the parameters of a layer's tiles, without output scales."""
+  config: FFNConfig = layer.config
+  D, T, H = config.d_model, config.tiles, config.hidden
+  if config.quantiser == 'threshold':
+    # U(-0.8, 0.8) makes 37.5 % of the codes nonzero. The scales bring the output to the variance of the input.
+    alive, up_init, down_init = 0.375, _uniform(0.8), _uniform(0.8)
+    up_scale, down_scale = (alive * D) ** -0.5, (alive * config.d_ff) ** -0.5
+  else:
+    up_init, down_init = nn.initializers.normal(D**-0.5), nn.initializers.normal(config.d_ff**-0.5)
+    up_scale = down_scale = 1.0
+  down_scale_shape = (D,) if config.shared_down_scale else (T, D)
+  return {
+    'up': layer.param('up', up_init, (T, D, H)),
+    'down': layer.param('down', down_init, (T, H, D)),
+    'up_scale': layer.param('up_scale', nn.initializers.constant(up_scale), (T, H)),
+    'down_scale': layer.param('down_scale', nn.initializers.constant(down_scale), down_scale_shape),
+  }
+
+
+def apply_tiles(
+  layer: nn.Module, x_ND: jax.Array, params: dict[str, jax.Array], token_N: jax.Array | None
+) -> tuple[jax.Array, routing.RoutingInfo]:
+  """Quantise, route and compute: what every layer of tiles does with its parameters."""
+  config: FFNConfig = layer.config
+  tiles = quantise_tiles(params, config)
+  q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
+  info = layer.route(layer, LayerInput(x_ND, q_ND, step_N1, tiles, token_N))
+  return layer.execute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info
+
+
+def tokens_of(layer: nn.Module, x: jax.Array) -> jax.Array:
+  """Flatten a layer's input [..., D] to [N, D]. Raise InputError for another width."""
+  D = layer.config.d_model
+  if x.shape[-1] != D:
+    raise InputError(
+      f'{type(layer).__name__} of width {D} was given an array of shape {x.shape}; its last axis must be {D}'
+    )
+  return x.reshape(-1, D)
+
+
 class TriXFFN(nn.Module):
-  """A feed-forward layer of ternary tiles that computes every tile on every token.
+  """A feed-forward layer of ternary tiles: y = the sum of a token's tiles, each times its gate.
 
-  Under `dense` routing all tiles count, as in a plain ternary layer. Under any other routing the layer multiplies the
-  outputs of unchosen tiles by 0. `SparseTriXFFN` is the same function of the same parameters at the cost of the chosen
-  tiles only. So a layer trained as one can be evaluated as the other.
+  A call takes x [..., D], and the characters [...] where the routing looks at them. It returns y [..., D] and a
+  `routing.RoutingInfo`. `random` routing draws from the RNG stream `routing`. The layer reads a balance bias from the
+  collection `routing` and never writes it.
 
-  A call takes x [..., D] and returns y [..., D] and a `routing.RoutingInfo`. `random` routing draws from the RNG stream
-  `routing`. The layer reads a balance bias from the collection `routing` and never writes it.
+  Attributes:
+    config: of the layer.
+    route: how tokens choose tiles.
+    execute: `compute_all` computes every tile on every token, and multiplies the outputs of unchosen tiles by 0.
+      `compute_sparse` is the same function at the cost of the chosen tiles only. So a layer trained as one can be
+      evaluated as the other.
   """
 
   config: FFNConfig
+  route: Route = route_by_signatures
+  execute: Execute = compute_all
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, routing.RoutingInfo]:
-    config = self.config
-    D = config.d_model
-    if x.shape[-1] != D:
-      raise InputError(
-        f'{type(self).__name__} of width {D} was given an array of shape {x.shape}; its last axis must be {D}'
-      )
-    x_ND = self._prepared(x.reshape(-1, D))
-    tiles = quantise_tiles(self._parameters(), config)
-    q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-    info = self._route(x_ND, q_ND, step_N1, tiles)
-    y_ND = self._compute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles)
+  def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
+    x_ND = tokens_of(self, x)
+    y_ND, info = apply_tiles(self, x_ND, make_parameters(self), None if token is None else token.reshape(-1))
     return y_ND.reshape(x.shape), info
 
-  def _prepared(self, x_ND: jax.Array) -> jax.Array:
-    return x_ND
 
-  def _route(self, x_ND, q_ND, step_N1, tiles: TernaryTiles) -> routing.RoutingInfo:
-    config = self.config
-    logits_NT = None
-    if self._scored_by_gate():
-      logits_NT = nn.Dense(config.tiles, kernel_init=nn.initializers.normal(config.d_model**-0.5), name='gate')(x_ND)
-    return route_tokens(
-      q_ND,
-      step_N1,
-      tiles.signatures_TD,
-      tiles.signature_scale_T,
-      config,
-      logits_NT,
-      self._balance_bias(),
-      self._routing_key(),
-    )
-
-  def _balance_bias(self) -> jax.Array | None:
-    if not self.config.balance_bias:
-      return None
-    bias_T: jax.Array = self.variable('routing', 'balance_bias', jnp.zeros, (self.config.tiles,)).value
-    return bias_T
-
-  def _routing_key(self) -> jax.Array | None:
-    return self.make_rng('routing') if self.config.routing == 'random' else None
-
-  def _parameters(self) -> dict[str, jax.Array]:
-    config = self.config
-    D, T, H = config.d_model, config.tiles, config.hidden
-    if config.quantiser == 'threshold':
-      # U(-0.8, 0.8) makes 37.5 % of the codes nonzero. The scales bring the output to the variance of the input.
-      alive, up_init, down_init = 0.375, _uniform(0.8), _uniform(0.8)
-      up_scale, down_scale = (alive * D) ** -0.5, (alive * config.d_ff) ** -0.5
-    else:
-      up_init, down_init = nn.initializers.normal(D**-0.5), nn.initializers.normal(config.d_ff**-0.5)
-      up_scale = down_scale = 1.0
-    down_scale_shape = (D,) if config.shared_down_scale else (T, D)
-    return {
-      'up': self.param('up', up_init, (T, D, H)),
-      'down': self.param('down', down_init, (T, H, D)),
-      'up_scale': self.param('up_scale', nn.initializers.constant(up_scale), (T, H)),
-      'down_scale': self.param('down_scale', nn.initializers.constant(down_scale), down_scale_shape),
-    }
-
-  def _scored_by_gate(self) -> bool:
-    """Return whether a gate scores the tiles: under `learned`, or any routing but `emergent` if there is a gate."""
-    return self.config.routing == 'learned' or (
-      self.config.routing != 'emergent' and self.has_variable('params', 'gate')
-    )
-
-  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
-    N = len(tile_NK)
-    gate_NT = jnp.zeros((N, self.config.tiles)).at[jnp.arange(N)[:, None], tile_NK].add(gate_NK)
-    return compute_dense(q_ND, step_N1, gate_NT, tiles, self.config)
-
-
-class SparseTriXFFN(TriXFFN):
-  """`TriXFFN` in which each token computes its `top_k` tiles only, in training and inference alike."""
-
-  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
-    return compute_sparse(q_ND, step_N1, tile_NK, gate_NK, tiles, self.config)
+# The layer in which each token computes its `top_k` tiles only, in training and inference alike.
+SparseTriXFFN = functools.partial(TriXFFN, execute=compute_sparse)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -6,6 +6,7 @@ after each training step.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +22,10 @@ from trix_jax.nn.ffn import FFNConfig, TernaryTiles
 TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
 
 
-def names_of_tiles(config: FFNConfig) -> tuple[str, ...]:
-  """Name the layer's parameters that belong to single tiles, with tiles as their first axis."""
-  missing = {'down_scale': config.shared_down_scale, 'output_scale': config.control == 'no_output_scale'}
-  return tuple(name for name in TILE_PARAMETERS if not missing.get(name))
+def names_of_tiles(params: Mapping[str, Any], config: FFNConfig) -> tuple[str, ...]:
+  """Name those of a layer's parameters that belong to single tiles, with tiles as their first axis."""
+  shared = ('down_scale',) if config.shared_down_scale else ()
+  return tuple(name for name in TILE_PARAMETERS if name in params and name not in shared)
 
 
 def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
@@ -99,8 +100,8 @@ def one_tile(config: FFNConfig) -> FFNConfig:
 
 
 def tile_parameters(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
-  """Return the parameters of one tile of a `HierarchicalTriXFFN`, for `TriXTile`."""
-  own = names_of_tiles(config)
+  """Return the parameters of one tile of an `IndexedFFN`, for `TriXTile`."""
+  own = names_of_tiles(params, config)
   return {name: params[name][tile : tile + 1] if name in own else params[name] for name in TILE_PARAMETERS}
 
 
@@ -110,64 +111,86 @@ def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
   return result
 
 
-class TriXTile(ffn.TriXFFN):
-  """One ternary tile with its output scale, without a router. It takes a config from `one_tile`."""
-
-  def _parameters(self) -> dict[str, jax.Array]:
-    scale_T = self.param('output_scale', nn.initializers.ones, (self.config.tiles,))
-    return {**super()._parameters(), 'output_scale': scale_T}
-
-
-class HierarchicalTriXFFN(TriXTile):
-  """Many tiles behind an index: y = sum_k gate_k * tile_k(norm(x)), tile_k with its output scale.
+def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+  """Route through the index, or by all tiles' averages where `config.routing` is another than emergent.
 
   Emergent routing costs C + P * T / C scores a token. Other routings are for comparison: they score all tiles, by the
   same keys. The state holds the balance biases [T] and [C]; `average` [T, D], running averages of the signatures;
   `member` int32 [C, T / C], the clusters; `load` [T], running averages of the shares of assignments; and `frozen` [],
   which is 1 when routing no longer learns.
   """
+  config: FFNConfig = layer.config
+  if not config.clusters:
+    raise InputError(
+      'a layer behind an index finds its tiles through clusters: set model.clusters to a number that '
+      f'divides model.tiles = {config.tiles}, or use SparseTriXFFN'
+    )
+  index = index_of(_index_state(layer, given.tiles), config, given.tiles.signatures_TD)
+  bias_T = ffn.balance_bias(layer)
+  if config.routing == 'emergent':
+    cluster_bias_C = (
+      layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value if config.balance_bias else None
+    )
+    return route_through_index(given.q_ND, given.step_N1, index, config, bias_T, cluster_bias_C)
+  return ffn.route_tokens(
+    given.q_ND, given.step_N1, index.key_TD, index.scale_T, config, None, bias_T, ffn.routing_key(layer)
+  )
 
-  def _prepared(self, x_ND: jax.Array) -> jax.Array:
-    prepared_ND: jax.Array = nn.RMSNorm(name='norm')(x_ND)
-    return prepared_ND
 
-  def _route(self, x_ND, q_ND, step_N1, tiles: TernaryTiles) -> routing.RoutingInfo:
-    config = self.config
-    if not config.clusters:
-      raise InputError(
-        'a HierarchicalTriXFFN finds its tiles through an index: set model.clusters to a number that '
-        f'divides model.tiles = {config.tiles}, or use SparseTriXFFN'
-      )
-    index = index_of(self._index_state(tiles), config, tiles.signatures_TD)
-    bias_T = self._balance_bias()
-    if config.routing == 'emergent':
-      cluster_bias_C = (
-        self.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value if config.balance_bias else None
-      )
-      return route_through_index(q_ND, step_N1, index, config, bias_T, cluster_bias_C)
-    return ffn.route_tokens(q_ND, step_N1, index.key_TD, index.scale_T, config, None, bias_T, self._routing_key())
+def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:
+  config: FFNConfig = layer.config
+  signatures_TD = jax.lax.stop_gradient(tiles.signatures_TD)
 
-  def _index_state(self, tiles: TernaryTiles) -> dict[str, jax.Array]:
-    signatures_TD = jax.lax.stop_gradient(tiles.signatures_TD)
+  def first_clusters():
+    points_TD = signatures_TD * tiles.signature_scale_T[:, None]
+    return tile_index.balanced_kmeans(points_TD, config.clusters, jax.random.key(0))
 
-    def first_clusters():
-      points_TD = signatures_TD * tiles.signature_scale_T[:, None]
-      return tile_index.balanced_kmeans(points_TD, self.config.clusters, jax.random.key(0))
+  def first_load():  # The dtype is explicit, because a weak type would compile the training step twice.
+    return jnp.full(config.tiles, 1 / config.tiles, jnp.float32)
 
-    def first_load():  # The dtype is explicit, because a weak type would compile the training step twice.
-      return jnp.full(self.config.tiles, 1 / self.config.tiles, jnp.float32)
+  return {
+    'average': layer.variable('routing', 'average', lambda: signatures_TD).value,
+    'member': layer.variable('routing', 'member', first_clusters).value,
+    'load': layer.variable('routing', 'load', first_load).value,
+    'frozen': layer.variable('routing', 'frozen', jnp.zeros, ()).value,
+  }
 
-    return {
-      'average': self.variable('routing', 'average', lambda: signatures_TD).value,
-      'member': self.variable('routing', 'member', first_clusters).value,
-      'load': self.variable('routing', 'load', first_load).value,
-      'frozen': self.variable('routing', 'frozen', jnp.zeros, ()).value,
-    }
 
-  def _compute(self, q_ND, step_N1, tile_NK, gate_NK, tiles: TernaryTiles) -> jax.Array:
-    if self.config.routing == 'dense':
-      return super()._compute(q_ND, step_N1, tile_NK, gate_NK, tiles)
-    return ffn.compute_sparse(q_ND, step_N1, tile_NK, gate_NK, tiles, self.config)
+class IndexedFFN(nn.Module):
+  """Many tiles behind an index: y = the sum of gate * output_scale * tile(norm(x)) over a token's tiles.
+
+  Attributes:
+    config: of the layer.
+    route: how tokens choose tiles.
+    execute: how chosen tiles are computed.
+    normalise: whether the tiles read norm(x), or x itself.
+    scale_outputs: whether every tile has an output scale.
+  """
+
+  config: FFNConfig
+  route: ffn.Route = route_by_index
+  execute: ffn.Execute = ffn.compute
+  normalise: bool = True
+  scale_outputs: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
+    x_ND = ffn.tokens_of(self, x)
+    if self.normalise:
+      x_ND = nn.RMSNorm(name='norm')(x_ND)
+    scales = (
+      {'output_scale': self.param('output_scale', nn.initializers.ones, (self.config.tiles,))}
+      if self.scale_outputs
+      else {}
+    )
+    params = {**ffn.make_parameters(self), **scales}
+    y_ND, info = ffn.apply_tiles(self, x_ND, params, None if token is None else token.reshape(-1))
+    return y_ND.reshape(x.shape), info
+
+
+HierarchicalTriXFFN = IndexedFFN
+# One ternary tile with its output scale, without a router. It takes a config from `one_tile`.
+TriXTile = functools.partial(IndexedFFN, route=ffn.route_by_signatures, execute=ffn.compute_all, normalise=False)
 
 
 class HierarchicalTriXBlock(nn.Module):
@@ -177,5 +200,5 @@ class HierarchicalTriXBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, routing.RoutingInfo]:
-    y, info = HierarchicalTriXFFN(self.config, name='ffn')(x)
+    y, info = IndexedFFN(self.config, name='ffn')(x)
     return x + y, info

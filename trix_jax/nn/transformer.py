@@ -25,6 +25,7 @@ class ModelConfig:
     layers, d_model, heads, context: the usual sizes; context is in characters.
     dropout: on the embedding and on both residual branches, in training only; rounded to multiples of 1/256.
     ffn: the feed-forward layers.
+    control: what the layers replace for an experiment, one of `controls.TABLE`.
   """
 
   form: str
@@ -34,10 +35,12 @@ class ModelConfig:
   context: int
   dropout: float
   ffn: ffn.FFNConfig
+  control: str = controls.NONE
 
   def __post_init__(self):
-    if self.form not in FORMS:
-      raise InputError(f'model.form is {self.form!r}; choose one of {", ".join(FORMS)}')
+    for name, allowed in (('form', FORMS), ('control', tuple(controls.TABLE))):
+      if getattr(self, name) not in allowed:
+        raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
     for name in ('layers', 'd_model', 'heads', 'context'):
       if getattr(self, name) < 1:
         raise InputError(f'model.{name} = {getattr(self, name)}; it must be at least 1')
@@ -177,19 +180,24 @@ class Block(nn.Module):
     config = self.config
     attended_BLD = SelfAttention(config, name='attention')(self._prepared(x_BLD, 'attention'))
     x_BLD = x_BLD + Dropout(config.dropout)(attended_BLD, train)
-    y_BLD, info = self._tiles(token_BL)(self._prepared(x_BLD, 'ffn'))
+    control = controls.TABLE[config.control]
+    y_BLD, info = self._tiles(control)(self._prepared(x_BLD, 'ffn'), token_BL)
     y_BLD = Dropout(config.dropout)(y_BLD, train)
-    return (y_BLD if config.ffn.control == 'no_residual' else x_BLD + y_BLD), info
+    return (y_BLD if control.without == 'residual' else x_BLD + y_BLD), info
 
-  def _tiles(self, token_BL) -> ffn.TriXFFN:
+  def _tiles(self, control: controls.Control) -> nn.Module:
     config = self.config.ffn
-    if config.control in routing.ABLATIONS:
-      return controls.AblatedFFN(config, name='ffn')
-    if config.control != controls.NONE:
-      return controls.ControlFFN(config, token_BL.reshape(-1), name='ffn')
-    if config.clusters:
-      return indexed_ffn.HierarchicalTriXFFN(config, name='ffn')
-    return (ffn.TriXFFN if config.routing == 'dense' else ffn.SparseTriXFFN)(config, name='ffn')
+    execute = control.execute or ffn.compute
+    if not config.clusters:
+      return ffn.TriXFFN(config, control.route or ffn.route_by_signatures, execute, name='ffn')
+    return indexed_ffn.IndexedFFN(
+      config,
+      control.route or indexed_ffn.route_by_index,
+      execute,
+      normalise=control.without != 'norm',
+      scale_outputs=control.without != 'output_scale',
+      name='ffn',
+    )
 
   def _prepared(self, x_BLD: jax.Array, name: str) -> jax.Array:
     x_BLD = norm(self.config, f'{name}_norm')(x_BLD)

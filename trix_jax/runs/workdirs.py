@@ -160,7 +160,7 @@ def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_sta
   """
   ffn = transformer.model_config(config.model).ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
-  in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.names_of_tiles(ffn) if name in layer)
+  in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.names_of_tiles(layer, ffn))
   idle = 0 if ffn.routing == 'dense' else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {

@@ -40,7 +40,7 @@ def updated(
     before = state[name]['ffn']
     of_layer = {key: values[layer] for key, values in metrics.items() if key != 'loss'}
     after = _moved_biases(before, of_layer, settings.loss.balance_bias_rate)
-    after = controls.moved(after, of_layer, step, settings.training.steps)
+    after = controls.move(after, of_layer, step, settings.training.steps)
     if 'average' in before:
       after, tiles = _moved_index(after, params[name]['ffn'], of_layer, model.ffn, settings, step)
       frozen = (step >= round(settings.hierarchy.freeze_after * settings.training.steps)) | (before['frozen'] > 0)
@@ -106,7 +106,7 @@ def revived(
   # The first dead tile copies the busiest one, the second the next. If more are dead than alive, this starts over.
   rank_T = jnp.cumsum(dead_T) - 1
   source_T = jnp.where(dead_T, jnp.argsort(-load_T)[rank_T % jnp.maximum(T - dead_T.sum(), 1)], jnp.arange(T))
-  params = {**params, **{name: params[name][source_T] for name in indexed_ffn.names_of_tiles(config)}}
+  params = {**params, **{name: params[name][source_T] for name in indexed_ffn.names_of_tiles(params, config)}}
   up_TDH = params['up']
   noise_TDH = jax.random.normal(key, up_TDH.shape) * SPLIT_NOISE * signatures.rms(up_TDH.reshape(T, -1))[..., None]
   params['up'] = jnp.where(dead_T[:, None, None], up_TDH + noise_TDH, up_TDH)
