@@ -87,11 +87,12 @@ def measure(name: str) -> float:
 
   kind, size = name.split(' T=')
   tiles = int(size)
-  config = configuration.hierarchical_config(tiles, variants.clusters_of(tiles), PROBES, top_k=4, d_ff=8 * tiles)
-  config.model.layers = 2
+  settings = configuration.hierarchical_config(tiles, variants.clusters_of(tiles), PROBES, top_k=4, d_ff=8 * tiles)
+  settings.model.layers = 2
   if kind == 'flat':
-    config.model.update({'clusters': 0, 'probes': 1})
-  model = transformer.make_model(config.model, 'x' * 65)
+    settings.model.update({'clusters': 0, 'probes': 1})
+  config = configuration.parse(settings)
+  model = transformer.TransformerLM(config.model, 65)
   mesh = devices.data_mesh(BATCH)
   state = devices.replicate(init_state(config, model), mesh)
   train_step = make_train_step(config, model, mesh)

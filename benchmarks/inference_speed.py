@@ -173,18 +173,20 @@ def measure_jax(size, variant, tiles) -> dict:
   from trix_jax.nn import transformer
   from trix_jax.training.step import init_state
 
-  config = configuration.reference_config('dense' if 'all tiles' in variant or 'dense' in variant else 'emergent')
-  config.model.update({**size, 'tiles': tiles, 'context': CONTEXT})
-  model = transformer.model_config(config.model)
+  settings = configuration.reference_config('dense' if 'all tiles' in variant or 'dense' in variant else 'emergent')
+  settings.model.update({**size, 'tiles': tiles, 'context': CONTEXT})
+  config = configuration.parse(settings)
   vocabulary = ''.join(chr(64 + i) for i in range(VOCABULARY))
-  params = jax.jit(lambda: init_state(config, transformer.make_model(config.model, vocabulary)).params)()
-  packed_config = weights.InferenceConfig(model, VOCABULARY)
+  params = jax.jit(lambda: init_state(config, transformer.TransformerLM(config.model, len(vocabulary))).params)()
+  packed_config = weights.InferenceConfig(config.model, VOCABULARY)
   language_model = inference.LanguageModel(
     packed_config, vocabulary, weights.pack(params, {}, packed_config), forward.PACKED, {}
   )
   if variant.startswith('xla'):
-    language_model = xla_inference.model(language_model, weights.as_trained(params, {}, model), variant.split()[1])
-  arrays, computation, config = language_model.arrays, language_model.computation, language_model.config
+    language_model = xla_inference.model(
+      language_model, weights.as_trained(params, {}, config.model), variant.split()[1]
+    )
+  arrays, computation, packed_config = language_model.arrays, language_model.computation, language_model.config
   del params
   jax.block_until_ready(arrays)
 
@@ -194,7 +196,7 @@ def measure_jax(size, variant, tiles) -> dict:
 
     def loop(arrays, x_ND):
       def step(x_ND, _):
-        y_ND, _ = computation.ffn(arrays, 'layer_0.ffn', config.model.ffn, x_ND, None)
+        y_ND, _ = computation.apply_tiles(arrays, 'layer_0.ffn', config.model.ffn, x_ND, None)
         return x_ND + 1e-6 * y_ND, None
 
       return jax.lax.scan(step, x_ND, length=200)[0]
@@ -206,7 +208,7 @@ def measure_jax(size, variant, tiles) -> dict:
 
     def read(length, rows=rows):
       tokens, lengths = np.zeros((rows, length), np.int32), np.full(rows, length, np.int32)
-      return jax.block_until_ready(inference.prefill(computation, config, arrays, tokens, lengths))
+      return jax.block_until_ready(inference.prefill(computation, packed_config, arrays, tokens, lengths))
 
     times[f'prefill {rows}'] = timed(lambda: read(CONTEXT), 1)
     beginning = read(64)
@@ -214,7 +216,7 @@ def measure_jax(size, variant, tiles) -> dict:
     def write(state, keys_B=keys_B):
       for step in range(0, 128, inference.CHUNK):
         _, state = inference.decode_chunk(
-          computation, config, arrays, state, keys_B, np.int32(step), np.float32(0), np.int32(VOCABULARY), False
+          computation, packed_config, arrays, state, keys_B, np.int32(step), np.float32(0), np.int32(VOCABULARY), False
         )
       jax.block_until_ready(state)
 

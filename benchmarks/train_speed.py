@@ -126,10 +126,11 @@ def jax_step(name: str):
   from trix_jax.system import devices
   from trix_jax.training.step import init_state, make_train_step
 
-  config = configuration.reference_config('dense' if 'dense' in name else 'emergent')
-  config.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
-  config.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
-  model = transformer.make_model(config.model, 'x' * 65)
+  settings = configuration.reference_config('dense' if 'dense' in name else 'emergent')
+  settings.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
+  settings.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
+  config = configuration.parse(settings)
+  model = transformer.TransformerLM(config.model, 65)
   mesh = devices.data_mesh(_BATCH.value)
   state = devices.replicate(init_state(config, model), mesh)
   assert transformer.count_parameters(state.params) == 842_817

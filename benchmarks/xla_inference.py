@@ -17,6 +17,7 @@ from trix_jax import inference
 from trix_jax.core import attention
 from trix_jax.inference import forward, weights
 from trix_jax.nn import ffn
+from trix_jax.nn.model_config import ACTIVATIONS, FFNConfig
 
 
 def model(packed: inference.LanguageModel, trained: dict, compute: str) -> inference.LanguageModel:
@@ -29,7 +30,7 @@ def model(packed: inference.LanguageModel, trained: dict, compute: str) -> infer
   return dataclasses.replace(packed, config=config, arrays=arrays, computation=computation)
 
 
-def float_tiles(tiles: ffn.TernaryTiles, config: ffn.FFNConfig, compute: str) -> dict[str, jax.Array]:
+def float_tiles(tiles: ffn.TernaryTiles, config: FFNConfig, compute: str) -> dict[str, jax.Array]:
   """Return weights with their scales multiplied in: [D, F] and [F, D] for `dense`, by tile for `sparse`."""
   up_TDH = tiles.up_TDH * tiles.up_scale_TH[:, None]
   down_THD = tiles.down_THD * jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model))[:, None]
@@ -40,7 +41,7 @@ def float_tiles(tiles: ffn.TernaryTiles, config: ffn.FFNConfig, compute: str) ->
 
 def dense_ffn(arrays, name, config, x_ND, key=None):
   layer = arrays[name]
-  return ffn.ACTIVATIONS[config.activation](x_ND @ layer['up']) @ layer['down'], None
+  return ACTIVATIONS[config.activation](x_ND @ layer['up']) @ layer['down'], None
 
 
 def sparse_ffn(arrays, name, config, x_ND, key=None):
@@ -49,7 +50,7 @@ def sparse_ffn(arrays, name, config, x_ND, key=None):
   tile_N = jnp.argmax(score_NT, axis=-1).astype(jnp.int32)
   if x_ND.shape[0] == 1:
     up_DH, down_HD = (jax.lax.dynamic_index_in_dim(layer[key], tile_N[0], keepdims=False) for key in ('up', 'down'))
-    return ffn.ACTIVATIONS[config.activation](x_ND @ up_DH) @ down_HD, None
+    return ACTIVATIONS[config.activation](x_ND @ up_DH) @ down_HD, None
   T, D, H = layer['up'].shape
   tiles = ffn.TernaryTiles(
     layer['up'], layer['down'], jnp.ones((T, H)), jnp.ones((T, D)), layer['signatures'], layer['scale']

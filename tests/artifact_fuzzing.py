@@ -24,14 +24,14 @@ import safetensors.numpy
 
 from trix_jax.errors import InputError
 from trix_jax.inference import artifact, weights
-from trix_jax.nn import transformer
+from trix_jax.nn import model_config, transformer
 
 VOCABULARY = 'abc\né"\\'
 
 
 def small_artifact(form: str = 'modern', **settings) -> artifact.Artifact:
   """A model of a few kilobytes."""
-  model = transformer.model_config(
+  model = model_config.parse_model(
     {
       'form': form,
       'layers': 1,

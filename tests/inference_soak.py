@@ -29,9 +29,9 @@ HANGS_AFTER = 60  # Seconds without a text.
 
 def packed_model() -> inference.LanguageModel:
   """The recipe's model with random weights."""
-  config = configuration.default_config()
-  params = jax.jit(lambda: init_state(config, transformer.make_model(config.model, VOCABULARY)).params)()
-  packed = weights.InferenceConfig(transformer.model_config(config.model), len(VOCABULARY))
+  config = configuration.RunConfig()
+  params = jax.jit(lambda: init_state(config, transformer.TransformerLM(config.model, len(VOCABULARY))).params)()
+  packed = weights.InferenceConfig(config.model, len(VOCABULARY))
   return inference.LanguageModel(packed, VOCABULARY, weights.pack(params, {}, packed), forward.PACKED, {})
 
 

@@ -1,5 +1,7 @@
 """Controls route and train as they say, and evaluate without what belongs to training."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator, with_routing
 from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
+from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 from trix_jax.system import devices
 from trix_jax.training.step import Teacher, init_state, make_loss, make_train_step
 
@@ -25,7 +28,7 @@ TOKEN = np.arange(N) % len(VOCABULARY)
 
 def layer_of(control, **settings):
   """A layer, its variables and an input."""
-  config, made = ffn.FFNConfig(**CONFIG, **settings), controls.TABLE[control]
+  config, made = FFNConfig(**CONFIG, **settings), controls.TABLE[control]
   x = jax.random.normal(jax.random.key(1), (N, D))
   module = ffn.TriXFFN(
     config, lambda layer, given: made.route(layer, given._replace(token_N=TOKEN)), made.execute or ffn.compute
@@ -39,7 +42,7 @@ def trained_with(module, variables, x, key=0):
 
 def plain(x, variables, **settings):
   """The same parameters without a control."""
-  return apply(ffn.SparseTriXFFN(ffn.FFNConfig(**CONFIG, **settings)), {'params': variables['params']}, x)
+  return apply(ffn.SparseTriXFFN(FFNConfig(**CONFIG, **settings)), {'params': variables['params']}, x)
 
 
 def assert_same(got, want):
@@ -143,10 +146,10 @@ def test_centroids_come_to_lie_in_the_middle_of_their_tokens():
 @pytest.mark.parametrize('control', controls.ABLATIONS)
 def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
   settings = {**CONFIG, 'clusters': 2, 'probes': 1, 'top_k': 2}
-  whole = indexed_ffn.HierarchicalTriXFFN(ffn.FFNConfig(**settings))
+  whole = indexed_ffn.HierarchicalTriXFFN(FFNConfig(**settings))
   without = controls.TABLE[control].without
   ablated = indexed_ffn.IndexedFFN(
-    ffn.FFNConfig(**settings), normalise=without != 'norm', scale_outputs=without != 'output_scale'
+    FFNConfig(**settings), normalise=without != 'norm', scale_outputs=without != 'output_scale'
   )
   x = 3 * jax.random.normal(jax.random.key(1), (N, D))
   variables = whole.init(jax.random.key(0), x)
@@ -159,10 +162,10 @@ def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('control', ['no_residual', *slow(controls.NONE)])
+@pytest.mark.parametrize('control', ['no_residual', *slow(NO_CONTROL)])
 def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control):
   config = config_of(control, layers=2, tiles=4, clusters=2, balance_bias=False)
-  model = transformer.make_model(config.model, VOCABULARY)
+  model = transformer.TransformerLM(config.model, len(VOCABULARY))
   state = init_state(config, model)
   for layer in ('layer_0', 'layer_1'):
     scale = state.params[layer]['ffn']['output_scale']
@@ -178,7 +181,7 @@ def config_of(control, **settings):
   config.model.update(settings)
   config.training.update({'steps': 4, 'batch_size': 4})
   config.sample_length = 0
-  return config
+  return configuration.parse(config)
 
 
 @pytest.mark.slow
@@ -189,8 +192,7 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
     **{name: {'clusters': 2, 'top_k': 2} for name in controls.ABLATIONS},
   }
   config = config_of(control, **settings.get(control, {}))
-  configuration.validate(config)
-  model, mesh = transformer.make_model(config.model, VOCABULARY), devices.data_mesh(4)
+  model, mesh = transformer.TransformerLM(config.model, len(VOCABULARY)), devices.data_mesh(4)
   start = jax.device_get(init_state(config, model))
   state = devices.replicate(start, mesh)
   step = make_train_step(config, model, mesh)
@@ -220,15 +222,14 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
 )
 def test_controls_of_other_models_are_refused(control, settings):
   with pytest.raises(InputError, match=f'control = {control} is for model.routing'):
-    configuration.validate(config_of(control, **settings))
+    config_of(control, **settings)
 
 
 @pytest.mark.slow
 def test_a_student_moves_towards_its_teacher():
-  config = config_of('none')
-  config.loss.update({'distillation_weight': 1.0, 'balance_weight': 0.0})
-  config.model.dropout = 0.0
-  model = transformer.make_model(config.model, VOCABULARY)
+  loss = configuration.LossConfig(distillation_weight=1.0, balance_weight=0.0)
+  config = dataclasses.replace(config_of('none', dropout=0.0), loss=loss)
+  model = transformer.TransformerLM(config.model, len(VOCABULARY))
   token = jnp.asarray(np.random.default_rng(1).integers(0, 8, (2, 16), np.int32))
   teacher_params = init_state(config_of('none'), model).params
   teacher = Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})
@@ -236,8 +237,7 @@ def test_a_student_moves_towards_its_teacher():
   # Entropy is the least that a cross-entropy can be, and that of its own predictions is.
   entropy = -jnp.mean(jnp.sum(jax.nn.softmax(logits) * jax.nn.log_softmax(logits), axis=-1))
   assert teacher.cross_entropy(logits, token) == pytest.approx(float(entropy), rel=1e-5)
-  config.seed = 3
-  params = init_state(config, model).params
+  params = init_state(dataclasses.replace(config, seed=3), model).params
   windows = jnp.pad(token, ((0, 0), (0, 1)))
   loss_fn = jax.jit(
     jax.shard_map(

@@ -23,13 +23,11 @@ def tiny(**model):
   config = configuration.default_config()
   config.model.update({'layers': 1, 'd_model': 16, 'd_ff': 32, 'heads': 2, 'context': 8, **model})
   config.training.start_from = config.loss.teacher = 'earlier'
-  return config
+  return configuration.parse(config)
 
 
 def state_of(config, seed=0):
-  config = config.copy_and_resolve_references()
-  config.seed = seed
-  return init_state(config, transformer.make_model(config.model, VOCABULARY))
+  return init_state(dataclasses.replace(config, seed=seed), transformer.TransformerLM(config.model, len(VOCABULARY)))
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def earlier(monkeypatch):
     state = state_of(config, seed=1)
     trained = types.SimpleNamespace(
       config=config,
-      model=transformer.make_model(config.model, VOCABULARY),
+      model=transformer.TransformerLM(config.model, len(VOCABULARY)),
       vocabulary=vocabulary,
       params=state.params,
       routing=state.routing,
@@ -99,7 +97,7 @@ def test_a_gate_that_was_not_trained_is_refused(earlier):
 @pytest.mark.slow
 def test_who_makes_no_teacher_is_told_why(earlier):
   config, trained = tiny(), earlier()
-  assert same(warm_start.teacher_of(config, CORPUS).params, trained.params)
+  assert same(warm_start.load_teacher(config, CORPUS).params, trained.params)
   for settings, words in (
     ({'routing': 'random'}, 'routes at random'),
     ({'context': 4}, 'has a context of 4'),
@@ -107,6 +105,5 @@ def test_who_makes_no_teacher_is_told_why(earlier):
   ):
     earlier(**settings)
     with pytest.raises(InputError, match=rf'config\.loss\.teacher: .*{words}'):
-      warm_start.teacher_of(config, CORPUS)
-  config.loss.teacher = ''
-  assert warm_start.teacher_of(config, CORPUS) is None
+      warm_start.load_teacher(config, CORPUS)
+  assert warm_start.load_teacher(configuration.RunConfig(), CORPUS) is None

@@ -9,6 +9,7 @@ from jitted import apply
 from trix_jax import configuration
 from trix_jax.core import routing, signatures, ternary
 from trix_jax.nn import ffn
+from trix_jax.nn.model_config import FFNConfig
 
 _MODEL = configuration.reference_config('emergent').model
 REFERENCE = {
@@ -19,7 +20,7 @@ REFERENCE = {
 
 def layer(sparse=True, N=40, d_model=24, d_ff=48, tiles=4, seed=0, **settings):
   """config, module, parameters with random scales, inputs."""
-  config = ffn.FFNConfig(d_model=d_model, d_ff=d_ff, tiles=tiles, **settings)
+  config = FFNConfig(d_model=d_model, d_ff=d_ff, tiles=tiles, **settings)
   module = (ffn.SparseTriXFFN if sparse else ffn.TriXFFN)(config)
   x = jnp.asarray(np.random.default_rng(seed).standard_normal((N, d_model)), jnp.float32)
   params = jax.jit(module.init)({'params': jax.random.key(seed), 'routing': jax.random.key(1)}, x)['params']
@@ -263,7 +264,7 @@ def test_any_leading_shape_no_token_at_all_and_a_wrong_width(sparse):
     ({'d_model': 0}, 'd_model = 0'),
     ({'tiles': 5}, r'tiles = 5 does not divide model.d_ff = 48'),
     ({'top_k': 5}, 'from 1 to model.tiles = 4'),
-    ({'routing': 'best'}, "'best'; choose one of emergent"),
+    ({'routing': 'best'}, "'best'; choose one of dense, emergent"),
     ({'gate': 'soft'}, "'soft'"),
     ({'signature': 'mean'}, "'mean'"),
     ({'quantiser': 'x'}, "'x'"),

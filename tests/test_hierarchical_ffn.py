@@ -12,14 +12,15 @@ from tiers import fast_first
 from trix_jax import configuration
 from trix_jax.core import tile_index
 from trix_jax.errors import InputError
-from trix_jax.nn import ffn, indexed_ffn, transformer
+from trix_jax.nn import ffn, indexed_ffn, model_config, router, transformer
+from trix_jax.nn.model_config import FFNConfig, ModelConfig
 from trix_jax.training import routing_state
 
 D = 32
 
 
 def config_of(tiles=16, clusters=4, **settings):
-  return ffn.FFNConfig(**{'d_model': D, 'd_ff': 8 * tiles, 'tiles': tiles, 'clusters': clusters, **settings})
+  return FFNConfig(**{'d_model': D, 'd_ff': 8 * tiles, 'tiles': tiles, 'clusters': clusters, **settings})
 
 
 def layer_of(config, tokens=80, seed=0):
@@ -66,7 +67,7 @@ def test_all_clusters_probed_is_flat_routing():
   index = indexed_ffn.index_of(state, config)
   flat = dataclasses.replace(config, clusters=0, probes=1)
   q, step = ffn.ternary.quantise_int8(indexed_ffn.normed(x, variables['params']['norm']['scale']))
-  want = ffn.route_tokens(q, step, index.key_TD, index.scale_T, flat, None, state['balance_bias'])
+  want = router.route(router.Router(index.key_TD, index.scale_T, bias_T=state['balance_bias']), flat, q, step)
   np.testing.assert_array_equal(info.tile_NK, want.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want.gate_NK, rtol=1e-5)
   assert not np.array_equal(apply(module, variables, x)[1].tile_NK, want.tile_NK)
@@ -154,16 +155,13 @@ def test_sure_tokens_do_without_more_tiles():
   assert used[0] == 4 > used[1] > used[2] > used[3] >= 1
 
 
-def training_settings(**hierarchy_settings):
-  settings = configuration.default_config()
-  settings.hierarchy.update({'rebuild_every': 2, **hierarchy_settings})
-  settings.loss.balance_bias_rate = 0.1
-  return settings
-
-
 def moved(config, state, params, step, load, **hierarchy_settings):
   """State and parameters of one layer after a step with these loads."""
-  model = transformer.ModelConfig('modern', 1, D, 2, 8, 0.0, config)
+  of_run = configuration.RunConfig(
+    model=ModelConfig(layers=1, d_model=D, heads=2, context=8, ffn=config),
+    hierarchy=configuration.IndexConfig(**{'rebuild_every': 2, **hierarchy_settings}),
+    loss=configuration.LossConfig(balance_bias_rate=0.1 * config.balance_bias),
+  )
   C = config.clusters
   metrics = {
     'tile_load': load[None],
@@ -171,12 +169,11 @@ def moved(config, state, params, step, load, **hierarchy_settings):
     'score_std': jnp.ones(1),
     'cluster_score_std': jnp.ones(1),
   }
-  new_state, new_params = routing_state.updated(
+  new_state, new_params = routing_state.update(
     {'layer_0': {'ffn': state}},
     {'layer_0': {'ffn': params}},
     metrics,
-    model,
-    training_settings(**hierarchy_settings),
+    of_run,
     jnp.array(step),
   )
   return new_state['layer_0']['ffn'], new_params['layer_0']['ffn']
@@ -240,7 +237,7 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
     return np.bincount(np.asarray(info.tile_NK)[:, 0], minlength=16) / 2000
 
   before = use(state, params)
-  state, params = routing_state.revived(state, params, config, 0.05, jax.random.key(0))
+  state, params = routing_state.revive(state, params, config, 0.05, jax.random.key(0))
   after = use(state, params)
   assert before[dead] < 0.01 and after[dead] > 0.2 * before[7] and after[7] > 0.2 * before[7]
   np.testing.assert_array_equal(params['down'][dead], params['down'][7])
@@ -277,6 +274,6 @@ def test_the_hierarchical_reference_model_has_the_originals_size():
   """450,401 parameters: the original's 16 tiles in two layers."""
   config = configuration.reference_config('emergent')
   config.model.update({'layers': 2, 'tiles': 16, 'clusters': 4, 'shared_down_scale': False})
-  model = transformer.TransformerLM(transformer.model_config(config.model), 65)
+  model = transformer.TransformerLM(model_config.parse_model(config.model), 65)
   shapes = jax.eval_shape(model.init, {'params': jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32))
   assert transformer.count_parameters(shapes['params']) == 450_401

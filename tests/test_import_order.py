@@ -7,7 +7,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A line names packages that do not import one another.
 ORDER = (
   ('errors',),
-  ('system',),
+  ('settings', 'system'),
   ('core',),
   ('nn',),
   ('data',),

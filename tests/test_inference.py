@@ -12,7 +12,8 @@ from tiers import fast_first
 from trix_jax import inference
 from trix_jax.errors import InputError
 from trix_jax.inference import forward, weights
-from trix_jax.nn import ffn, indexed_ffn, transformer
+from trix_jax.nn import ffn, indexed_ffn, model_config, transformer
+from trix_jax.nn.model_config import FFNConfig
 
 VOCABULARY = 'abcdefghijk'
 V, CONTEXT = len(VOCABULARY), 24
@@ -31,7 +32,7 @@ def config_of(**settings):
     'tiles': 4,
     **settings,
   }
-  return transformer.model_config(model)
+  return model_config.parse_model(model)
 
 
 FLOAT_MODERN = {'int8_activations': False}
@@ -119,7 +120,7 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
 def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters):
   if clusters and routing == 'learned':
     return  # Refused, see test_hierarchical_ffn.py.
-  config = ffn.FFNConfig(
+  config = FFNConfig(
     48,
     192,
     12,
@@ -141,8 +142,12 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
   params['layer_0']['ffn'] = variables['params']
   compact = packed(transformer.TransformerLM(model, V), params, state)
   trained_arrays = weights.as_trained(params, state, model)
-  want, want_info = jax.jit(forward.xla_ffn, static_argnums=(1, 2))(trained_arrays, 'layer_0.ffn', config, x_ND, key)
-  got, info = jax.jit(forward.packed_ffn, static_argnums=(1, 2))(compact.arrays, 'layer_0.ffn', config, x_ND, key)
+  want, want_info = jax.jit(forward.apply_trained_tiles, static_argnums=(1, 2))(
+    trained_arrays, 'layer_0.ffn', config, x_ND, key
+  )
+  got, info = jax.jit(forward.apply_packed_tiles, static_argnums=(1, 2))(
+    compact.arrays, 'layer_0.ffn', config, x_ND, key
+  )
   np.testing.assert_array_equal(info.tile_NK, want_info.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want_info.gate_NK, rtol=2e-6)
   np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6 * np.abs(want).max())

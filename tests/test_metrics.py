@@ -17,15 +17,13 @@ def test_a_loss_in_nats_bits_and_as_perplexity():
 
 
 def test_rows_after_the_step_that_a_run_goes_on_from_are_cut(tmp_path):
-  writer = metrics.MetricWriter(tmp_path, 0)
-  for step in (1, 2, 3):
-    writer.write(row(step))
-  writer.close()
+  with metrics.MetricWriter(tmp_path, 0) as writer:
+    for step in (1, 2, 3):
+      writer.write(row(step))
   path = tmp_path / 'metrics.jsonl'
   path.write_text(path.read_text() + json.dumps(row(4))[:-9])  # Killed while it wrote.
-  writer = metrics.MetricWriter(tmp_path, 2)
-  writer.write(row(3))
-  writer.close()
+  with metrics.MetricWriter(tmp_path, 2) as writer:
+    writer.write(row(3))
   assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 

@@ -134,7 +134,7 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
     ("('routings',)", "('routing',)", "measures has 'routing'; choose from routings, "),
     ("('routings',)", "('routings')", r"measures is the text 'routings'; give a tuple, such as \('routings',\)"),
     ('verdicts=', "against={'eight': 'five'}, verdicts=", "against has 'five'; choose from four, eight"),
-    ('verdicts=', "evaluated={'eight': 'sparse'}, verdicts=", "evaluated has 'sparse'; choose from emergent, "),
+    ('verdicts=', "evaluated={'eight': 'sparse'}, verdicts=", "evaluated has 'sparse'; choose from dense, emergent, "),
     ("('routings',), {", "(), evaluated={'eight': 'emergent'}, base={", "evaluated needs the measure 'routings'"),
     ('verdicts=my_verdicts', "verdicts='mine'", 'verdicts is a str; give a function of rows'),
   ],

@@ -7,6 +7,7 @@ from tiers import fast_first
 
 import xla_kernels
 from trix_jax.nn import ffn
+from trix_jax.nn.model_config import FFNConfig
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from trix_jax.nn import ffn
   ),
 )
 def test_a_sparse_layer_is_what_the_kernels_compute(settings):
-  config = ffn.FFNConfig(**{'d_model': 48, 'd_ff': 160, 'tiles': 4, **settings})
+  config = FFNConfig(**{'d_model': 48, 'd_ff': 160, 'tiles': 4, **settings})
   layer = ffn.SparseTriXFFN(config)
   x_ND = jax.random.normal(jax.random.key(0), (70, config.d_model))
   variables = layer.init(jax.random.key(1), x_ND)

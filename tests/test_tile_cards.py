@@ -18,9 +18,13 @@ VOCABULARY = 'abcdefgh'
 
 def trained(**model_settings):
   """A model with random weights, as if it came out of a workdir."""
-  config = configuration.default_config()
-  config.model.update({'layers': 1, 'd_model': 32, 'heads': 2, 'context': 16, 'd_ff': 64, 'tiles': 8, **model_settings})
-  model = transformer.make_model(config.model, VOCABULARY)
+  settings = configuration.default_config()
+  settings.model.update(
+    {'layers': 1, 'd_model': 32, 'heads': 2, 'context': 16, 'd_ff': 64, 'tiles': 8, **model_settings}
+  )
+  settings.loss.balance_bias_rate = 0.1 * settings.model.balance_bias
+  config = configuration.parse(settings)
+  model = transformer.TransformerLM(config.model, len(VOCABULARY))
   state = init_state(config, model)
   return checkpoints.Trained(config, model, VOCABULARY, {}, 'best', 0, float('nan'), state.params, state.routing)
 

@@ -46,12 +46,11 @@ def tiny(**overrides):
   for name, value in overrides.items():
     section, key = name.split('__')
     config[section][key] = value
-  configuration.validate(config)
-  return config
+  return configuration.parse(config)
 
 
 def start(config, mesh_size=2):
-  model = transformer.make_model(config.model, VOCABULARY)
+  model = transformer.TransformerLM(config.model, len(VOCABULARY))
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:mesh_size]), (devices.AXIS,))
   state = devices.replicate(init_state(config, model), mesh)
   return model, mesh, state
@@ -139,10 +138,9 @@ def gradients(config, mesh_size=2):
 @pytest.mark.slow
 def test_randomness_is_of_the_step_the_device_and_the_part():
   """On the same windows everywhere, so that the loss differs only where dropout does."""
-  config = tiny(model__dropout=0.5)
 
   def loss(devices_, parts, step=0):
-    config.training.accumulation = parts
+    config = tiny(model__dropout=0.5, training__accumulation=parts)
     model, mesh, state = start(config, devices_)
     window = corpora.training_batch(text(), config.model.context, 1, 0, 0)
     windows = devices.split_batch(np.repeat(window, devices_ * parts, axis=0), mesh)
@@ -169,7 +167,7 @@ def test_the_objective_is_the_sum_of_its_parts():
 
   @jax.jit
   def objective(params):
-    loss_fn = make_loss(config, model, teacher)
+    loss_fn = make_loss(config.loss, model, teacher)
     return jax.vmap(lambda windows: loss_fn(params, {}, windows, key)[0], axis_name=devices.AXIS)(windows[None])[0]
 
   @jax.jit
@@ -191,8 +189,7 @@ def test_the_objective_is_the_sum_of_its_parts():
 
 def test_seeds_share_one_program():
   def program(seed):
-    config = tiny(model__dropout=0.1)
-    config.seed = seed
+    config = dataclasses.replace(tiny(model__dropout=0.1), seed=seed)
     model, mesh, state = start(config)
     return (
       jax.jit(make_gradients(config, model, mesh)).lower(state, batch(config, mesh), jax.random.key(seed)).as_text()
@@ -290,8 +287,7 @@ def test_weight_decay_reaches_every_parameter_until_it_ends():
 
 
 def test_a_gradient_is_clipped_to_its_norm():
-  settings = configuration.default_config().optimizer
-  settings.name = 'adamw'
+  settings = configuration.OptimizerConfig(name='adamw')
   params = {'scale': jnp.ones(3)}
   grads = {'scale': jnp.array([1.0, -2.0, 2.0])}  # Of norm 3, and clipped to 1.
   optimizer = optimizers.make_optimizer(settings, 100)
@@ -316,8 +312,7 @@ def test_the_balance_bias_moves_towards_balance():
 
 @pytest.mark.parametrize('steps', [1, 2, 3, 1000])
 def test_schedules_scale_with_any_number_of_steps(steps):
-  settings = configuration.default_config().optimizer
-  settings.weight_decay, settings.weight_decay_fraction = 0.5, 0.75
+  settings = configuration.OptimizerConfig(weight_decay=0.5, weight_decay_fraction=0.75)
   rate = optimizers.learning_rate_schedule(2.0, settings, steps)
   decay = optimizers.weight_decay_schedule(settings, steps)
   rates = [float(rate(step)) for step in range(steps)]
@@ -391,13 +386,15 @@ def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
 
 
 def test_parameter_counts_of_the_reference():
-  config = configuration.default_config()
-  config.model.update({'form': 'reference', 'shared_down_scale': True, 'routing': 'learned', 'balance_bias': True})
-  model = transformer.make_model(config.model, 'x' * 65)
+  settings = configuration.default_config()
+  settings.model.update({'form': 'reference', 'shared_down_scale': True, 'routing': 'learned', 'balance_bias': True})
+  settings.loss.balance_bias_rate = 0.1
+  config = configuration.parse(settings)
+  model = transformer.TransformerLM(config.model, 65)
   state = jax.eval_shape(lambda: init_state(config, model))
   # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
   idle = 3 * 4 * (2 * 128 * 128 + 128)
-  assert workdirs.parameter_counts(config, state.params, state.routing) == {
+  assert workdirs.parameter_counts(model.config, state.params, state.routing) == {
     'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle},
     'routing_state': 16,
   }
@@ -405,10 +402,10 @@ def test_parameter_counts_of_the_reference():
 
 @pytest.mark.slow
 def test_parameter_counts_of_tiles_with_output_scales():
-  config = configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512)
-  model = transformer.make_model(config.model, 'x' * 65)
+  config = configuration.parse(configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512))
+  model = transformer.TransformerLM(config.model, 65)
   state = jax.eval_shape(lambda: init_state(config, model))
-  counts = workdirs.parameter_counts(config, state.params, state.routing)['parameters']
+  counts = workdirs.parameter_counts(model.config, state.params, state.routing)['parameters']
   # 12 of 16 tiles idle in 4 layers, each 2 * 128 * 32 weights, 32 up scales, 128 down scales and an output scale.
   assert counts['total'] - counts['active_per_token'] == 12 * 4 * (2 * 128 * 32 + 32 + 128 + 1)
 
@@ -416,11 +413,12 @@ def test_parameter_counts_of_tiles_with_output_scales():
 @pytest.mark.slow
 def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   """Not that of 1,024 gates of each of 1,024 chosen tiles: 32 GiB where all are computed."""
-  config = configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)
-  config.model.layers = 1
+  settings = configuration.hierarchical_config(tiles=1024, clusters=32, probes=4, top_k=4, d_ff=8192)
+  settings.model.layers = 1
+  config = configuration.parse(settings)
   for name in ('dense', 'emergent'):
-    model = with_routing(transformer.model_config(config.model), name)
-    state = jax.eval_shape(lambda: init_state(config, transformer.make_model(config.model, VOCABULARY)))
+    model = with_routing(config.model, name)
+    state = jax.eval_shape(lambda: init_state(config, transformer.TransformerLM(config.model, len(VOCABULARY))))
     evaluator = Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
     windows = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME, 257), jnp.int32)
     targets = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME,), jnp.int32)
@@ -432,8 +430,7 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
 def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
   config = tiny()
   model, _, state = start(config)
-  config.seed = 1
-  others = init_state(config, model).params
+  others = init_state(dataclasses.replace(config, seed=1), model).params
   backend = trained_backend(model.config, len(VOCABULARY))
   tokens = text(5 * 16 + 1)
   both = jax.device_get((state.params, others))
@@ -457,7 +454,7 @@ def trained_on_nothing(config):
   run_corpus = corpora.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   trained = checkpoints.Trained(
     config,
-    transformer.make_model(config.model, VOCABULARY),
+    transformer.TransformerLM(config.model, len(VOCABULARY)),
     VOCABULARY,
     {'corpus': {'sha256': 'sha'}},
     'best',

@@ -7,12 +7,12 @@ from tiers import fast_first
 from trix_jax import configuration
 from trix_jax.core import attention
 from trix_jax.errors import InputError
-from trix_jax.nn import transformer
+from trix_jax.nn import model_config, transformer
 
 
 def shapes(config, **settings):
   config.model.update(settings)
-  model = transformer.make_model(config.model, 'x' * 65)
+  model = transformer.TransformerLM(model_config.parse_model(config.model), 65)
   rngs = {'params': jax.random.key(0), 'routing': jax.random.key(0)}
   return jax.eval_shape(lambda: model.init(rngs, jnp.zeros((1, 8), jnp.int32)))['params']
 
@@ -36,14 +36,13 @@ def test_the_modern_form_is_no_larger():
 
 
 def small(**settings):
-  config = configuration.default_config()
-  config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 24, **settings})
-  model = transformer.make_model(config.model, 'abcdefg')
+  sizes = {'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 24}
+  model = transformer.TransformerLM(model_config.parse_model({**sizes, **settings}), len('abcdefg'))
   token = jnp.asarray(np.random.default_rng(0).integers(0, 7, (2, 24)), jnp.int32)
   return model, jax.jit(model.init)({'params': jax.random.key(0)}, token)['params'], token
 
 
-@pytest.mark.parametrize('form', fast_first(transformer.FORMS))
+@pytest.mark.parametrize('form', fast_first(model_config.FORMS))
 def test_no_character_sees_its_future(form):
   model, params, token = small(form=form)
   # Random values everywhere: what starts at zero, as the convolutions do, would hide a leak.

@@ -1,98 +1,249 @@
-"""All settings of a training run, with their defaults. The files in `configs/` override some of them."""
+"""All settings of a training run, with their defaults. The files in `configs/` override some of them.
 
+Config files and flags change a ConfigDict, which `parse` turns into one frozen `RunConfig` at the door.
+"""
+
+import dataclasses
 import json
 import math
+import typing
 from typing import Any
 
 import ml_collections
 
+from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
-from trix_jax.nn import controls, transformer
+from trix_jax.nn import controls, model_config
+from trix_jax.nn.model_config import NO_CONTROL, ModelConfig
+from trix_jax.settings import Check, Relation, at_least_1, choice_of, require, setting, values_before
 
 OPTIMIZERS = ('muon', 'adamw')
-# Settings that older configs lack, each with the behaviour of runs without it.
-LATER = {
-  'model.control': 'none',
-  'loss.teacher': '',
-  'loss.distillation_weight': 0.5,
-  'training.keep_checkpoints': 2,
-  'training.start_from': '',
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexConfig:
+  """How the index of layers with `model.clusters` follows their tiles; see `routing_state.update`.
+
+  Attributes:
+    average_decay: of the running averages of signatures, a step.
+    rebuild_every: steps between two rebuilds of the clusters.
+    freeze_after: after this part of the steps the index no longer changes.
+    revive_below: a rebuild turns tiles with less than this part of a fair share into copies; 0 for none.
+  """
+
+  average_decay: float = 0.9
+  rebuild_every: int = 100
+  freeze_after: float = 1.0
+  revive_below: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """The optimiser.
+
+  Attributes:
+    name: `muon` for matrices with AdamW for the rest, or `adamw` for all.
+    learning_rate: peak; under `muon` for the matrices only.
+    adam_learning_rate: peak for the parameters that `muon` leaves to AdamW; `adamw` ignores it.
+    adam_b2: decay of AdamW's second moments.
+    warmup_fraction: of all steps, linear from 0.
+    final_fraction: cosine decay ends at this part of the peak.
+    weight_decay: decoupled, of every parameter.
+    weight_decay_fraction: weight decay stops after this part of the steps.
+    clip_norm: largest norm of the gradient.
+  """
+
+  name: str = 'muon'
+  learning_rate: float = 2e-2
+  adam_learning_rate: float = 2e-3
+  adam_b2: float = 0.99
+  warmup_fraction: float = 0.02
+  final_fraction: float = 0.01
+  weight_decay: float = 0.2
+  weight_decay_fraction: float = 1.0
+  clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """What training minimises beside the cross-entropy.
+
+  Attributes:
+    balance_weight: of `routing.balance_loss`, mean over layers.
+    diversity_weight: of `signatures.similarity_loss`, mean over layers.
+    balance_bias_rate: step size of the loss-free bias; needs `model.balance_bias`.
+    teacher: workdir of a trained model; the run also learns from its predictions.
+    distillation_weight: of the teacher's predictions; the text has the rest, or all without one.
+  """
+
+  balance_weight: float = 0.01
+  diversity_weight: float = 0.0
+  balance_bias_rate: float = 0.0
+  teacher: str = setting('', before='')
+  distillation_weight: float = setting(0.5, before=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+  """The course of a run.
+
+  Attributes:
+    steps: of the optimiser.
+    batch_size: windows in one step.
+    accumulation: parts of the batch, computed in turn to save memory; each has its own balance loss.
+    log_every, eval_every, checkpoint_every: steps between two lines of metrics, two evaluations, two checkpoints.
+    keep_checkpoints: how many of the newest `last` checkpoints stay.
+    start_from: workdir whose best parameters the run starts from; by default they are random.
+  """
+
+  steps: int = 1200
+  batch_size: int = 16
+  accumulation: int = 1
+  log_every: int = 20
+  eval_every: int = 200
+  checkpoint_every: int = 200
+  keep_checkpoints: int = setting(2, before=2)
+  start_from: str = setting('', before='')
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A training run. The defaults are the modern form, sparse, on TinyShakespeare.
+
+  Attributes:
+    seed: of parameters, batches and dropout.
+    corpus: one of `corpora.CORPORA`.
+    file: path of a UTF-8 text, for corpus `file`.
+    model, hierarchy, optimizer, loss, training: the sections; `hierarchy` is for the index.
+    sample_length: characters written at the end.
+    profile: trace five steps of a call, from its eleventh, into WORKDIR/profile.
+  """
+
+  seed: int = 0
+  corpus: str = 'tinyshakespeare'
+  file: str = ''
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  hierarchy: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+  training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+  sample_length: int = 400
+  profile: bool = False
+
+  def __post_init__(self):
+    require(self, 'config.', _CHECKS)
+
+
+_SECTIONS: dict[str, Any] = {
+  name: kind for name, kind in typing.get_type_hints(RunConfig).items() if dataclasses.is_dataclass(kind)
 }
 
 
-def default_config() -> ml_collections.ConfigDict:
-  """Return the default config: the modern form, sparse, on TinyShakespeare. It is locked, so unknown keys fail."""
-  config = ml_collections.ConfigDict(
-    {
-      'seed': 0,
-      'corpus': 'tinyshakespeare',  # One of corpora.CORPORA.
-      'file': '',  # Path of a UTF-8 text, for corpus 'file'.
-      'model': {  # See transformer.ModelConfig and ffn.FFNConfig.
-        'form': 'modern',
-        'layers': 4,
-        'd_model': 128,
-        'heads': 4,
-        'context': 256,
-        'dropout': 0.1,
-        'd_ff': 512,
-        'tiles': 4,
-        'top_k': 1,
-        'routing': 'emergent',
-        'signature': 'votes',
-        'gate': 'probability',
-        'quantiser': 'absmean',
-        'int8_activations': True,
-        'activation': 'relu_squared',
-        'shared_down_scale': False,
-        'balance_bias': False,
-        'keep_ratio': 0.0,
-        'clusters': 0,
-        'probes': 1,
-        'control': 'none',  # For experiments; see controls.py.
-      },
-      'hierarchy': {  # Of the index, with model.clusters; see routing_state.updated.
-        'average_decay': 0.9,  # Of the running averages of signatures, a step.
-        'rebuild_every': 100,  # Steps between two rebuilds of the clusters.
-        'freeze_after': 1.0,  # After this part of the steps the index no longer changes.
-        'revive_below': 0.05,  # A rebuild turns tiles with less than this part of a fair share into copies.
-      },
-      'optimizer': {
-        'name': 'muon',  # 'muon' for matrices with AdamW for the rest, or 'adamw' for all.
-        'learning_rate': 2e-2,  # Peak; under 'muon' for the matrices only.
-        'adam_learning_rate': 2e-3,  # Peak for the parameters that 'muon' leaves to AdamW; 'adamw' ignores it.
-        'adam_b2': 0.99,
-        'warmup_fraction': 0.02,  # Of all steps, linear from 0.
-        'final_fraction': 0.01,  # Cosine decay ends at this part of the peak.
-        'weight_decay': 0.2,  # Decoupled, of every parameter.
-        'weight_decay_fraction': 1.0,  # Weight decay stops after this part of the steps.
-        'clip_norm': 1.0,
-      },
-      'loss': {
-        'balance_weight': 0.01,  # Of routing.balance_loss, mean over layers.
-        'diversity_weight': 0.0,  # Of signatures.similarity_loss, mean over layers.
-        'balance_bias_rate': 0.0,  # Step size of the loss-free bias; needs model.balance_bias.
-        'teacher': '',  # Workdir of a trained model; the run also learns from its predictions.
-        'distillation_weight': 0.5,  # Weight of the teacher's predictions; the text has the rest, or all without one.
-      },
-      'training': {
-        'steps': 1200,
-        'batch_size': 16,  # Windows in one optimizer step.
-        'accumulation': 1,  # Parts of the batch, computed in turn to save memory; each has its own balance loss.
-        'log_every': 20,
-        'eval_every': 200,
-        'checkpoint_every': 200,
-        'keep_checkpoints': 2,  # How many of the newest `last` checkpoints stay.
-        'start_from': '',  # Workdir whose best parameters the run starts from; by default they are random.
-      },
-      'sample_length': 400,  # Characters written at the end.
-      'profile': False,  # Trace five steps of a call, from its eleventh, into WORKDIR/profile.
-    }
+def _fits_ablation(config: RunConfig) -> bool:
+  return config.model.control not in controls.ABLATIONS or bool(config.model.ffn.clusters and not config.sample_length)
+
+
+def _fits_controls_of(wanted: str) -> Relation:
+  """Check a model with one of the controls that are for models of the routing `wanted`."""
+  names = [
+    name
+    for name, control in controls.TABLE.items()
+    if control.routing == wanted and name != NO_CONTROL and name not in controls.ABLATIONS
+  ]
+  return Relation(
+    lambda c: (
+      c.model.control not in names
+      or (c.model.ffn.routing, c.model.ffn.clusters, c.model.ffn.top_k, c.sample_length) == (wanted, 0, 1, 0)
+    ),
+    f'config.model.control = {{c.model.control}} is for model.routing = {wanted} with model.top_k = 1, '
+    'model.clusters = 0 and sample_length = 0, as such a model cannot write',
   )
-  return config.lock()
 
 
-def reference_config(routing: str) -> ml_collections.ConfigDict:
+_CHECKS = (
+  choice_of('corpus', among=corpora.CORPORA),
+  choice_of('optimizer.name', among=OPTIMIZERS),
+  at_least_1(
+    'training.steps',
+    'training.batch_size',
+    'training.accumulation',
+    'training.log_every',
+    'training.eval_every',
+    'training.checkpoint_every',
+    'training.keep_checkpoints',
+  ),
+  Relation(
+    lambda c: c.training.batch_size % c.training.accumulation == 0,
+    'config.training.accumulation = {c.training.accumulation} does not divide config.training.batch_size = '
+    '{c.training.batch_size}',
+  ),
+  at_least_1('hierarchy.rebuild_every'),
+  Check(
+    ('hierarchy.average_decay',),
+    lambda decay: decay != 1,
+    'averages would never move, so set freeze_after=0 instead',
+  ),
+  Check(
+    (
+      'optimizer.warmup_fraction',
+      'optimizer.final_fraction',
+      'optimizer.weight_decay_fraction',
+      'hierarchy.average_decay',
+      'hierarchy.freeze_after',
+      'hierarchy.revive_below',
+      'loss.distillation_weight',
+    ),
+    lambda part: 0 <= part <= 1,
+    'it must be from 0 to 1',
+  ),
+  Check(
+    (
+      'optimizer.learning_rate',
+      'optimizer.adam_learning_rate',
+      'optimizer.weight_decay',
+      'loss.balance_weight',
+      'loss.diversity_weight',
+      'loss.balance_bias_rate',
+    ),
+    lambda value: 0 <= value < math.inf,
+    'it must be finite and not negative',
+  ),
+  Check(('optimizer.adam_b2',), lambda decay: 0 <= decay < 1, 'it must be at least 0 and less than 1'),
+  Check(('optimizer.clip_norm',), lambda norm: norm > 0, 'it must be positive'),
+  Relation(
+    lambda c: not c.model.ffn.balance_bias or routing.ROUTINGS[c.model.ffn.routing].by_scores,
+    'config.model.balance_bias moves scores, which {c.model.ffn.routing} routing does not look at; leave it False',
+  ),
+  Relation(
+    lambda c: (c.loss.balance_bias_rate > 0) == c.model.ffn.balance_bias,
+    'config.loss.balance_bias_rate = {c.loss.balance_bias_rate} with config.model.balance_bias = '
+    '{c.model.ffn.balance_bias}; set both to use loss-free balancing, or neither',
+  ),
+  Check(('seed',), lambda seed: 0 <= seed < 2**31, 'it must be from 0 to 2**31 - 1'),
+  Check(('sample_length',), lambda length: length >= 0, 'it must not be negative'),
+  choice_of('model.control', among=controls.TABLE),
+  Relation(
+    _fits_ablation,
+    'config.model.control = {c.model.control} is for model.clusters > 0 with sample_length = 0, as such a model cannot '
+    'write',
+  ),
+  _fits_controls_of('emergent'),
+  _fits_controls_of('dense'),
+  Relation(
+    lambda c: not routing.ROUTINGS[c.model.ffn.routing].takes_all or c.model.ffn.gate == 'one_hot',
+    'config.model.routing = {c.model.ffn.routing} with config.model.gate = {c.model.ffn.gate}; a dense layer is the '
+    'plain sum of its tiles, so set config.model.gate=one_hot',
+  ),
+)
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Return the default config for changes by config files and flags. It is locked, so unknown keys fail."""
+  return to_config_dict(RunConfig())
+
+
+def reference_config(routing_name: str) -> ml_collections.ConfigDict:
   """Return the original's model and recipe under one routing: 842,817 parameters, or 844,881 with a learned gate.
 
   The model has the threshold quantiser, `sign` signatures, the one-hot gate and float activations. AdamW trains it for
@@ -103,7 +254,7 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
   config.model.update(
     {
       'form': 'reference',
-      'routing': routing,
+      'routing': routing_name,
       'signature': 'sign',
       'gate': 'one_hot',
       'quantiser': 'threshold',
@@ -115,7 +266,7 @@ def reference_config(routing: str) -> ml_collections.ConfigDict:
   config.optimizer.update(
     {'name': 'adamw', 'learning_rate': 6e-4, 'adam_b2': 0.999, 'weight_decay': 0.01, 'warmup_fraction': 0.25}
   )
-  config.loss.balance_weight = 0.01 if routing in ('emergent', 'learned') else 0.0
+  config.loss.balance_weight = 0.01 if routing.ROUTINGS[routing_name].by_scores else 0.0
   config.training.update(
     {'steps': 15_680, 'batch_size': 256, 'accumulation': 4, 'eval_every': 980, 'checkpoint_every': 490}
   )
@@ -133,127 +284,20 @@ def hierarchical_config(tiles: int, clusters: int, probes: int, top_k: int, d_ff
   return config
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-  """Raise InputError for the first setting that is out of range or contradicts another."""
-  settings = _settings(config.to_dict())
-  _check_names(settings)
-  for name, value in settings.items():
+def parse(settings: ml_collections.ConfigDict) -> RunConfig:
+  """Make the config of a run. Raise InputError for the first setting that is unknown, wrong or contradicts another."""
+  values = settings.to_dict()
+  _check_names(values)
+  for name, value in _name_settings(values).items():
     if value is None or (isinstance(value, int) and abs(value) >= 2**31):
       raise InputError(f'config.{name} = {value}; it must be a value, and below 2**31')
-  transformer.model_config(config.model)
-  if config.corpus not in corpora.CORPORA:
-    raise InputError(f'config.corpus is {config.corpus!r}; choose one of {", ".join(corpora.CORPORA)}')
-  if config.optimizer.name not in OPTIMIZERS:
-    raise InputError(f'config.optimizer.name is {config.optimizer.name!r}; choose one of {", ".join(OPTIMIZERS)}')
-  for name in (
-    'steps',
-    'batch_size',
-    'accumulation',
-    'log_every',
-    'eval_every',
-    'checkpoint_every',
-    'keep_checkpoints',
-  ):
-    if config.training[name] < 1:
-      raise InputError(f'config.training.{name} = {config.training[name]}; it must be at least 1')
-  if config.training.batch_size % config.training.accumulation:
-    raise InputError(
-      f'config.training.accumulation = {config.training.accumulation} does not divide '
-      f'config.training.batch_size = {config.training.batch_size}'
-    )
-  if config.hierarchy.rebuild_every < 1:
-    raise InputError(f'config.hierarchy.rebuild_every = {config.hierarchy.rebuild_every}; it must be at least 1')
-  if config.hierarchy.average_decay == 1:
-    raise InputError('config.hierarchy.average_decay = 1.0; averages would never move, so set freeze_after=0 instead')
-  for section, name in (
-    ('optimizer', 'warmup_fraction'),
-    ('optimizer', 'final_fraction'),
-    ('optimizer', 'weight_decay_fraction'),
-    ('hierarchy', 'average_decay'),
-    ('hierarchy', 'freeze_after'),
-    ('hierarchy', 'revive_below'),
-    ('loss', 'distillation_weight'),
-  ):
-    if not 0 <= config[section][name] <= 1:
-      raise InputError(f'config.{section}.{name} = {config[section][name]}; it must be from 0 to 1')
-  for section, name in (
-    ('optimizer', 'learning_rate'),
-    ('optimizer', 'adam_learning_rate'),
-    ('optimizer', 'weight_decay'),
-    ('loss', 'balance_weight'),
-    ('loss', 'diversity_weight'),
-    ('loss', 'balance_bias_rate'),
-  ):
-    if not 0 <= config[section][name] < math.inf:
-      raise InputError(f'config.{section}.{name} = {config[section][name]}; it must be finite and not negative')
-  if not 0 <= config.optimizer.adam_b2 < 1:
-    raise InputError(f'config.optimizer.adam_b2 = {config.optimizer.adam_b2}; it must be at least 0 and less than 1')
-  if not config.optimizer.clip_norm > 0:
-    raise InputError(f'config.optimizer.clip_norm = {config.optimizer.clip_norm}; it must be positive')
-  if config.model.balance_bias and config.model.routing not in ('emergent', 'learned'):
-    raise InputError(
-      f'config.model.balance_bias moves scores, which {config.model.routing} routing does not look at; leave it False'
-    )
-  if (config.loss.balance_bias_rate > 0) != config.model.balance_bias:
-    raise InputError(
-      f'config.loss.balance_bias_rate = {config.loss.balance_bias_rate} with config.model.balance_bias '
-      f'= {config.model.balance_bias}; set both to use loss-free balancing, or neither'
-    )
-  if not 0 <= config.seed < 2**31:
-    raise InputError(f'config.seed = {config.seed}; it must be from 0 to 2**31 - 1')
-  if config.sample_length < 0:
-    raise InputError(f'config.sample_length = {config.sample_length}; it must not be negative')
-  _validate_control(config)
-  if config.model.routing == 'dense' and config.model.gate != 'one_hot':
-    raise InputError(
-      f'config.model.routing = dense with config.model.gate = {config.model.gate}; a dense layer is the '
-      'plain sum of its tiles, so set config.model.gate=one_hot'
-    )
+  for name, section in _SECTIONS.items():
+    values[name] = model_config.parse_model(values[name]) if name == 'model' else section(**values[name])
+  return RunConfig(**values)
 
 
-def _validate_control(config: ml_collections.ConfigDict) -> None:
-  control, model = config.model.control, config.model
-  if control == controls.NONE:
-    return
-  if control in controls.ABLATIONS:
-    if not model.clusters or config.sample_length:
-      raise InputError(
-        f'config.model.control = {control} is for model.clusters > 0 with sample_length = 0, as such a '
-        'model cannot write'
-      )
-    return
-  wanted = controls.TABLE[control].routing
-  if model.routing != wanted or model.clusters or model.top_k != 1 or config.sample_length:
-    raise InputError(
-      f'config.model.control = {control} is for model.routing = {wanted} with model.top_k = 1, '
-      'model.clusters = 0 and sample_length = 0, as such a model cannot write'
-    )
-
-
-def to_json(config: ml_collections.ConfigDict) -> str:
-  """Return the config as indented JSON, keys in alphabetical order."""
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
-
-
-def from_json(text: str, source: str) -> ml_collections.ConfigDict:
-  """Read a config that `to_json` wrote. Raise InputError, which names `source`, for other text."""
-  config = default_config()
-  problem = f'{source} is not a config of this version of trix_jax'
-  try:
-    values = json.loads(text)
-    for name, default in LATER.items():
-      section, name = name.split('.')
-      values[section].setdefault(name, default)
-    _check_names(_settings(values))
-    config.update(values)
-    validate(config)
-  except (InputError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-    raise InputError(f'{problem}: {error}') from error
-  return config
-
-
-def _check_names(settings: dict[str, Any]) -> None:
-  given, known = set(settings), set(_settings(default_config().to_dict()))
+def _check_names(values: dict[str, Any]) -> None:
+  given, known = set(_name_settings(values)), set(_name_settings(_to_dict(RunConfig())))
   if missing := known - given:
     raise InputError(f'the config lacks {", ".join(sorted(missing))}; start it from configuration.default_config()')
   if unknown := given - known:
@@ -262,21 +306,51 @@ def _check_names(settings: dict[str, Any]) -> None:
     )
 
 
-def _settings(settings: dict, prefix: str = '') -> dict[str, Any]:
+def later_settings() -> dict[str, Any]:
+  """Return every setting that came later, by its full name, with what runs without it did."""
+  before = {name: values_before(section) for name, section in _SECTIONS.items()}
+  before['model'] = model_config.model_values_before()
+  return _name_settings(before)
+
+
+def to_config_dict(config: RunConfig) -> ml_collections.ConfigDict:
+  """Return a config as a locked ConfigDict."""
+  return ml_collections.ConfigDict(_to_dict(config)).lock()
+
+
+def to_json(config: RunConfig) -> str:
+  """Return the config as indented JSON, keys in alphabetical order."""
+  return json.dumps(_to_dict(config), indent=2, sort_keys=True)
+
+
+def from_json(text: str, source: str) -> RunConfig:
+  """Read a config that `to_json` wrote. Raise InputError, which names `source`, for other text."""
+  try:
+    values = json.loads(text)
+    for name, before in later_settings().items():
+      section, setting_name = name.split('.')
+      values[section].setdefault(setting_name, before)
+    _check_names(values)
+    config = default_config()
+    config.update(values)
+    return parse(config)
+  except (InputError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    raise InputError(f'{source} is not a config of this version of trix_jax: {error}') from error
+
+
+def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
+  """Return `name: a -> b` for every setting that differs."""
+  named, others = _name_settings(_to_dict(ours)), _name_settings(_to_dict(theirs))
+  return [f'{name}: {others[name]} -> {value}' for name, value in sorted(named.items()) if value != others[name]]
+
+
+def _to_dict(config: RunConfig) -> dict[str, Any]:
+  return {**dataclasses.asdict(config), 'model': model_config.flatten_model(config.model)}
+
+
+def _name_settings(settings: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """Return all settings of a dict of dicts by their full names."""
   result: dict[str, Any] = {}
   for name, value in settings.items():
-    result |= _settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
-  return result
-
-
-def differences(ours: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, prefix: str = '') -> list[str]:
-  """Return `name: a -> b` for every setting that differs."""
-  result = []
-  for name, value in sorted(ours.items()):
-    other = theirs[name]
-    if isinstance(value, ml_collections.ConfigDict):
-      result += differences(value, other, f'{prefix}{name}.')
-    elif value != other:
-      result.append(f'{prefix}{name}: {other} -> {value}')
+    result |= _name_settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
   return result

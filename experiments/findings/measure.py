@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from trix_jax.nn.model_config import ModelConfig
 from trix_jax.system import host
 
 if __name__ == '__main__':
@@ -170,7 +171,7 @@ def chosen_tiles(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarra
   return tiles_of(model, trained.params, trained.routing, token_N)[0]
 
 
-def _routed(config: transformer.ModelConfig) -> transformer.ModelConfig:
+def _routed(config: ModelConfig) -> ModelConfig:
   """Return the config to measure. It routes a dense model by its signatures, with one tile for a token."""
   return with_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
 

@@ -101,7 +101,7 @@ def _check(name: str, suite: suites.Suite, budget: str) -> None:
     try:
       _check_settings({**suite.base, **suite.variants[variant]}, variants)
       run = planning.run_of(name, variant, budget, pathlib.Path(), 0)
-      configuration.validate(planning.config_of(run.settings))
+      configuration.parse(planning.config_of(run.settings))
     except (InputError, TypeError, ValueError) as error:
       raise InputError(f'variant {variant!r}: {" ".join(str(error).split())}') from error
     except RecursionError as error:

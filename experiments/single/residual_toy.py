@@ -12,6 +12,7 @@ import json
 import pathlib
 import statistics
 
+from trix_jax.nn.model_config import FFNConfig
 from trix_jax.system import host
 
 if __name__ == '__main__':
@@ -23,7 +24,7 @@ import optax
 from absl import flags
 
 from trix_jax.cli import launcher
-from trix_jax.nn import ffn, indexed_ffn
+from trix_jax.nn import indexed_ffn
 from trix_jax.system import files
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500
@@ -52,7 +53,7 @@ TASKS = {'blobs': blobs, 'parities': parities}
 
 def accuracy(task: str, layer: str, seed: int) -> float:
   """Return the share of right answers on points outside the training set."""
-  config = ffn.FFNConfig(D, 512, 16, clusters=4, probes=2)
+  config = FFNConfig(D, 512, 16, clusters=4, probes=2)
   module = (
     indexed_ffn.HierarchicalTriXBlock(config) if layer == 'residual' else (indexed_ffn.HierarchicalTriXFFN(config))
   )

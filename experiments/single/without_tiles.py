@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from trix_jax.nn.model_config import FFNConfig
 from trix_jax.system import host
 
 if __name__ == '__main__':
@@ -63,7 +64,7 @@ def main() -> None:
     files.write_text(out, json.dumps(rows, indent=1) + '\n')
 
 
-def silence(params, tiles, config: ffn.FFNConfig):
+def silence(params, tiles, config: FFNConfig):
   """Set the down-projections of these tiles to zero in every layer; routing does not read them."""
   result = dict(params)
   for name, block in params.items():

@@ -1,7 +1,7 @@
 """The recipe that every run of a suite starts from, frozen: configs/sparse.py may change, and results stay valid.
 
 A digest of its settings names a run. A setting that came later is not in frozen_recipe.json. It counts only where it
-differs from what runs did before it, which `configuration.LATER` records.
+differs from what runs did before it, which the setting records.
 """
 
 import functools
@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 def digest_of(config: ml_collections.ConfigDict) -> str:
   """Return the name of a run with this config: 12 hexadecimal digits."""
-  settings, recipe = json.loads(configuration.to_json(config)), json.loads(_text())
-  for name, before in configuration.LATER.items():
+  settings, recipe = config.to_dict(), json.loads(_text())
+  for name, before in configuration.later_settings().items():
     section, setting = name.split('.')
     if setting not in recipe[section] and settings[section][setting] == before:
       del settings[section][setting]
@@ -39,4 +39,4 @@ def _text() -> str:
 
 @functools.cache
 def _recipe() -> ml_collections.ConfigDict:
-  return configuration.from_json(_text(), _FILE.name)
+  return configuration.to_config_dict(configuration.from_json(_text(), _FILE.name))

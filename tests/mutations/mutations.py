@@ -126,11 +126,11 @@ CORE = (
       'ternary.straight_through(jnp.ones_like(probability_NK), probability_NK)',
       'jnp.ones_like(probability_NK)',
     ),
-    ('probability_gate_is_one', 'gate_NK = probability_NK\n', 'gate_NK = jnp.ones_like(probability_NK)\n'),
+    ('probability_gate_is_one', '  return probability_NK\n', '  return jnp.ones_like(probability_NK)\n'),
     (
       'probability_gate_without_gradient',
-      'probability_NK = jnp.take_along_axis(probability_NJ, chosen_NK, axis=-1)',
-      'probability_NK = jnp.take_along_axis(jax.lax.stop_gradient(probability_NJ), chosen_NK, axis=-1)',
+      '  return probability_NK\n',
+      '  return jax.lax.stop_gradient(probability_NK)\n',
     ),
     (
       'margin_in_units_of_integers',
@@ -209,11 +209,6 @@ NN = (
     'trix_jax/nn/ffn.py',
     'test_ffn test_packed_layer test_inference',
     (
-      'probability_without_the_root_of_the_width',
-      'score_NJ * step_N1 * config.d_model**-0.5',
-      'score_NJ * step_N1',
-    ),
-    (
       'accumulators_rescaled_in_another_order',
       'return (accumulator * step) * scale',
       'return accumulator * (step * scale)',
@@ -274,10 +269,41 @@ NN = (
   ),
   *_in(
     'nn',
+    'trix_jax/nn/router.py',
+    'test_ffn test_hierarchical_ffn test_inference test_packed_layer',
+    (
+      'probability_without_the_root_of_the_width',
+      'score_NJ * step_N1 * config.d_model**-0.5',
+      'score_NJ * step_N1',
+    ),
+    (
+      'every_routing_goes_through_the_index',
+      "if router.index is not None and config.routing == 'emergent':",
+      'if router.index is not None:',
+    ),
+    ('routing_forgets_the_bias', 'dot_NT, scale_T, router.bias_T)', 'dot_NT, scale_T, None)'),
+  ),
+  *_in(
+    'nn',
+    'trix_jax/nn/decoder.py',
+    'test_transformer test_controls test_inference test_golden_model',
+    ('block_without_its_residual', 'x_BLD + y_BLD if parts.has_residual else y_BLD', 'y_BLD'),
+    (
+      'attention_without_its_residual',
+      'x_BLD = x_BLD + parts.drop_out(parts.project_out(',
+      'x_BLD = parts.drop_out(parts.project_out(',
+    ),
+    ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
+    (
+      'the_convolution_remembers_padding',
+      'index_BW = length_B[:, None] + jnp.arange(count)',
+      'index_BW = 0 * length_B[:, None] + padded_BPD.shape[1] - count + jnp.arange(count)',
+    ),
+  ),
+  *_in(
+    'nn',
     'trix_jax/nn/transformer.py',
     'test_transformer test_controls test_inference test_golden_model',
-    ('block_without_its_residual', "== 'residual' else x_BLD + y_BLD)", "== 'residual' else y_BLD)"),
-    ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
     ('dropout_loses_the_mean', 'x * (256 / (256 - dropped))', 'x'),
     (
       'projection_gradient_of_one_window',
@@ -339,10 +365,10 @@ CONFIGURATION = (
     'test_configs test_command_lines',
     (
       'earlier_defaults_replace_settings',
-      'values[section].setdefault(name, default)',
-      'values[section][name] = default',
+      'values[section].setdefault(setting_name, before)',
+      'values[section][setting_name] = before',
     ),
-    ('earlier_configs_are_refused', 'for name, default in LATER.items():', 'for name, default in {}.items():'),
+    ('earlier_configs_are_refused', 'for name, before in later_settings().items():', 'for name, before in {}.items():'),
     ('unknown_settings_accepted', 'if unknown := given - known:', 'if unknown := given - given:'),
   ),
 )
@@ -461,8 +487,8 @@ TRAINING = (
       'loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in',
       'loads = [metrics[name] for name in',
     ),
-    ('balance_loss_left_out', 'objective += config.loss.balance_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
-    ('diversity_loss_left_out', 'objective += config.loss.diversity_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
+    ('balance_loss_left_out', 'objective += config.balance_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
+    ('diversity_loss_left_out', 'objective += config.diversity_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
     (
       'teacher_and_text_swapped',
       '(1 - weight) * loss + weight * teacher.cross_entropy(',
@@ -506,10 +532,10 @@ TRAINING = (
     ),
     (
       'clusters_are_never_rebuilt',
-      'rebuild = (step + 1) % settings.hierarchy.rebuild_every == 0',
+      'rebuild = (step + 1) % config.hierarchy.rebuild_every == 0',
       'rebuild = step < 0',
     ),
-    ('routing_never_freezes', 'frozen = (step >= round(', 'frozen = (step >= 2 * settings.training.steps + round('),
+    ('routing_never_freezes', 'frozen = (step >= round(', 'frozen = (step >= 2 * config.training.steps + round('),
     ('dead_tiles_stay_dead', 'dead_T = T * load_T < below', 'dead_T = load_T < 0'),
     (
       'revived_tile_copies_the_idlest',
@@ -521,24 +547,29 @@ TRAINING = (
     'training',
     'trix_jax/training/loop.py',
     'test_command_lines',
-    ('a_signal_saves_nothing', '      if signals.received:\n        self._save()\n', '      if signals.received:\n'),
+    ('a_signal_saves_nothing', '      save(step, state)\n', ''),
     ('training_goes_on_without_a_number', "if not values['finite']:", 'if not len(values):'),
-    ('the_worst_checkpoint_is_best', "row['loss'] < self.best_loss:", "row['loss'] > self.best_loss:"),
-    ('resuming_counts_from_zero', 'self.step = int(state.step)', 'self.step = 0'),
+    ('resuming_counts_from_zero', 'first_step = config.training, int(state.step)', 'first_step = config.training, 0'),
     (
       'every_step_sees_the_first_batch',
-      'train_step(self.state, self._batch(self.step), self.step)',
-      'train_step(self.state, self._batch(0), self.step)',
-    ),
-    (
-      'the_last_step_is_not_evaluated',
-      'if self.step % settings.eval_every == 0 or last:\n            self._validate()',
-      'if self.step % settings.eval_every == 0 and not last:\n            self._validate()',
+      'train_step(state, batch(step), step)',
+      'train_step(state, batch(0), step)',
     ),
     (
       'a_lost_checkpoint_starts_over',
-      'if reached > self.config.training.checkpoint_every:',
-      'if reached > self.config.training.steps:',
+      'if reached > config.training.checkpoint_every:',
+      'if reached > config.training.steps:',
+    ),
+  ),
+  *_in(
+    'training',
+    'trix_jax/training/hooks.py',
+    'test_command_lines test_processes',
+    ('the_worst_checkpoint_is_best', 'self.loss < self.best_loss:', 'self.loss > self.best_loss:'),
+    (
+      'the_last_step_is_not_evaluated',
+      'return step % self._settings.eval_every == 0 or step == self._settings.steps',
+      'return step % self._settings.eval_every == 0 and step != self._settings.steps',
     ),
   ),
   *_in(
@@ -636,18 +667,12 @@ INFERENCE = (
     ),
     (
       'positions_start_over',
-      'position_BL = cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
-      'position_BL = 0 * cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+      'decoder.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+      'decoder.Positions(0 * cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
     ),
-    (
-      'the_convolution_remembers_padding',
-      'index_BW = length_B[:, None] + jnp.arange(count)',
-      'index_BW = 0 * length_B[:, None] + L + jnp.arange(count)',
-    ),
-    ('inference_without_a_residual', 'x_BLD += y_ND.reshape(x_BLD.shape)', 'x_BLD = y_ND.reshape(x_BLD.shape)'),
     (
       'packed_layer_forgets_the_margin',
-      '      keep_margin=config.keep_margin,\n',
+      '    keep_margin=config.keep_margin,\n',
       '',
     ),
   ),

@@ -1,8 +1,10 @@
 """Turn scores into tiles and gates, and balance the load of the tiles.
 
-Every feed-forward layer returns one `RoutingInfo`. All measurements of a router read it alone.
+Every feed-forward layer returns one `RoutingInfo`. All measurements of a router read it alone. Two tables name the ways
+to choose: `ROUTINGS` of tiles, `GATES` of the factors of their outputs.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -10,9 +12,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from trix_jax.core import signatures, ternary
-
-ROUTINGS = ('emergent', 'learned', 'random', 'first', 'dense')
-GATES = ('one_hot', 'probability')
 
 
 @struct.dataclass
@@ -96,23 +95,90 @@ def select(selection_NJ: jax.Array, top_k: int) -> jax.Array:
   return jax.lax.top_k(jnp.where(selection_NJ == 0, 0.0, selection_NJ), top_k)[1].astype(jnp.int32)
 
 
-def gates(probability_NJ: jax.Array, chosen_NK: jax.Array, gate: str, kept_NK: jax.Array | None = None) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class Routing:
+  """A way to choose tiles.
+
+  Attributes:
+    choose: (selection scores [N, T], top_k, key) -> int32 tiles of every token, best first.
+    by_scores: whether scores choose. Then tiles have gates, a token may drop tiles, and a balance bias has an effect.
+    has_gate: whether a trained gate gives the scores, not the signatures.
+    is_random: whether `choose` needs a key.
+    takes_all: whether every token computes all tiles.
+  """
+
+  choose: Callable[[jax.Array, int, jax.Array | None], jax.Array]
+  by_scores: bool = False
+  has_gate: bool = False
+  is_random: bool = False
+  takes_all: bool = False
+
+  @property
+  def reads_gate(self) -> bool:
+    """Return whether a gate scores the tiles where the parameters have one: if scores do not decide, it may as well."""
+    return self.has_gate or not self.by_scores
+
+
+def choose_best(selection_NT: jax.Array, top_k: int, _) -> jax.Array:
+  """Choose the tiles of the highest selection scores."""
+  return select(selection_NT, top_k)
+
+
+def choose_at_random(selection_NT: jax.Array, top_k: int, key: jax.Array | None) -> jax.Array:
+  """Draw `top_k` different tiles for every token, each as likely as any other."""
+  assert key is not None
+  return select(jax.random.uniform(key, selection_NT.shape), top_k)
+
+
+def choose_first(selection_NT: jax.Array, top_k: int, _) -> jax.Array:
+  """Choose the tiles of the lowest numbers for every token."""
+  return jnp.broadcast_to(jnp.arange(top_k, dtype=jnp.int32), (len(selection_NT), top_k))
+
+
+def choose_all(selection_NT: jax.Array, _, __) -> jax.Array:
+  """Choose all tiles in their order."""
+  return choose_first(selection_NT, selection_NT.shape[1], None)
+
+
+ROUTINGS = {
+  'dense': Routing(choose_all, takes_all=True),
+  'emergent': Routing(choose_best, by_scores=True),
+  'random': Routing(choose_at_random, is_random=True),
+  'first': Routing(choose_first),
+  'learned': Routing(choose_best, by_scores=True, has_gate=True),
+}
+
+
+def hold_one(probability_NK: jax.Array, _) -> jax.Array:
+  """Return 1 forward, and the gradient of the probability backward (straight-through top-1)."""
+  return ternary.straight_through(jnp.ones_like(probability_NK), probability_NK)
+
+
+def take_probability(probability_NK: jax.Array, _) -> jax.Array:
+  """Return the probability, forward and backward (Switch Transformer, arXiv 2101.03961)."""
+  return probability_NK
+
+
+# The factor of a tile's output, from its probability and its logit, [N, K] each. The probabilities are the softmax of
+# the logits of all tiles that a token scores.
+GATES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+  'one_hot': hold_one,
+  'probability': take_probability,
+}
+
+
+def gates(
+  probability_NJ: jax.Array, logit_NJ: jax.Array, chosen_NK: jax.Array, gate: str, kept_NK: jax.Array | None = None
+) -> jax.Array:
   """Return the factors of the chosen tiles' outputs.
 
   Args:
-    probability_NJ: softmax of the scores.
+    probability_NJ, logit_NJ: see `GATES`.
     chosen_NK: columns of the chosen tiles, best first.
-    gate: `probability`, the chosen tiles' probabilities, forward and backward (Switch Transformer, arXiv 2101.03961);
-      or `one_hot`, 1 forward and the gradient of the probability backward (straight-through top-1).
+    gate: one of `GATES`.
     kept_NK: False for tiles that a token drops; their gate is 0. See `unneeded`.
   """
-  probability_NK = jnp.take_along_axis(probability_NJ, chosen_NK, axis=-1)
-  if gate == 'probability':
-    gate_NK = probability_NK
-  elif gate == 'one_hot':
-    gate_NK = ternary.straight_through(jnp.ones_like(probability_NK), probability_NK)
-  else:
-    raise ValueError(f'unknown gate {gate!r}; choose one of {", ".join(GATES)}')
+  gate_NK = GATES[gate](*(jnp.take_along_axis(x_NJ, chosen_NK, axis=-1) for x_NJ in (probability_NJ, logit_NJ)))
   return gate_NK if kept_NK is None else jnp.where(kept_NK, gate_NK, 0.0)
 
 

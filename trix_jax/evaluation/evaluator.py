@@ -15,6 +15,7 @@ from trix_jax.data import corpora
 from trix_jax.evaluation import classes
 from trix_jax.inference import forward, weights
 from trix_jax.nn import controls, ffn, transformer
+from trix_jax.nn.model_config import NO_CONTROL, ModelConfig
 from trix_jax.system import devices
 
 WINDOWS_AT_A_TIME = 32
@@ -25,7 +26,7 @@ def convert_loss(loss: float) -> dict[str, float]:
   return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
-def with_routing(config: transformer.ModelConfig, routing_name: str) -> transformer.ModelConfig:
+def with_routing(config: ModelConfig, routing_name: str) -> ModelConfig:
   """Return the same model under another routing.
 
   A balance bias or a control belongs to the trained routing, so another routing drops it. An ablation stays, because it
@@ -36,7 +37,7 @@ def with_routing(config: transformer.ModelConfig, routing_name: str) -> transfor
   return dataclasses.replace(
     config,
     ffn=dataclasses.replace(config.ffn, routing=routing_name, balance_bias=False),
-    control=config.control if config.control in controls.ABLATIONS else controls.NONE,
+    control=config.control if config.control in controls.ABLATIONS else NO_CONTROL,
   )
 
 
@@ -54,7 +55,7 @@ class Backend(NamedTuple):
   tiles: Callable[[Any, int], ffn.TernaryTiles]
 
 
-def trained_backend(config: transformer.ModelConfig, vocabulary_size: int) -> Backend:
+def trained_backend(config: ModelConfig, vocabulary_size: int) -> Backend:
   """Return the backend that computes the model by XLA, as in training, from `transformer.TransformerLM` parameters."""
   model = transformer.TransformerLM(config, vocabulary_size)
 
@@ -84,9 +85,7 @@ class Evaluator:
   Random routing draws the same tiles each time. The draw changes with the number of devices.
   """
 
-  def __init__(
-    self, config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, backend: Backend | None = None
-  ):
+  def __init__(self, config: ModelConfig, vocabulary: str, tokens: np.ndarray, backend: Backend | None = None):
     """Prepare the evaluation.
 
     Args:
@@ -165,13 +164,13 @@ class Evaluator:
     return jax.lax.psum(sums, devices.AXIS)
 
 
-def routings_of(config: transformer.ModelConfig) -> tuple[str, ...]:
-  """List the routings for evaluating a checkpoint: all of them, with `learned` only where the model has a gate."""
-  return ('dense', 'emergent', 'random', 'first') + (('learned',) if config.ffn.routing == 'learned' else ())
+def routings_of(config: ModelConfig) -> tuple[str, ...]:
+  """List the routings for evaluating a checkpoint: all of them, but those with a gate only where the model has one."""
+  return tuple(name for name, way in routing.ROUTINGS.items() if not way.has_gate or name == config.ffn.routing)
 
 
 def evaluate_routings(
-  config: transformer.ModelConfig, vocabulary: str, tokens: np.ndarray, params: Any, routing_state: Any = None
+  config: ModelConfig, vocabulary: str, tokens: np.ndarray, params: Any, routing_state: Any = None
 ) -> list[dict[str, Any]]:
   """Return one row for each routing: `routing`, `backend` and the figures of `Evaluator`."""
   rows = []
@@ -197,7 +196,9 @@ def evaluate_packed(
   arrays = weights.pack(params, routing_state, config)
   rows = []
   for xla_row in xla_rows:
-    if xla_row['routing'] == 'random':  # The two backends draw different tiles, so their rows cannot be compared.
+    if routing.ROUTINGS[
+      xla_row['routing']
+    ].is_random:  # The two backends draw different tiles, so their rows cannot be compared.
       continue
     model = with_routing(config.model, xla_row['routing'])
     packed = packed_backend(dataclasses.replace(config, model=model))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trix_jax.core import routing
 from trix_jax.evaluation import classes
 from trix_jax.system import files
 
@@ -24,7 +25,7 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
   lines = [f'{"routing":<12}{"loss":>8}{"perplexity":>12}{"margin":>8}{"ties %":>8}{"NMI":>7}{"dead tiles":>12}']
   for row in rows:
     mark = '  trained with' if row['routing'] == trained_routing else ''
-    scored = row['routing'] in ('emergent', 'learned', 'fitted_gate')
+    scored = row['routing'] == 'fitted_gate' or routing.ROUTINGS[row['routing']].by_scores
     margin, ties = np.mean(row['routing_margin']), 100 * np.mean(row['routing_ties'])
     sure = f'{margin:8.3f}{ties:8.3f}' if scored else f'{"-":>8}{"-":>8}'
     lines.append(
@@ -86,5 +87,5 @@ def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
 
 def routed(rows: list[dict[str, Any]], trained_routing: str) -> dict[str, Any]:
   """Return the row of the trained routing. For a dense model, whose tiles have equal loads, return the emergent row."""
-  name = 'emergent' if trained_routing == 'dense' else trained_routing
+  name = 'emergent' if routing.ROUTINGS[trained_routing].takes_all else trained_routing
   return next(row for row in rows if row['routing'] == name)

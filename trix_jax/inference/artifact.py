@@ -18,10 +18,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from trix_jax.core import routing
 from trix_jax.errors import InputError
 from trix_jax.inference import weights
 from trix_jax.inference.weights import Entry, InferenceConfig
-from trix_jax.nn import ffn, transformer
+from trix_jax.nn import model_config
 from trix_jax.system import files
 
 FORMAT, FORMAT_VERSION = 'trix-jax', '1'
@@ -29,8 +30,6 @@ DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
 # Training stays far below these limits, and products of scales overflow far above them.
 MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
-# Settings that the first files of this version lack, each with the value that a reader assumes for them.
-LATER = {'keep_ratio': 0.0, 'clusters': 0, 'probes': 1, 'control': 'none'}
 _DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8'}
 
 
@@ -147,15 +146,14 @@ def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
 
 
 def _config_to_dict(config: InferenceConfig) -> dict[str, Any]:
-  model = dataclasses.asdict(config.model)
-  return {**model.pop('ffn'), **model, 'attention': config.attention, 'head': config.head}
+  return {**model_config.flatten_model(config.model), 'attention': config.attention, 'head': config.head}
 
 
 def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int) -> InferenceConfig:
   types: dict[str, type] = {'attention': str, 'head': str}
-  for described in (transformer.ModelConfig, ffn.FFNConfig):
+  for described in (model_config.ModelConfig, model_config.FFNConfig):
     types |= {name: hint for name, hint in typing.get_type_hints(described).items() if name != 'ffn'}
-  values = {**LATER, **values}
+  values = {**model_config.model_values_before(), **values}
   for name in sorted(types.keys() ^ values.keys()):
     _require(name in values, f'config.{name}', 'is missing')
     _require(name in types, f'config.{name}', 'is no setting of this format')
@@ -169,12 +167,14 @@ def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int)
     )
   _require(values['layers'] <= arrays, 'config.layers', f'is {values["layers"]}, more than the file has arrays')
   _require(values['context'] <= MAX_CONTEXT, 'config.context', f'is {values["context"]}, more than {MAX_CONTEXT}')
-  _require(values['routing'] != 'random', 'config.routing', "is 'random', which a packed model cannot be")
   attention, head = values.pop('attention'), values.pop('head')
   try:
-    return InferenceConfig(transformer.model_config(values), vocabulary_size, attention, head)
+    config = InferenceConfig(model_config.parse_model(values), vocabulary_size, attention, head)
   except InputError as error:
     raise InputError(f'config: {error}') from error
+  name = config.model.ffn.routing
+  _require(not routing.ROUTINGS[name].is_random, 'config.routing', f'is {name!r}, which a packed model cannot be')
+  return config
 
 
 def _json(metadata: Mapping[str, str], name: str) -> dict[str, Any]:

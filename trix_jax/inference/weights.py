@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax.core import ternary, tile_index
+from trix_jax.core import routing, ternary, tile_index
 from trix_jax.errors import InputError
-from trix_jax.nn import controls, ffn, indexed_ffn, transformer
+from trix_jax.nn import decoder, ffn, indexed_ffn, router
+from trix_jax.nn.model_config import NO_CONTROL, FFNConfig, ModelConfig
 from xla_kernels import packing
 
 PRECISIONS = ('float32', 'int8', 'ternary')
@@ -36,7 +37,7 @@ class InferenceConfig:
     attention, head: precision of the projections around attention and of the output head, one of `PRECISIONS`.
   """
 
-  model: transformer.ModelConfig
+  model: ModelConfig
   vocabulary_size: int
   attention: str = 'int8'
   head: str = 'int8'
@@ -50,7 +51,7 @@ class InferenceConfig:
     for name in ('attention', 'head'):
       if getattr(self, name) not in PRECISIONS:
         raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
-    if self.model.control != controls.NONE:
+    if self.model.control != NO_CONTROL:
       raise InputError(f'a model with model.control = {self.model.control} is for experiments, and has no packed form')
     if self.vocabulary_size < 1:
       raise InputError(f'vocabulary_size = {self.vocabulary_size}; it must be at least 1')
@@ -81,7 +82,7 @@ def layout(config: InferenceConfig) -> dict[str, Entry]:
     for part in ('attention', 'ffn'):
       entries |= _norm(f'{name}.{part}_norm', D, reference)
       if not reference:
-        entries[f'{name}.{part}_convolution'] = Entry('float32', (transformer.CONVOLUTION_WIDTH, D))
+        entries[f'{name}.{part}_convolution'] = Entry('float32', (decoder.CONVOLUTION_WIDTH, D))
     entries |= _projection(f'{name}.attention.qkv', 3 * D, D, config.attention, reference)
     entries |= _projection(f'{name}.attention.out', D, D, config.attention, reference)
     entries |= {f'{name}.ffn.{key}': entry for key, entry in _tiles(model.ffn).items()}
@@ -108,7 +109,7 @@ def _projection(name, rows, columns, precision, with_bias):
   return entries | ({f'{name}.bias': Entry('float32', (rows,))} if with_bias else {})
 
 
-def _tiles(config: ffn.FFNConfig) -> dict[str, Entry]:
+def _tiles(config: FFNConfig) -> dict[str, Entry]:
   D, T, H, C = config.d_model, config.tiles, config.hidden, config.clusters
   keys = _codes if config.signature == 'sign' else _int8
   of_tiles = (C, T // C) if C else (T,)  # The shape of the numbers that routing keeps for every tile.
@@ -127,7 +128,7 @@ def _tiles(config: ffn.FFNConfig) -> dict[str, Entry]:
       'cluster_scale': Entry('float32', (C,)),
       **_norm('norm', D, False),
     }
-  if config.routing == 'learned':
+  if routing.ROUTINGS[config.routing].has_gate:
     entries |= {'gate.weights': Entry('float32', (D, T)), 'gate.bias': Entry('float32', (T,))}
   if config.balance_bias:
     entries['balance_bias'] = Entry('float32', of_tiles)
@@ -154,20 +155,28 @@ def pack(params: Any, routing_state: Any, config: InferenceConfig) -> dict[str, 
   return {name: jnp.asarray(arrays[name], entry.dtype) for name, entry in layout(config).items()}
 
 
-def as_trained(params: Any, routing_state: Any, model: transformer.ModelConfig) -> dict[str, Any]:
-  """Make the arrays for XLA: float32, with each layer's tiles, gate and balance bias as one tree, `layer_0.ffn`."""
+def as_trained(params: Any, routing_state: Any, model: ModelConfig) -> dict[str, Any]:
+  """Make the arrays for XLA: float32, with each layer's tiles, router and gate as one tree, `layer_0.ffn`."""
   V = params['embedding']['embedding'].shape[0]
   arrays: dict[str, Any] = _around_tiles(params, InferenceConfig(model, V, 'float32', 'float32'))
   for layer in range(model.layers):
     name = f'layer_{layer}'
-    state = _state_of(routing_state, name)
+    of_layer = params[name]['ffn']
+    tiles = ffn.quantise_tiles(of_layer, model.ffn)
     arrays[f'{name}.ffn'] = {
-      'tiles': ffn.quantise_tiles(params[name]['ffn'], model.ffn),
-      **{key: params[name]['ffn'][key] for key in ('gate', 'norm') if key in params[name]['ffn']},
-      **{key: state[key] for key in ('balance_bias', 'cluster_bias') if key in state},
-      **({'index': indexed_ffn.index_of(state, model.ffn)} if model.ffn.clusters else {}),
+      'tiles': tiles,
+      'router': _trained_router(tiles, _state_of(routing_state, name), model.ffn),
+      **{key: of_layer[key] for key in ('gate', 'norm') if key in of_layer},
     }
   return arrays
+
+
+def _trained_router(tiles, state, config):
+  biases = (state.get(name) if config.balance_bias else None for name in ('balance_bias', 'cluster_bias'))
+  if not config.clusters:
+    return router.Router(tiles.signatures_TD, tiles.signature_scale_T, None, *biases)
+  index = indexed_ffn.index_of(state, config)
+  return router.Router(index.key_TD, index.scale_T, index, *biases)
 
 
 def _state_of(routing_state, name):
@@ -234,7 +243,7 @@ def ternarise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:
   return codes_MK.astype(jnp.int8), scale_M
 
 
-def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
+def _pack_tiles(params, state, config: FFNConfig) -> dict[str, jax.Array]:
   tiles = ffn.quantise_tiles(params, config)
 
   def packed(codes_TXY):
@@ -264,7 +273,7 @@ def _pack_tiles(params, state, config: ffn.FFNConfig) -> dict[str, jax.Array]:
       'norm.scale': params['norm']['scale'],
     }
   arrays |= {'signatures': packed_keys(in_order(key_TD)), 'signature_scale': in_order(scale_T)}
-  if config.routing == 'learned':
+  if routing.ROUTINGS[config.routing].has_gate:
     arrays |= {'gate.weights': params['gate']['kernel'], 'gate.bias': params['gate']['bias']}
   if config.balance_bias:
     arrays['balance_bias'] = in_order(state['balance_bias'])
@@ -300,7 +309,7 @@ def sizes(config: InferenceConfig) -> dict[str, int]:
   return result
 
 
-def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> ffn.TernaryTiles:
+def unpack_tiles(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> ffn.TernaryTiles:
   """Unpack the tiles of a layer of packed arrays into the form for XLA."""
   up_THD, down_TDH = map(xla_kernels.unpack, packed_tiles(arrays, name, config))
   return ffn.TernaryTiles(
@@ -313,7 +322,7 @@ def unpack_tiles(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) ->
 
 
 def packed_tiles(
-  arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig
+  arrays: Mapping[str, Any], name: str, config: FFNConfig
 ) -> tuple[xla_kernels.PackedTernary, xla_kernels.PackedTernary]:
   """Return the up- and down-projections of a layer of packed arrays."""
   D, H = config.d_model, config.hidden
@@ -324,13 +333,13 @@ def packed_tiles(
 
 
 def signatures_of(
-  arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig
+  arrays: Mapping[str, Any], name: str, config: FFNConfig
 ) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
   """Return the packed routing addresses of a layer, for all tiles, or for the tiles of each cluster."""
   return _kind(config)(arrays[f'{name}.signatures'], config.tiles // (config.clusters or 1), config.d_model)
 
 
-def tile_index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> xla_kernels.TileIndex | None:
+def tile_index_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> xla_kernels.TileIndex | None:
   """Return the clusters of a layer of packed arrays; None without an index."""
   if not config.clusters:
     return None
@@ -341,31 +350,36 @@ def tile_index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -
   )
 
 
-def in_tile_order(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig, x: jax.Array) -> jax.Array:
+def in_tile_order(arrays: Mapping[str, Any], name: str, config: FFNConfig, x: jax.Array) -> jax.Array:
   """Bring routing's numbers for every tile, [T, ...] or in the order of clusters [C, M, ...], to [T, ...]."""
   if not config.clusters:
     return x
   return x.reshape(config.tiles, *x.shape[2:])[jnp.argsort(arrays[f'{name}.members'].reshape(-1))]
 
 
-def keys_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tuple[jax.Array, jax.Array]:
+def router_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> router.Router:
+  """Unpack what a layer of packed arrays routes by, with the tiles in their order."""
+
+  def in_order(key):
+    return in_tile_order(arrays, name, config, arrays[f'{name}.{key}'])
+
+  key_TD, scale_T = keys_of(arrays, name, config)
+  packed = tile_index_of(arrays, name, config)
+  index = None
+  if packed is not None:
+    assert packed.scale_C is not None
+    cluster_key_CD = xla_kernels.unpack(packed.clusters).astype(jnp.float32)
+    index = tile_index.Index(key_TD, scale_T, packed.member_CM, cluster_key_CD, packed.scale_C)
+  bias_T = in_order('balance_bias') if config.balance_bias else None
+  return router.Router(key_TD, scale_T, index, bias_T, None if packed is None else packed.bias_C)
+
+
+def keys_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> tuple[jax.Array, jax.Array]:
   """Unpack the routing addresses of all tiles, float32 [T, D], and their scales [T]."""
   keys = xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32)
   return (
     in_tile_order(arrays, name, config, keys),
     in_tile_order(arrays, name, config, arrays[f'{name}.signature_scale']),
-  )
-
-
-def index_of(arrays: Mapping[str, Any], name: str, config: ffn.FFNConfig) -> tile_index.Index:
-  """Unpack the index of a layer of packed arrays."""
-  packed = tile_index_of(arrays, name, config)
-  assert packed is not None and packed.scale_C is not None
-  return tile_index.Index(
-    *keys_of(arrays, name, config),
-    packed.member_CM,
-    xla_kernels.unpack(packed.clusters).astype(jnp.float32),
-    packed.scale_C,
   )
 
 

@@ -11,6 +11,7 @@ from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import tiles_of
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
+from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
@@ -82,8 +83,8 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
   return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
 
 
-def _check_looks_up(config: transformer.ModelConfig) -> None:
-  if config.ffn.routing not in ('emergent', 'learned'):
+def _check_looks_up(config: ModelConfig) -> None:
+  if not routing.ROUTINGS[config.ffn.routing].by_scores:
     raise InputError(f'this model has {config.ffn.routing} routing, which looks nothing up')
   if not controls.TABLE[config.control].reads_signatures:
     raise InputError(f'this model routes by the control {config.control}, and not by its signatures')

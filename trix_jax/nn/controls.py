@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from trix_jax.core import routing, signatures, ternary
-from trix_jax.nn import ffn
+from trix_jax.nn import ffn, router
+from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 
-NONE = 'none'
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
 KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
@@ -49,8 +49,7 @@ def route_by_hash(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInf
 
 def route_by_random_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
   """Route by keys that are drawn at random once and never change."""
-  key_TD, scale_T = keys_of(layer.variable('routing', 'centroid', _first_centroids, layer).value)
-  return ffn.route_tokens(given.q_ND, given.step_N1, key_TD, scale_T, layer.config, None, ffn.balance_bias(layer))
+  return ffn.route_by_keys(layer, given, *keys_of(layer.variable('routing', 'centroid', _first_centroids, layer).value))
 
 
 def route_by_kmeans_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
@@ -73,7 +72,7 @@ def route_without_gradient(layer: nn.Module, given: ffn.LayerInput) -> routing.R
 def route_without_signature_gradient(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
   """Pass no gradient from probabilities into signatures; activations still get theirs."""
   keys = jax.lax.stop_gradient((given.tiles.signatures_TD, given.tiles.signature_scale_T))
-  return ffn.route_tokens(given.q_ND, given.step_N1, *keys, layer.config, None, ffn.balance_bias(layer))
+  return ffn.route_by_keys(layer, given, *keys)
 
 
 def route_by_draw(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
@@ -83,9 +82,7 @@ def route_by_draw(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInf
     return info
   noise_NT = jax.random.gumbel(layer.make_rng('tiles'), info.probability_NJ.shape)
   tile_NK = routing.select(jnp.log(jnp.maximum(info.probability_NJ, 1e-30)) + noise_NT, layer.config.top_k)
-  return dataclasses.replace(
-    info, tile_NK=tile_NK, gate_NK=routing.gates(info.probability_NJ, tile_NK, layer.config.gate)
-  )
+  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=_gates_of(info, tile_NK, layer, given))
 
 
 def route_with_dropout(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
@@ -110,18 +107,23 @@ def route_gradually(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingI
   every_NT = jnp.broadcast_to(jnp.arange(config.tiles, dtype=jnp.int32), info.score_NJ.shape)
   chosen_NT = (every_NT[:, None] == info.tile_NK[..., None]).any(axis=1)
   kept_NT = chosen_NT | jax.random.bernoulli(layer.make_rng('tiles'), 1 - progress, every_NT.shape)
-  gate_NT = routing.gates(info.probability_NJ, every_NT, config.gate, kept_NT)
-  return dataclasses.replace(info, tile_NK=every_NT, gate_NK=gate_NT)
+  return dataclasses.replace(info, tile_NK=every_NT, gate_NK=_gates_of(info, every_NT, layer, given, kept_NT))
 
 
-def execute_all_or_chosen(q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTiles, config: ffn.FFNConfig) -> jax.Array:
+def _gates_of(info, tile_NK, layer, given, kept_NK=None):
+  """Return the gates of other tiles than those that `info` chose."""
+  logit_NT = router.scale_scores(info.score_NJ, given.step_N1, layer.config)
+  return routing.gates(info.probability_NJ, logit_NT, tile_NK, layer.config.gate, kept_NK)
+
+
+def execute_all_or_chosen(q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTiles, config: FFNConfig) -> jax.Array:
   """Compute all tiles where each token has all of them, and the chosen ones otherwise."""
   execute = ffn.compute_all if tile_NK.shape[1] == config.tiles else ffn.compute_sparse
   return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
 
 
 TABLE = {
-  NONE: Control(),
+  NO_CONTROL: Control(),
   'hash': Control(route_by_hash, reads_signatures=False),
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),

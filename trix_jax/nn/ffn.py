@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,96 +11,8 @@ from flax import linen as nn
 
 from trix_jax.core import dispatch, routing, signatures, ternary
 from trix_jax.errors import InputError
-
-ACTIVATIONS = {'relu': jax.nn.relu, 'relu_squared': lambda x: jnp.square(jax.nn.relu(x))}
-
-
-@dataclasses.dataclass(frozen=True)
-class FFNConfig:
-  """A feed-forward layer of T = `tiles` tiles with H = d_ff / T hidden units each.
-
-  Attributes:
-    d_model: D, input and output width.
-    d_ff: hidden units of all tiles together.
-    tiles: T.
-    top_k: K, tiles that a token computes.
-    routing: how the layer chooses tiles, one of `routing.ROUTINGS`.
-    signature: kind of signature that emergent routing reads, `sign` or `votes`.
-    gate: factor of a chosen tile's output, `one_hot` or `probability`; `probability` needs scores under any routing.
-    quantiser: `absmean` or `threshold`.
-    int8_activations: quantise inputs and hidden activations to int8.
-    activation: `relu` or `relu_squared`.
-    shared_down_scale: one output scale for all tiles (the reference) instead of one for each.
-    balance_bias: add the selection bias kept in the `routing` collection.
-    keep_ratio: a token drops those of its `top_k` tiles whose probability is below this part of its first tile's.
-    clusters: C > 0 makes the layer an `IndexedFFN`, which finds tiles through an index of C clusters.
-    probes: P, clusters that a token probes.
-  """
-
-  d_model: int
-  d_ff: int
-  tiles: int
-  top_k: int = 1
-  routing: str = 'emergent'
-  signature: str = 'votes'
-  gate: str = 'probability'
-  quantiser: str = 'absmean'
-  int8_activations: bool = True
-  activation: str = 'relu_squared'
-  shared_down_scale: bool = False
-  balance_bias: bool = False
-  keep_ratio: float = 0.0
-  clusters: int = 0
-  probes: int = 1
-
-  def __post_init__(self):
-    for name, allowed in (
-      ('routing', routing.ROUTINGS),
-      ('signature', signatures.KINDS),
-      ('gate', routing.GATES),
-      ('quantiser', ternary.QUANTISERS),
-      ('activation', tuple(ACTIVATIONS)),
-    ):
-      if getattr(self, name) not in allowed:
-        raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
-    if self.d_model < 1:
-      raise InputError(f'model.d_model = {self.d_model}; it must be at least 1')
-    if self.tiles < 1 or self.d_ff < 1 or self.d_ff % self.tiles:
-      raise InputError(
-        f'model.tiles = {self.tiles} does not divide model.d_ff = {self.d_ff}; '
-        'choose a positive number of tiles that does'
-      )
-    if not 1 <= self.top_k <= self.tiles:
-      raise InputError(f'model.top_k = {self.top_k}; choose a number from 1 to model.tiles = {self.tiles}')
-    if not 0 <= self.keep_ratio <= 1:
-      raise InputError(f'model.keep_ratio = {self.keep_ratio}; it must be from 0, keep all of top_k, to 1')
-    if self.clusters < 0 or (self.clusters and self.tiles % self.clusters):
-      raise InputError(
-        f'model.clusters = {self.clusters} does not divide model.tiles = {self.tiles}; choose a number '
-        'that does, near its square root, or 0 for no index'
-      )
-    if not 1 <= self.probes <= max(1, self.clusters):
-      raise InputError(
-        f'model.probes = {self.probes} of model.clusters = {self.clusters}; choose a number from 1 to '
-        'that of clusters, or 1 without an index'
-      )
-    if self.clusters and self.top_k > self.probes * (self.tiles // self.clusters):
-      raise InputError(
-        f'model.top_k = {self.top_k} of {self.probes} probed cluster(s) with {self.tiles} / '
-        f'{self.clusters} tiles each; choose fewer, or more model.probes'
-      )
-    if self.clusters and self.routing == 'learned':
-      raise InputError('model.routing = learned with model.clusters; a gate scores all tiles, so set model.clusters=0')
-
-  @property
-  def hidden(self) -> int:
-    """Return H, the hidden units of one tile."""
-    return self.d_ff // self.tiles
-
-  @property
-  def keep_margin(self) -> float:
-    """Return `keep_ratio` as a difference of scores times the activations' step."""
-    return math.inf if not self.keep_ratio else -math.log(self.keep_ratio) * math.sqrt(self.d_model)
+from trix_jax.nn import router
+from trix_jax.nn.model_config import ACTIVATIONS, FFNConfig
 
 
 @jax.tree_util.register_dataclass
@@ -136,70 +47,6 @@ def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTi
   return TernaryTiles(
     up_TDH, down_THD, up_T11[:, 0] * params['up_scale'], down_scale_TD, signatures_TD, signature_scale_T
   )
-
-
-def route_tokens(
-  q_ND: jax.Array,
-  step_N1: jax.Array,
-  signatures_TD: jax.Array,
-  signature_scale_T: jax.Array,
-  config: FFNConfig,
-  logits_NT: jax.Array | None = None,
-  bias_T: jax.Array | None = None,
-  key: jax.Array | None = None,
-) -> routing.RoutingInfo:
-  """Compute scores, tiles and gates of every token under the configured routing.
-
-  Args:
-    q_ND, step_N1: quantised activations.
-    signatures_TD, signature_scale_T: see `signatures.read_signatures`.
-    config: of the layer.
-    logits_NT: of a learned gate; they replace the scores of the signatures.
-    bias_T: the balance bias, if any.
-    key: required by `random` routing.
-  """
-  if logits_NT is not None:
-    dot_NT = score_NT = logits_NT
-    scale_T = jnp.ones(config.tiles)
-    probability_NT = jax.nn.softmax(score_NT)
-  else:
-    dot_NT, scale_T = routing.signature_dots(q_ND, signatures_TD), signature_scale_T
-    score_NT = dot_NT * scale_T
-    probability_NT = softmax_of_scores(score_NT, step_N1, config)
-  selection_NT = routing.selection_scores(dot_NT, scale_T, bias_T)
-  tile_NK = _choose(selection_NT, config, key)
-  kept_NK = None
-  if config.keep_ratio and config.routing in ('emergent', 'learned'):
-    score_NK = jnp.take_along_axis(score_NT, tile_NK, axis=-1)
-    kept_NK = ~(
-      routing.unneeded(score_NK, step_N1, config.keep_margin)
-      if logits_NT is None
-      else routing.unneeded(score_NK, jnp.ones_like(step_N1), -math.log(config.keep_ratio))
-    )
-  follows_scores = config.routing in ('emergent', 'learned') or config.gate == 'probability'
-  gate_NK = (
-    routing.gates(probability_NT, tile_NK, config.gate, kept_NK)
-    if follows_scores
-    else jnp.ones(tile_NK.shape, q_ND.dtype)
-  )
-  return routing.RoutingInfo(tile_NK, gate_NK, score_NT, probability_NT, signatures_TD, selection_NT)
-
-
-def softmax_of_scores(score_NJ: jax.Array, step_N1: jax.Array, config: FFNConfig) -> jax.Array:
-  """Return probabilities of tiles or clusters from scores in units of the activations' steps."""
-  return jax.nn.softmax(score_NJ * step_N1 * config.d_model**-0.5)
-
-
-def _choose(selection_NT, config, key):
-  """Choose the tiles of every token, [N, K]."""
-  (N, T), K = selection_NT.shape, config.top_k
-  if config.routing == 'dense':
-    return jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (N, T))
-  if config.routing == 'first':
-    return jnp.broadcast_to(jnp.arange(K, dtype=jnp.int32), (N, K))
-  if config.routing == 'random':
-    selection_NT = jax.random.uniform(key, (N, T))
-  return routing.select(selection_NT, K)
 
 
 def _rescaled(accumulator, step, scale):
@@ -260,8 +107,8 @@ def compute_all(
 def compute(
   q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
 ) -> jax.Array:
-  """Compute all tiles under dense routing, and the chosen ones under any other: [N, D]."""
-  execute = compute_all if config.routing == 'dense' else compute_sparse
+  """Compute all tiles where the routing takes all, and the chosen ones under any other: [N, D]."""
+  execute = compute_all if routing.ROUTINGS[config.routing].takes_all else compute_sparse
   return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
 
 
@@ -303,23 +150,22 @@ Execute = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, TernaryTiles, FF
 def route_by_signatures(layer: nn.Module, given: LayerInput) -> routing.RoutingInfo:
   """Route by the tiles' signatures, by a gate where the layer has one, or as `config.routing` says otherwise.
 
-  A gate scores the tiles under `learned` routing, and under any routing but `emergent` if the parameters have one.
+  A gate scores the tiles under `learned` routing, and under any that scores do not decide if the parameters have one.
   """
   config: FFNConfig = layer.config
-  logits_NT = None
-  if config.routing == 'learned' or (config.routing != 'emergent' and layer.has_variable('params', 'gate')):
+  way, logits_NT = routing.ROUTINGS[config.routing], None
+  if way.has_gate or (way.reads_gate and layer.has_variable('params', 'gate')):
     gate = nn.Dense(config.tiles, kernel_init=nn.initializers.normal(config.d_model**-0.5), name='gate')
     logits_NT = gate(given.x_ND)
-  return route_tokens(
-    given.q_ND,
-    given.step_N1,
-    given.tiles.signatures_TD,
-    given.tiles.signature_scale_T,
-    config,
-    logits_NT,
-    balance_bias(layer),
-    routing_key(layer),
-  )
+  return route_by_keys(layer, given, given.tiles.signatures_TD, given.tiles.signature_scale_T, logits_NT)
+
+
+def route_by_keys(
+  layer: nn.Module, given: LayerInput, key_TD: jax.Array, scale_T: jax.Array, logits_NT: jax.Array | None = None
+) -> routing.RoutingInfo:
+  """Route by any keys of the tiles, or by logits of a gate, with the layer's balance bias."""
+  by = router.Router(key_TD, scale_T, bias_T=balance_bias(layer))
+  return router.route(by, layer.config, given.q_ND, given.step_N1, logits_NT, routing_key(layer))
 
 
 def balance_bias(layer: nn.Module) -> jax.Array | None:
@@ -333,7 +179,7 @@ def balance_bias(layer: nn.Module) -> jax.Array | None:
 
 def routing_key(layer: nn.Module) -> jax.Array | None:
   """Draw a key from the RNG stream `routing` for random routing, None for any other."""
-  return layer.make_rng('routing') if layer.config.routing == 'random' else None
+  return layer.make_rng('routing') if routing.ROUTINGS[layer.config.routing].is_random else None
 
 
 def make_parameters(layer: nn.Module) -> dict[str, jax.Array]:

@@ -16,8 +16,9 @@ from flax import linen as nn
 
 from trix_jax.core import routing, tile_index
 from trix_jax.errors import InputError
-from trix_jax.nn import ffn
-from trix_jax.nn.ffn import FFNConfig, TernaryTiles
+from trix_jax.nn import ffn, router
+from trix_jax.nn.ffn import TernaryTiles
+from trix_jax.nn.model_config import FFNConfig
 
 TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
 
@@ -41,46 +42,6 @@ def index_of(
   if signatures_TD is not None:
     signatures_TD = signatures_TD * (1 - state['frozen'])
   return tile_index.make_index(state['average'], state['member'], config.signature, signatures_TD)
-
-
-def route_through_index(
-  q_ND: jax.Array,
-  step_N1: jax.Array,
-  index: tile_index.Index,
-  config: FFNConfig,
-  bias_T: jax.Array | None = None,
-  cluster_bias_C: jax.Array | None = None,
-) -> routing.RoutingInfo:
-  """Choose clusters, tiles and gates of every token; it scores only the candidate tiles.
-
-  Args:
-    q_ND, step_N1: quantised activations.
-    index: of the tiles.
-    config: of the layer.
-    bias_T, cluster_bias_C: balance biases, if any.
-  """
-  found = tile_index.look_up(q_ND, index, config.probes, cluster_bias_C)
-  score_NJ = found.dot_NJ * found.scale_NJ
-  probability_NJ = ffn.softmax_of_scores(score_NJ, step_N1, config)
-  bias_NJ = None if bias_T is None else bias_T[found.tile_NJ]
-  selection_NJ = routing.selection_scores(found.dot_NJ, found.scale_NJ, bias_NJ)
-  chosen_NK = routing.select(selection_NJ, config.top_k)
-  kept_NK = None
-  if config.keep_ratio:
-    kept_NK = ~routing.unneeded(jnp.take_along_axis(score_NJ, chosen_NK, axis=-1), step_N1, config.keep_margin)
-  clusters = routing.Clusters(
-    found.cluster_NP, found.cluster_score_NC, ffn.softmax_of_scores(found.cluster_score_NC, step_N1, config)
-  )
-  return routing.RoutingInfo(
-    jnp.take_along_axis(found.tile_NJ, chosen_NK, axis=-1),
-    routing.gates(probability_NJ, chosen_NK, config.gate, kept_NK),
-    score_NJ,
-    probability_NJ,
-    index.key_TD,
-    selection_NJ,
-    found.tile_NJ,
-    clusters,
-  )
 
 
 def one_tile(config: FFNConfig) -> FFNConfig:
@@ -114,8 +75,7 @@ def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
 def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
   """Route through the index, or by all tiles' averages where `config.routing` is another than emergent.
 
-  Emergent routing costs C + P * T / C scores a token. Other routings are for comparison: they score all tiles, by the
-  same keys. The state holds the balance biases [T] and [C]; `average` [T, D], running averages of the signatures;
+  The state holds the balance biases [T] and [C]; `average` [T, D], running averages of the signatures;
   `member` int32 [C, T / C], the clusters; `load` [T], running averages of the shares of assignments; and `frozen` [],
   which is 1 when routing no longer learns.
   """
@@ -126,15 +86,11 @@ def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingIn
       f'divides model.tiles = {config.tiles}, or use SparseTriXFFN'
     )
   index = index_of(_index_state(layer, given.tiles), config, given.tiles.signatures_TD)
-  bias_T = ffn.balance_bias(layer)
-  if config.routing == 'emergent':
-    cluster_bias_C = (
-      layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value if config.balance_bias else None
-    )
-    return route_through_index(given.q_ND, given.step_N1, index, config, bias_T, cluster_bias_C)
-  return ffn.route_tokens(
-    given.q_ND, given.step_N1, index.key_TD, index.scale_T, config, None, bias_T, ffn.routing_key(layer)
-  )
+  cluster_bias_C = None
+  if config.balance_bias and config.routing == 'emergent':
+    cluster_bias_C = layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
+  by = router.Router(index.key_TD, index.scale_T, index, ffn.balance_bias(layer), cluster_bias_C)
+  return router.route(by, config, given.q_ND, given.step_N1, key=ffn.routing_key(layer))
 
 
 def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:

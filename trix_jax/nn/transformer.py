@@ -1,6 +1,5 @@
-"""The language model: a pre-norm decoder-only transformer whose feed-forward layers are ternary tiles."""
+"""The language model as Flax modules: a decoder whose feed-forward layers are ternary tiles."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,64 +8,8 @@ from flax import linen as nn
 
 from trix_jax.core import attention, routing
 from trix_jax.errors import InputError
-from trix_jax.nn import controls, ffn, indexed_ffn
-
-FORMS = ('reference', 'modern')
-CONVOLUTION_WIDTH = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """The language model.
-
-  Attributes:
-    form: `reference` has learned positions, LayerNorm and biases everywhere outside the tiles, as the original.
-      `modern` has rotary positions, RMSNorm, normalised queries and keys, short convolutions, and no biases.
-    layers, d_model, heads, context: the usual sizes; context is in characters.
-    dropout: on the embedding and on both residual branches, in training only; rounded to multiples of 1/256.
-    ffn: the feed-forward layers.
-    control: what the layers replace for an experiment, one of `controls.TABLE`.
-  """
-
-  form: str
-  layers: int
-  d_model: int
-  heads: int
-  context: int
-  dropout: float
-  ffn: ffn.FFNConfig
-  control: str = controls.NONE
-
-  def __post_init__(self):
-    for name, allowed in (('form', FORMS), ('control', tuple(controls.TABLE))):
-      if getattr(self, name) not in allowed:
-        raise InputError(f'model.{name} is {getattr(self, name)!r}; choose one of {", ".join(allowed)}')
-    for name in ('layers', 'd_model', 'heads', 'context'):
-      if getattr(self, name) < 1:
-        raise InputError(f'model.{name} = {getattr(self, name)}; it must be at least 1')
-    if self.d_model % self.heads:
-      raise InputError(f'model.heads = {self.heads} does not divide model.d_model = {self.d_model}')
-    if self.form == 'modern' and self.d_model // self.heads % 2:
-      raise InputError(
-        f'rotary positions take an even width of a head, not d_model / heads = {self.d_model} / '
-        f'{self.heads} = {self.d_model // self.heads}'
-      )
-    if not 0 <= self.dropout < 1:
-      raise InputError(f'model.dropout = {self.dropout}; it must be at least 0 and less than 1')
-
-
-def model_config(settings) -> ModelConfig:
-  """Make a `ModelConfig` from the flat `model` section of a config.
-
-  The section holds the fields of both dataclasses, which share `d_model`.
-  """
-  settings = dict(settings)
-  ffn_names = {field.name for field in dataclasses.fields(ffn.FFNConfig)}
-  own_names = {field.name for field in dataclasses.fields(ModelConfig)} - {'ffn'}
-  return ModelConfig(
-    **{k: v for k, v in settings.items() if k in own_names},
-    ffn=ffn.FFNConfig(**{k: v for k, v in settings.items() if k in ffn_names}),
-  )
+from trix_jax.nn import controls, decoder, ffn, indexed_ffn
+from trix_jax.nn.model_config import FFNConfig, ModelConfig
 
 
 @jax.custom_vjp
@@ -91,39 +34,34 @@ def _project_backward(residuals, grad_BLE):
 project.defvjp(_project_forward, _project_backward)
 
 
-def head_norm(x_BLHD: jax.Array) -> jax.Array:
-  """Normalise queries or keys to root mean square 1."""
-  normalised: Any = nn.RMSNorm(use_scale=False, parent=None).apply({}, x_BLHD)
-  return normalised
-
-
 class SelfAttention(nn.Module):
-  """Causal multi-head self-attention, [B, L, D] -> [B, L, D]."""
+  """The projections around causal multi-head self-attention."""
 
   config: ModelConfig
 
-  @nn.compact
-  def __call__(self, x_BLD: jax.Array) -> jax.Array:
-    config, modern = self.config, self.config.form == 'modern'
-    B, L, D = x_BLD.shape
+  def setup(self):
+    self.query, self.key, self.value, self.out = (self._dense() for _ in range(4))
 
-    def dense(name):
-      return nn.Dense(
-        D,
-        use_bias=not modern,
-        kernel_init=nn.initializers.normal(D**-0.5),
-        name=name,
-        dot_general=lambda x_BLD, kernel_DE, *_, **__: project(x_BLD, kernel_DE),
-      )
+  def _dense(self) -> nn.Dense:
+    D = self.config.d_model
+    return nn.Dense(
+      D,
+      use_bias=self.config.form == 'reference',
+      kernel_init=nn.initializers.normal(D**-0.5),
+      dot_general=lambda x_BLD, kernel_DE, *_, **__: project(x_BLD, kernel_DE),
+    )
 
-    def heads(name):
-      return dense(name)(x_BLD).reshape(B, L, config.heads, -1)
+  def project_heads(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return queries, keys and values, [B, L, heads, W] each."""
+    q, k, v = (
+      dense(x_BLD).reshape(*x_BLD.shape[:2], self.config.heads, -1) for dense in (self.query, self.key, self.value)
+    )
+    return q, k, v
 
-    q_BLHD, k_BLHD, v_BLHD = heads('query'), heads('key'), heads('value')
-    if modern:
-      q_BLHD, k_BLHD = (attention.rotary(head_norm(x_BLHD)) for x_BLHD in (q_BLHD, k_BLHD))
-    out_BLD = attention.causal_attention(q_BLHD, k_BLHD, v_BLHD).reshape(B, L, D)
-    return dense('out')(out_BLD)
+  def project_out(self, out_BLD: jax.Array) -> jax.Array:
+    """Mix the heads' outputs."""
+    mixed_BLD: jax.Array = self.out(out_BLD)
+    return mixed_BLD
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
@@ -148,60 +86,52 @@ class Dropout(nn.Module):
     return dropout(x, self.rate, self.make_rng('dropout')) if train and self.rate else x
 
 
-def short_convolution(x_BPD: jax.Array, taps_WD: jax.Array) -> jax.Array:
-  """Map [B, W - 1 + L, D], whose first W - 1 inputs are earlier ones, to [B, L, D]; see `ShortConvolution`."""
-  before = taps_WD.shape[0] - 1
-  L = x_BPD.shape[1] - before
-  return x_BPD[:, before:] + sum(taps_WD[lag] * x_BPD[:, before - lag : before - lag + L] for lag in range(before + 1))
-
-
 class ShortConvolution(nn.Module):
-  """Add to x_t a learned, per-feature mix of x_t ... x_{t-3}, zero at first: [B, L, D] -> [B, L, D].
-
-  This depthwise causal convolution gives attention and tiles the last few characters for 4 D parameters. Primer
-  (arXiv 2109.08668) has such convolutions in attention.
-  """
-
-  width: int = CONVOLUTION_WIDTH
+  """Apply `decoder.short_convolution` with learned taps, zero at first: [B, W - 1 + L, D] -> [B, L, D]."""
 
   @nn.compact
-  def __call__(self, x_BLD: jax.Array) -> jax.Array:
-    taps_WD = self.param('taps', nn.initializers.zeros, (self.width, x_BLD.shape[-1]))
-    return short_convolution(jnp.pad(x_BLD, ((0, 0), (self.width - 1, 0), (0, 0))), taps_WD)
+  def __call__(self, x_BPD: jax.Array) -> jax.Array:
+    taps_WD = self.param('taps', nn.initializers.zeros, (decoder.CONVOLUTION_WIDTH, x_BPD.shape[-1]))
+    return decoder.short_convolution(x_BPD, taps_WD)
 
 
 class Block(nn.Module):
-  """Attention and a ternary feed-forward layer; each adds its output for a prepared input to the residual stream."""
+  """Apply `decoder.apply_block` with trained parameters."""
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array, token_BL: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
-    attended_BLD = SelfAttention(config, name='attention')(self._prepared(x_BLD, 'attention'))
-    x_BLD = x_BLD + Dropout(config.dropout)(attended_BLD, train)
     control = controls.TABLE[config.control]
-    y_BLD, info = self._tiles(control)(self._prepared(x_BLD, 'ffn'), token_BL)
-    y_BLD = Dropout(config.dropout)(y_BLD, train)
-    return (y_BLD if control.without == 'residual' else x_BLD + y_BLD), info
-
-  def _tiles(self, control: controls.Control) -> nn.Module:
-    config = self.config.ffn
-    execute = control.execute or ffn.compute
-    if not config.clusters:
-      return ffn.TriXFFN(config, control.route or ffn.route_by_signatures, execute, name='ffn')
-    return indexed_ffn.IndexedFFN(
-      config,
-      control.route or indexed_ffn.route_by_index,
-      execute,
-      normalise=control.without != 'norm',
-      scale_outputs=control.without != 'output_scale',
-      name='ffn',
+    projections = SelfAttention(config, name='attention')
+    parts = decoder.BlockParts(
+      normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
+      convolve=lambda name, x_BPD: ShortConvolution(name=name)(x_BPD),
+      project_heads=projections.project_heads,
+      attend=lambda q_BLHW, k_BLHW, v_BLHW, _: (attention.causal_attention(q_BLHW, k_BLHW, v_BLHW), None),
+      project_out=projections.project_out,
+      apply_tiles=lambda x_BLD: make_tiles(config.ffn, control)(x_BLD, token_BL),
+      drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
+      has_residual=control.without != 'residual',
     )
+    x_BLD, info, _ = decoder.apply_block(config, parts, x_BLD)
+    return x_BLD, info
 
-  def _prepared(self, x_BLD: jax.Array, name: str) -> jax.Array:
-    x_BLD = norm(self.config, f'{name}_norm')(x_BLD)
-    return ShortConvolution(name=f'{name}_convolution')(x_BLD) if self.config.form == 'modern' else x_BLD
+
+def make_tiles(config: FFNConfig, control: controls.Control) -> nn.Module:
+  """Make the feed-forward layer of a block, with what a control replaces."""
+  execute = control.execute or ffn.compute
+  if not config.clusters:
+    return ffn.TriXFFN(config, control.route or ffn.route_by_signatures, execute, name='ffn')
+  return indexed_ffn.IndexedFFN(
+    config,
+    control.route or indexed_ffn.route_by_index,
+    execute,
+    normalise=control.without != 'norm',
+    scale_outputs=control.without != 'output_scale',
+    name='ffn',
+  )
 
 
 def norm(config: ModelConfig, name: str | None = None) -> nn.Module:
@@ -221,22 +151,18 @@ class TransformerLM(nn.Module):
     L = token_BL.shape[1]
     if L > config.context:
       raise InputError(f'{L} tokens given to a model of context {config.context}; pass at most {config.context}')
-    x_BLD = nn.Embed(V, config.d_model, embedding_init=nn.initializers.normal(0.02), name='embedding')(token_BL)
-    if config.form == 'reference':
-      x_BLD += self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[:L]
-    x_BLD = Dropout(config.dropout)(x_BLD, train)
-    infos = []
-    for layer in range(config.layers):
-      x_BLD, info = Block(config, name=f'layer_{layer}')(x_BLD, token_BL, train)
-      infos.append(info)
-    x_BLD = norm(config, 'final_norm')(x_BLD)
+    parts = decoder.ModelParts(
+      embed=nn.Embed(V, config.d_model, embedding_init=nn.initializers.normal(0.02), name='embedding'),
+      embed_positions=lambda _: self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[
+        :L
+      ],
+      apply_layer=lambda layer, x_BLD, _: (*Block(config, name=f'layer_{layer}')(x_BLD, token_BL, train), None),
+      normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
+      drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
+    )
+    x_BLD, infos, _ = decoder.apply_model(config, parts, token_BL)
     head = nn.Dense(V, use_bias=config.form == 'reference', kernel_init=nn.initializers.normal(0.02), name='head')
     return head(x_BLD), infos
-
-
-def make_model(settings, vocabulary: str) -> TransformerLM:
-  """Make the language model of the `model` section of a config."""
-  return TransformerLM(model_config(settings), len(vocabulary))
 
 
 def init(model: TransformerLM, key: jax.Array) -> tuple[Any, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import orbax.checkpoint as ocp
 
+from trix_jax.configuration import RunConfig
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
@@ -122,6 +122,12 @@ class Checkpoints:
     self.close()
     return left
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
   def close(self) -> None:
     """Wait until all checkpoints are written."""
     for manager in self._managers.values():
@@ -180,7 +186,7 @@ class Trained:
     validation_loss: best validation loss of the run up to that step, in nats; NaN before the first evaluation.
   """
 
-  config: ml_collections.ConfigDict
+  config: RunConfig
   model: transformer.TransformerLM
   vocabulary: str
   run: dict[str, Any]
@@ -216,7 +222,7 @@ def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None
   workdir = pathlib.Path(workdir)
   config, run = workdirs.read_config(workdir), workdirs.read_run(workdir)
   vocabulary = run['corpus']['vocabulary']
-  model = transformer.make_model(config.model, vocabulary)
+  model = transformer.TransformerLM(config.model, len(vocabulary))
 
   def without_optimizer() -> TrainState:
     params, routing_state = transformer.init(model, jax.random.key(0))

@@ -49,7 +49,10 @@ class MetricWriter:
       for index, number in np.ndenumerate(array):
         self._board.add_scalar('/'.join([tag, *(str(i) for i in index)]), float(number), row['step'])
 
-  def close(self) -> None:
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
     """Flush and close both."""
     self._file.close()
     self._board.close()

@@ -13,19 +13,21 @@ import sys
 from typing import Any
 
 import jax
-import ml_collections
 
 from trix_jax import configuration
+from trix_jax.configuration import RunConfig
+from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.nn import indexed_ffn, transformer
+from trix_jax.nn.model_config import ModelConfig
 from trix_jax.system import files, host
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 @contextlib.contextmanager
-def opened(workdir: pathlib.Path, config: ml_collections.ConfigDict):
+def opened(workdir: pathlib.Path, config: RunConfig):
   """Create or check a workdir, and lock it against other training runs meanwhile.
 
   A workdir without any finished work, for example after a failed start, accepts another config.
@@ -65,7 +67,7 @@ def _begun(workdir: pathlib.Path) -> bool:
   return any((workdir / 'checkpoints').glob('*/*')) or (lines.exists() and lines.stat().st_size > 0)
 
 
-def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def read_config(workdir: pathlib.Path) -> RunConfig:
   """Read the config of a run. Raise InputError when there is none."""
   path = workdir / 'config.json'
   return configuration.from_json(_read(path), str(path))
@@ -107,7 +109,7 @@ def check_corpus(workdir: pathlib.Path, corpus: corpora.Corpus) -> None:
 
 def write_run(
   workdir: pathlib.Path,
-  config: ml_collections.ConfigDict,
+  config: RunConfig,
   corpus: corpora.Corpus,
   params: Any,
   routing_state: Any,
@@ -141,7 +143,7 @@ def write_run(
   if path.exists():
     run = read_run(workdir)
   else:
-    run = {**parameter_counts(config, params, routing_state), 'corpus': described, 'sessions': []}
+    run = {**parameter_counts(config.model, params, routing_state), 'corpus': described, 'sessions': []}
   # The top level repeats the latest session, for readers who want one answer.
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
@@ -153,15 +155,15 @@ def versions() -> dict[str, str]:
   return {'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def parameter_counts(config: ml_collections.ConfigDict, params: Any, routing_state: Any) -> dict[str, Any]:
+def parameter_counts(config: ModelConfig, params: Any, routing_state: Any) -> dict[str, Any]:
   """Count `parameters` (total, routing: those of gates, active_per_token) and `routing_state` (untrained numbers).
 
   A token uses `top_k` tiles of each layer, or all of them under dense routing, and everything outside the tiles.
   """
-  ffn = transformer.model_config(config.model).ffn
+  ffn = config.ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
   in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.names_of_tiles(layer, ffn))
-  idle = 0 if ffn.routing == 'dense' else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
+  idle = 0 if routing.ROUTINGS[ffn.routing].takes_all else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {
     'parameters': {

@@ -4,8 +4,10 @@ import jax
 import optax
 from optax import contrib
 
+from trix_jax.configuration import OptimizerConfig
 
-def learning_rate_schedule(peak: float, settings, steps: int) -> optax.Schedule:
+
+def learning_rate_schedule(peak: float, settings: OptimizerConfig, steps: int) -> optax.Schedule:
   """Return a linear warm-up from 0, then a cosine decay to `final_fraction` of the peak; for any steps >= 1."""
   warmup = min(round(settings.warmup_fraction * steps), steps - 1)
   return optax.warmup_cosine_decay_schedule(
@@ -17,7 +19,7 @@ def learning_rate_schedule(peak: float, settings, steps: int) -> optax.Schedule:
   )
 
 
-def weight_decay_schedule(settings, steps: int) -> optax.Schedule:
+def weight_decay_schedule(settings: OptimizerConfig, steps: int) -> optax.Schedule:
   """Return a weight decay that is constant for `weight_decay_fraction` of the steps, then 0."""
   end = round(settings.weight_decay_fraction * steps)
   return optax.piecewise_constant_schedule(settings.weight_decay, {end: 0.0} if end < steps else None)
@@ -40,8 +42,8 @@ def matrix_dimensions(params):
   return jax.tree_util.tree_map_with_path(of, params)
 
 
-def make_optimizer(settings, steps: int) -> optax.GradientTransformation:
-  """Make the optimiser of a config's `optimizer` section: clipping, then Muon (Jordan et al., 2024) or AdamW.
+def make_optimizer(settings: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+  """Make the optimiser: clipping, then Muon (Jordan et al., 2024) or AdamW.
 
   Weight decay is decoupled and applies to every parameter, including norms and scales, as in the original.
   """

@@ -9,19 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trix_jax.configuration import RunConfig
 from trix_jax.core import routing, signatures, tile_index
-from trix_jax.nn import controls, ffn, indexed_ffn, transformer
+from trix_jax.nn import controls, ffn, indexed_ffn
+from trix_jax.nn.model_config import FFNConfig
 
 # Noise on the up-projection of a busy tile's copy, relative to the projection's root mean square.
 SPLIT_NOISE = 0.5
 
 
-def updated(
+def update(
   state: Mapping[str, Any],
   params: Mapping[str, Any],
   metrics: Mapping[str, jax.Array],
-  model: transformer.ModelConfig,
-  settings: Any,
+  config: RunConfig,
   step: jax.Array,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Return the collection and the parameters after a step. Parameters change only where a dead tile is revived.
@@ -30,20 +31,19 @@ def updated(
     state: of all layers; empty for models without routing state.
     params: after the step's update.
     metrics: `routing.statistics` of the step, stacked over layers, and its `loss`.
-    model: the language model.
-    settings: the config; its sections `loss` and `hierarchy` and the number of steps matter.
+    config: of the run.
     step: steps done before this one.
   """
   new_state, new_params = dict(state), dict(params)
-  for layer in range(model.layers if state else 0):
+  for layer in range(config.model.layers if state else 0):
     name = f'layer_{layer}'
     before = state[name]['ffn']
     of_layer = {key: values[layer] for key, values in metrics.items() if key != 'loss'}
-    after = _moved_biases(before, of_layer, settings.loss.balance_bias_rate)
-    after = controls.move(after, of_layer, step, settings.training.steps)
+    after = _move_biases(before, of_layer, config.loss.balance_bias_rate)
+    after = controls.move(after, of_layer, step, config.training.steps)
     if 'average' in before:
-      after, tiles = _moved_index(after, params[name]['ffn'], of_layer, model.ffn, settings, step)
-      frozen = (step >= round(settings.hierarchy.freeze_after * settings.training.steps)) | (before['frozen'] > 0)
+      after, tiles = _move_index(after, params[name]['ffn'], of_layer, config, step)
+      frozen = (step >= round(config.hierarchy.freeze_after * config.training.steps)) | (before['frozen'] > 0)
       after = jax.tree.map(lambda new, old, frozen=frozen: jnp.where(frozen, old, new), after, dict(before))
       after['frozen'] = frozen.astype(jnp.float32)
       tiles = jax.tree.map(lambda new, old, frozen=frozen: jnp.where(frozen, old, new), tiles, params[name]['ffn'])
@@ -52,7 +52,7 @@ def updated(
   return new_state, new_params
 
 
-def _moved_biases(state, metrics, rate):
+def _move_biases(state, metrics, rate):
   """Return the state of a layer, with its balance biases moved by the loads."""
   after = dict(state)
   for name, load, std in (
@@ -64,30 +64,29 @@ def _moved_biases(state, metrics, rate):
   return after
 
 
-def _moved_index(state, params, metrics, config: ffn.FFNConfig, settings, step):
+def _move_index(state, params, metrics, config: RunConfig, step):
   """Return a layer's state with new averages, and its parameters. Every `rebuild_every` steps clusters change too."""
-  decay = settings.hierarchy.average_decay
-  signatures_TD = ffn.quantise_tiles(params, config).signatures_TD
+  decay = config.hierarchy.average_decay
+  signatures_TD = ffn.quantise_tiles(params, config.model.ffn).signatures_TD
   state = {
     **state,
     'average': decay * state['average'] + (1 - decay) * signatures_TD,
     'load': decay * state['load'] + (1 - decay) * metrics['tile_load'],
   }
-  rebuild = (step + 1) % settings.hierarchy.rebuild_every == 0
+  rebuild = (step + 1) % config.hierarchy.rebuild_every == 0
 
   def rebuilt(state, params):
-    if settings.hierarchy.revive_below:
-      state, params = revived(
-        state, params, config, settings.hierarchy.revive_below, jax.random.fold_in(jax.random.key(settings.seed), step)
-      )
-    point_TD = indexed_ffn.scaled_keys(state, config)
+    if config.hierarchy.revive_below:
+      key = jax.random.fold_in(jax.random.key(config.seed), step)
+      state, params = revive(state, params, config.model.ffn, config.hierarchy.revive_below, key)
+    point_TD = indexed_ffn.scaled_keys(state, config.model.ffn)
     return {**state, 'member': tile_index.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
 
   return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
 
 
-def revived(
-  state: Mapping[str, jax.Array], params: Mapping[str, Any], config: ffn.FFNConfig, below: float, key: jax.Array
+def revive(
+  state: Mapping[str, jax.Array], params: Mapping[str, Any], config: FFNConfig, below: float, key: jax.Array
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
   """Replace every dead tile by a copy of a busy one with some noise, so that the two share its tokens.
 

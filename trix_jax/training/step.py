@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
+from trix_jax.configuration import LossConfig, RunConfig
 from trix_jax.core import routing, signatures
 from trix_jax.nn import transformer
 from trix_jax.runs.state import TrainState
@@ -29,7 +30,7 @@ class Teacher:
     return -jnp.mean(jnp.sum(jax.nn.softmax(teacher_BLV) * jax.nn.log_softmax(logits_BLV), axis=-1))
 
 
-def init_state(config, model: transformer.TransformerLM) -> TrainState:
+def init_state(config: RunConfig, model: transformer.TransformerLM) -> TrainState:
   """Make the state before the first step, a function of the config alone."""
   optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
 
@@ -41,7 +42,7 @@ def init_state(config, model: transformer.TransformerLM) -> TrainState:
   return init(jax.random.key(config.seed))  # The key is an argument, so that all seeds share one program.
 
 
-def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None = None):
+def make_loss(config: LossConfig, model: transformer.TransformerLM, teacher: Teacher | None = None):
   """Make the training loss: f(params, routing, windows [B, L + 1], key) -> (objective, metrics).
 
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers. Trace the loss under
@@ -63,15 +64,15 @@ def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None 
     metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
     objective = loss
     if teacher is not None:
-      weight = config.loss.distillation_weight
+      weight = config.distillation_weight
       objective = (1 - weight) * loss + weight * teacher.cross_entropy(logits, windows[:, :-1])
-    if config.loss.balance_weight:
+    if config.balance_weight:
       loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in ('tile_load', 'cluster_load') if name in metrics]
-      objective += config.loss.balance_weight * jnp.mean(
+      objective += config.balance_weight * jnp.mean(
         jnp.stack([routing.balance_loss(info, *of_layer) for info, *of_layer in zip(infos, *loads, strict=True)])
       )
-    if config.loss.diversity_weight:
-      objective += config.loss.diversity_weight * jnp.mean(
+    if config.diversity_weight:
+      objective += config.diversity_weight * jnp.mean(
         jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos])
       )
     return objective, {'loss': loss, **metrics}
@@ -79,7 +80,9 @@ def make_loss(config, model: transformer.TransformerLM, teacher: Teacher | None 
   return loss_fn
 
 
-def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
+def make_train_step(
+  config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None
+):
   """Make step(state, windows [B, L + 1], index) -> (state, metrics), jitted, with the batch split over the mesh.
 
   The step donates the state. When the loss, the gradient or a new parameter is not finite, `metrics['finite']` is False
@@ -104,8 +107,8 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
     grad_norm = optax.global_norm(grads)
     grads = jax.tree.map(shared_out, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    moved, params = routing_state.updated(
-      state.routing, optax.apply_updates(state.params, updates), metrics, model.config, config, state.step
+    moved, params = routing_state.update(
+      state.routing, optax.apply_updates(state.params, updates), metrics, config, state.step
     )
     new_state = TrainState(state.step + 1, params, opt_state, moved)
     finite = jnp.isfinite(jnp.stack([metrics['loss'], grad_norm, optax.global_norm(new_state.params)])).all()
@@ -118,9 +121,11 @@ def make_train_step(config, model: transformer.TransformerLM, mesh: jax.sharding
   return lambda state, windows, index: step(state, windows, index, key)
 
 
-def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None):
+def make_gradients(
+  config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None
+):
   """Make f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices, parts."""
-  value_and_grad = jax.value_and_grad(make_loss(config, model, teacher), has_aux=True)
+  value_and_grad = jax.value_and_grad(make_loss(config.loss, model, teacher), has_aux=True)
   parts = config.training.accumulation
 
   def compute(state: TrainState, windows, key):
@@ -154,7 +159,7 @@ def make_gradients(config, model: transformer.TransformerLM, mesh: jax.sharding.
 
 
 def first_non_finite(
-  config,
+  config: RunConfig,
   model: transformer.TransformerLM,
   mesh: jax.sharding.Mesh,
   state: TrainState,

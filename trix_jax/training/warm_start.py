@@ -6,30 +6,31 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
+from trix_jax.configuration import RunConfig
+from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
+from trix_jax.nn import model_config
+from trix_jax.nn.model_config import MAY_DIFFER
 from trix_jax.runs import checkpoints
 from trix_jax.runs.state import TrainState
 from trix_jax.training.step import Teacher
 
-# Model settings that do not change the meaning of the parameters: they concern routing and training only.
-MAY_DIFFER = ('routing', 'gate', 'control', 'dropout', 'top_k', 'probes', 'keep_ratio', 'balance_bias')
 
-
-def teacher_of(config, corpus: corpora.Corpus) -> Teacher | None:
+def load_teacher(config: RunConfig, corpus: corpora.Corpus) -> Teacher | None:
   """Load the model of `config.loss.teacher`, None without one. Raise InputError when it cannot teach this text."""
   if not config.loss.teacher:
     return None
   trained = _trained('loss.teacher', config.loss.teacher, corpus)
   model, name = trained.model.config, f'config.loss.teacher: the model in {config.loss.teacher}'
-  if model.ffn.routing == 'random':
+  if routing.ROUTINGS[model.ffn.routing].is_random:
     raise InputError(f'{name} routes at random, which makes no teacher; give one of another routing')
   if model.context < config.model.context:
     raise InputError(f'{name} has a context of {model.context}; give one of {config.model.context} characters or more')
   return Teacher(trained.model, trained.params, trained.routing)
 
 
-def start_from(config, corpus: corpora.Corpus, state: TrainState) -> TrainState:
+def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> TrainState:
   """Return the state before the first step, with the parameters of `config.training.start_from`.
 
   The earlier model's routing state is taken too where both models have the same kind. So the index fits the tiles.
@@ -40,7 +41,7 @@ def start_from(config, corpus: corpora.Corpus, state: TrainState) -> TrainState:
   workdir = config.training.start_from
   trained = _trained('training.start_from', workdir, corpus)
   name = f'config.training.start_from: the model in {workdir}'
-  theirs, ours = trained.config.model, config.model
+  theirs, ours = (model_config.flatten_model(run.model) for run in (trained.config, config))
   if other := [
     f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours if key not in MAY_DIFFER and theirs[key] != ours[key]
   ]:
@@ -50,7 +51,7 @@ def start_from(config, corpus: corpora.Corpus, state: TrainState) -> TrainState:
   if jax.tree.map(jnp.shape, trained.params) != jax.tree.map(jnp.shape, state.params):
     raise InputError(f'{name} has other parameters than this config: a learned gate is trained from the start')
   alike = jax.tree.map(jnp.shape, trained.routing) == jax.tree.map(jnp.shape, state.routing)
-  if ours.clusters and not alike:
+  if config.model.ffn.clusters and not alike:
     raise InputError(
       f'{name} keeps other routing state than this config, and its index would be lost; give one with '
       'the same model.control and model.balance_bias'
