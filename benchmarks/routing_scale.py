@@ -139,7 +139,7 @@ def loop(backend: str, index: tile_index.Index, probes: int, x_ND: jax.Array):
     q_ND, _ = ternary.quantise_int8(x_ND)
     if not probes:
       return routing.select(routing.signature_dots(q_ND, index.key_TD) * index.scale_T, 1)[:, 0]
-    found = tile_index.look_up(q_ND, index, probes)
+    found = tile_index.find_candidates(q_ND, index, probes)
     place_N1 = routing.select(found.dot_NJ * found.scale_NJ, 1)
     return jnp.take_along_axis(found.tile_NJ, place_N1, axis=-1)[:, 0]
 
@@ -218,9 +218,9 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     raise InputError(f'the model in {_WORKDIR.value} has no index; train one of configs/hierarchical_*.py')
   corpus = model.corpus()
   probe_counts = [1 << i for i in range(config.ffn.clusters.bit_length()) if 1 << i <= config.ffn.clusters]
-  windows = corpora.evaluation_windows(corpus.validation, config.context)[0][:16, :-1]
+  windows = corpora.cut_windows(corpus.validation, config.context)[0][:16, :-1]
   _, captured = model.model.apply(
-    {'params': model.params, 'routing': model.routing},
+    {'params': model.params, 'routing': model.routing_state},
     windows,
     capture_intermediates=lambda module, _: module.name == 'norm',
     mutable=['intermediates'],
@@ -231,8 +231,8 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     name = f'layer_{layer}'
     [x_BLD] = captured['intermediates'][name]['ffn']['norm']['__call__']
     q_ND, _ = ternary.quantise_int8(x_BLD.reshape(-1, config.d_model))
-    state = model.routing[name]['ffn']
-    index = indexed_ffn.index_of(state, config.ffn)
+    state = model.routing_state[name]['ffn']
+    index = indexed_ffn.read_index(state, config.ffn)
     biases = (state.get('balance_bias'), state.get('cluster_bias'))
     some_ND = q_ND[:: len(q_ND) // max(ROWS)]  # Take distant tokens, because neighbours are alike.
     for count in ROWS:
@@ -260,7 +260,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     if config.ffn.top_k <= probes * config.ffn.tiles // config.ffn.clusters:
       ffn_config = dataclasses.replace(config.ffn, probes=probes)
       evaluator = Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary, corpus.validation)
-      losses[probes] = evaluator(model.params, model.routing)['loss']
+      losses[probes] = evaluator(model.params, model.routing_state)['loss']
   for row in rows:
     of, empty = (times[row['layer'], probes, row['tokens']] for probes in (row['probes'], -1))
     row.update(summary(of, empty, row['tokens']))

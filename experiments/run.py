@@ -217,7 +217,7 @@ def measured_elsewhere(
   ours = suites.SUITES[run.suite]
   spared = {measure for suite in suites.SUITES.values() for measure in suite.measures} - set(ours.measures)
   for path, row in others:
-    if row['digest'] == run.digest and row['versions'] == workdirs.versions() and holds(row, ours, run.variant):
+    if row['digest'] == run.digest and row['versions'] == workdirs.read_versions() and holds(row, ours, run.variant):
       return path, {key: value for key, value in row.items() if key not in spared}
   return None
 

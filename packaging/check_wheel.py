@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def check(wheel: pathlib.Path) -> list[str]:
-  """What is wrong with a wheel; nothing where all is right."""
+  """Say what is wrong with a wheel; nothing where all is right."""
   _, version, python, abi, platform = wheel.stem.split('-')
   with zipfile.ZipFile(wheel) as archive:
     files = set(archive.namelist()) - {name for name in archive.namelist() if name.endswith('/')}

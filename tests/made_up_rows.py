@@ -30,7 +30,7 @@ def rows_of(suite, losses, **extra):
         'seed': seed,
       },
       'machine': {'processor': 'a', 'cores': 2, 'backend': 'cpu', 'devices': 2},
-      'versions': workdirs.versions(),
+      'versions': workdirs.read_versions(),
       'curves': {
         'validation_loss': [[5, loss + 1], [10, loss]],
         'train_loss': [[5, loss], [10, loss]],

@@ -13,7 +13,7 @@ from tiers import fast_first, slow
 from trix_jax import configuration
 from trix_jax.core import routing
 from trix_jax.errors import InputError
-from trix_jax.evaluation.evaluator import Evaluator, with_routing
+from trix_jax.evaluation.evaluator import Evaluator, change_routing
 from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
@@ -119,7 +119,7 @@ def test_other_keys_route_and_the_weights_do_not(control):
   info = apply(module, variables, x)[1]
   other = {**variables, 'params': {**variables['params'], 'up': -variables['params']['up']}}
   np.testing.assert_array_equal(apply(module, other, x)[1].tile_NK, info.tile_NK)
-  key_TD, scale_T = controls.keys_of(variables['routing']['centroid'])
+  key_TD, scale_T = controls.quantise_keys(variables['routing']['centroid'])
   q, _ = ffn.ternary.quantise_int8(x)
   np.testing.assert_array_equal(info.tile_NK[:, 0], np.argmax(np.asarray(q @ key_TD.T) * scale_T, axis=1))
 
@@ -156,7 +156,7 @@ def test_an_ablated_layer_lacks_its_part_and_nothing_else(control):
   params = ablated.init(jax.random.key(0), x)['params']
   missing = {'no_norm': {'norm'}, 'no_output_scale': {'output_scale'}, 'no_residual': set()}[control]
   assert set(variables['params']) - set(params) == missing and set(params) <= set(variables['params'])
-  given = indexed_ffn.normed(x, jnp.ones(D)) if control == 'no_norm' else x
+  given = indexed_ffn.normalise(x, jnp.ones(D)) if control == 'no_norm' else x
   kept = {name: value for name, value in variables['params'].items() if name in params}
   assert_same(apply(ablated, {**variables, 'params': kept}, given), apply(whole, variables, x))
 
@@ -171,7 +171,7 @@ def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control)
     scale = state.params[layer]['ffn']['output_scale']
     state.params[layer]['ffn']['output_scale'] = jnp.zeros_like(scale)
   tokens = np.arange(8, dtype=np.int32)[None]
-  logits, _ = transformer.apply(model, state.params, state.routing, tokens)
+  logits, _ = transformer.apply(model, state.params, state.routing_state, tokens)
   assert (np.ptp(logits) == 0) == (control == 'no_residual')
 
 
@@ -202,15 +202,17 @@ def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
     assert metrics['finite']
   assert not np.array_equal(state.params['layer_0']['ffn']['up'], start.params['layer_0']['ffn']['up'])
   if control == 'gradual':
-    assert state.routing['layer_0']['ffn']['progress'] == pytest.approx(2 / (4 * controls.SPARSE_AFTER))
+    assert state.routing_state['layer_0']['ffn']['progress'] == pytest.approx(2 / (4 * controls.SPARSE_AFTER))
   if control.endswith('_keys'):
-    moved = not np.array_equal(state.routing['layer_0']['ffn']['centroid'], start.routing['layer_0']['ffn']['centroid'])
+    moved = not np.array_equal(
+      state.routing_state['layer_0']['ffn']['centroid'], start.routing_state['layer_0']['ffn']['centroid']
+    )
     assert moved == (control == 'kmeans_keys')
   # What a layer is made of stays, whatever routes; what routes does not.
-  first = with_routing(model.config, 'first')
+  first = change_routing(model.config, 'first')
   assert first.control == (control if control in controls.ABLATIONS else 'none')
   for evaluated in (model.config, first):
-    row = Evaluator(evaluated, VOCABULARY, TOKEN.astype(np.int32))(state.params, state.routing)
+    row = Evaluator(evaluated, VOCABULARY, TOKEN.astype(np.int32))(state.params, state.routing_state)
     assert np.isfinite(row['loss']) and 'activation_TD' not in row
   with pytest.raises(InputError, match=f'control = {control} is for experiments'):
     weights.InferenceConfig(model.config, len(VOCABULARY))

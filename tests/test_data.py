@@ -26,10 +26,10 @@ def test_tokens_round_trip_through_a_sorted_vocabulary(tmp_path):
 
 def test_batches_are_a_function_of_seed_and_step():
   tokens = np.arange(1000, dtype=np.int32)
-  first = corpora.training_batch(tokens, 10, 4, seed=1, step=7)
-  np.testing.assert_array_equal(first, corpora.training_batch(tokens, 10, 4, seed=1, step=7))
-  assert np.any(first != corpora.training_batch(tokens, 10, 4, seed=2, step=7))
-  assert np.any(first != corpora.training_batch(tokens, 10, 4, seed=1, step=8))
+  first = corpora.draw_batch(tokens, 10, 4, seed=1, step=7)
+  np.testing.assert_array_equal(first, corpora.draw_batch(tokens, 10, 4, seed=1, step=7))
+  assert np.any(first != corpora.draw_batch(tokens, 10, 4, seed=2, step=7))
+  assert np.any(first != corpora.draw_batch(tokens, 10, 4, seed=1, step=8))
   np.testing.assert_array_equal(np.diff(first, axis=1), 1)  # Windows are contiguous text.
 
 
@@ -37,19 +37,17 @@ def test_batches_are_a_function_of_seed_and_step():
 def test_an_epoch_predicts_no_character_twice(length):
   tokens, context = np.arange(length, dtype=np.int32), 10
   windows = max(1, (length - context) // context)
-  epoch = np.concatenate([corpora.training_batch(tokens, context, 1, 0, step) for step in range(windows)])
+  epoch = np.concatenate([corpora.draw_batch(tokens, context, 1, 0, step) for step in range(windows)])
   targets = epoch[:, 1:].reshape(-1)
   assert len(set(targets)) == len(targets) > length - 2 * context - 1
-  later = np.concatenate([corpora.training_batch(tokens, context, 1, 0, windows + step) for step in range(windows)])
+  later = np.concatenate([corpora.draw_batch(tokens, context, 1, 0, windows + step) for step in range(windows)])
   assert length < 100 or np.any(later != epoch)
 
 
 def test_every_character_is_predicted_sooner_or_later():
   tokens, context = np.arange(1023, dtype=np.int32), 256
   seen = {
-    int(token)
-    for step in range(200)
-    for token in corpora.training_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)
+    int(token) for step in range(200) for token in corpora.draw_batch(tokens, context, 100, 0, step)[:, 1:].reshape(-1)
   }
   assert seen == set(range(1, 1023))
 
@@ -57,7 +55,7 @@ def test_every_character_is_predicted_sooner_or_later():
 @pytest.mark.parametrize('length', [11, 12, 20, 21, 22, 100])
 def test_evaluation_predicts_every_character_once(length):
   tokens = np.arange(1, length + 1, dtype=np.int32)
-  windows, targets = corpora.evaluation_windows(tokens, 10)
+  windows, targets = corpora.cut_windows(tokens, 10)
   predicted = np.concatenate([window[1 : count + 1] for window, count in zip(windows, targets, strict=True)])
   np.testing.assert_array_equal(predicted, tokens[1:])
 
@@ -78,12 +76,12 @@ def test_a_byte_order_mark_is_no_character(tmp_path):
 
 def test_one_character_cannot_be_evaluated():
   with pytest.raises(InputError, match='nothing to predict'):
-    corpora.evaluation_windows(np.zeros(1, np.int32), 10)
+    corpora.cut_windows(np.zeros(1, np.int32), 10)
 
 
 def test_a_context_longer_than_the_text_is_refused():
   with pytest.raises(InputError, match=r'context = 10 needs at least 11 characters of training text, and there are 10'):
-    corpora.training_batch(np.zeros(10, np.int32), 10, 1, 0, 0)
+    corpora.draw_batch(np.zeros(10, np.int32), 10, 1, 0, 0)
 
 
 def test_unseen_characters_are_named():

@@ -42,7 +42,7 @@ def earlier(monkeypatch):
       model=transformer.TransformerLM(config.model, len(VOCABULARY)),
       vocabulary=vocabulary,
       params=state.params,
-      routing=state.routing,
+      routing_state=state.routing_state,
     )
     monkeypatch.setattr(checkpoints, 'load_trained', lambda workdir, kind: trained)
     return trained
@@ -68,7 +68,7 @@ def test_an_index_is_that_of_its_tiles(earlier):
   trained, config = earlier(**settings), tiny(**settings)
   before = state_of(config)
   state = warm_start.start_from(config, CORPUS, before)
-  assert same(state.routing, trained.routing) and not same(state.routing, before.routing)
+  assert same(state.routing_state, trained.routing_state) and not same(state.routing_state, before.routing_state)
   other = tiny(**settings | {'balance_bias': False})
   with pytest.raises(InputError, match=r'start_from: .* its index would be lost'):
     warm_start.start_from(other, CORPUS, state_of(other))

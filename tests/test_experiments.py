@@ -433,16 +433,16 @@ def test_every_measure_of_a_small_run(tmp_path):
   # The passage is the validation text, and each layer's tiles are those that its characters go to.
   text = ''.join(trained.vocabulary[token] for token in validation)
   assert text.startswith(result['passage']['text']) and len(result['passage']['text']) == measure.PASSAGE
-  tile_LNK = measure.chosen_tiles(trained, validation)
-  np.testing.assert_array_equal(result['passage']['tiles'], tile_LNK[:, : measure.PASSAGE, 0])
+  tile_YNK = measure.chosen_tiles(trained, validation)
+  np.testing.assert_array_equal(result['passage']['tiles'], tile_YNK[:, : measure.PASSAGE, 0])
   # Every character of the whole windows counts once, under the kind of its own line.
   kinds = patterns.kinds()[-len(validation) :]
   assert patterns.text().endswith(text)
   for layer in (0, 1):
     counts = np.array(result['patterns']['counts'][layer])
-    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(kinds[: tile_LNK.shape[1]], minlength=6))
+    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(kinds[: tile_YNK.shape[1]], minlength=6))
     np.testing.assert_array_equal(
-      counts[2], np.bincount(tile_LNK[layer, kinds[: tile_LNK.shape[1]] == 2, 0], minlength=4)
+      counts[2], np.bincount(tile_YNK[layer, kinds[: tile_YNK.shape[1]] == 2, 0], minlength=4)
     )
   [pair] = result['stability']
   assert (pair['from'], pair['to']) == (2, 4) and all(0 <= changed < 1 for changed in pair['changed'])

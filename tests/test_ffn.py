@@ -137,7 +137,7 @@ def test_gradients_of_sparse_and_masked_layers_agree(settings):
 def test_a_dense_layer_is_the_sum_of_its_tiles():
   config, module, params, x = layer(sparse=False, routing='dense', gate='one_hot')
   y, _ = call(module, params, x)
-  assert relative_error(y, ffn.tile_outputs(x, ffn.quantise_tiles(params, config), config).sum(axis=0)) <= 1e-6
+  assert relative_error(y, ffn.compute_tile_outputs(x, ffn.quantise_tiles(params, config), config).sum(axis=0)) <= 1e-6
 
 
 def test_a_token_pays_for_its_own_tile_only():
@@ -182,7 +182,7 @@ def test_zeroing_a_tile_changes_exactly_its_own_tokens():
 @pytest.mark.parametrize('settings', [{}, REFERENCE, {'gate': 'one_hot'}, {'tiles': 16}])
 def test_after_init_every_tile_speaks_and_learns(settings):
   config, module, params, x = layer(N=512, **settings)
-  assert not np.any(ffn.silent_tiles(ffn.quantise_tiles(params, config), config))
+  assert not np.any(ffn.find_silent_tiles(ffn.quantise_tiles(params, config), config))
   grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(apply(module, {'params': p}, x)[0]))))(params)
   for name in ('up', 'down', 'up_scale') + (() if config.shared_down_scale else ('down_scale',)):
     assert np.all(np.abs(np.asarray(grads[name])).reshape(config.tiles, -1).max(axis=1) > 0), name
@@ -191,7 +191,7 @@ def test_after_init_every_tile_speaks_and_learns(settings):
 def test_a_tile_whose_weights_are_all_below_the_threshold_is_reported_silent():
   config, _, params, _ = layer(**REFERENCE)
   params['up'] = params['up'].at[2].mul(0.02)  # The original's hierarchical tiles, at standard deviation 0.02.
-  silent_T = ffn.silent_tiles(ffn.quantise_tiles(params, config), config)
+  silent_T = ffn.find_silent_tiles(ffn.quantise_tiles(params, config), config)
   np.testing.assert_array_equal(silent_T, [False, False, True, False])
 
 

@@ -58,12 +58,12 @@ def test_a_lock_is_held_by_one_and_free_again(tmp_path):
   in_use = InputError('in use')
   for _ in range(2):
     with (
-      files.locked(tmp_path / 'lock', in_use),
+      files.hold_lock(tmp_path / 'lock', in_use),
       pytest.raises(InputError, match='in use'),
-      files.locked(tmp_path / 'lock', in_use),
+      files.hold_lock(tmp_path / 'lock', in_use),
     ):
       raise AssertionError('held twice')
-  with pytest.raises(InputError, match=f'cannot write {tmp_path}'), files.locked(tmp_path, in_use):
+  with pytest.raises(InputError, match=f'cannot write {tmp_path}'), files.hold_lock(tmp_path, in_use):
     raise AssertionError('a folder was locked')
 
 
@@ -72,12 +72,12 @@ def test_a_lock_is_held_against_other_threads_and_freed_in_any(tmp_path):
 
   def hold():
     try:
-      with files.locked(tmp_path / 'lock', in_use):
+      with files.hold_lock(tmp_path / 'lock', in_use):
         pass
     except InputError as error:
       refused.append(error)
 
-  held = files.locked(tmp_path / 'lock', in_use)
+  held = files.hold_lock(tmp_path / 'lock', in_use)
   held.__enter__()
   for run in (hold, lambda: held.__exit__(None, None, None), hold):
     thread = threading.Thread(target=run)
@@ -89,16 +89,16 @@ def test_a_lock_is_held_against_other_threads_and_freed_in_any(tmp_path):
 def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
   code = (
     'import pathlib, sys, time; from trix_jax import errors; from trix_jax.system import files\n'
-    'with files.locked(pathlib.Path(sys.argv[1]), errors.InputError("in use")):\n'
+    'with files.hold_lock(pathlib.Path(sys.argv[1]), errors.InputError("in use")):\n'
     '  print("held", flush=True); time.sleep(60)'
   )
   in_use = InputError('in use')
   with subprocess.Popen([sys.executable, '-c', code, tmp_path / 'lock'], stdout=subprocess.PIPE) as process:
     assert process.stdout.readline() == b'held\n'
-    with pytest.raises(InputError, match='in use'), files.locked(tmp_path / 'lock', in_use):
+    with pytest.raises(InputError, match='in use'), files.hold_lock(tmp_path / 'lock', in_use):
       raise AssertionError('held twice')
     process.kill()
-  with files.locked(tmp_path / 'lock', in_use):
+  with files.hold_lock(tmp_path / 'lock', in_use):
     pass
 
 
@@ -106,7 +106,7 @@ def test_a_lock_makes_no_folder(tmp_path):
   missing = tmp_path / 'no' / 'lock'
   with (
     pytest.raises(InputError, match=f'cannot write {missing}: No such file'),
-    files.locked(missing, InputError('in use')),
+    files.hold_lock(missing, InputError('in use')),
   ):
     raise AssertionError('a file in a missing folder was locked')
   assert not missing.parent.exists()
@@ -122,7 +122,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
   monkeypatch.setattr(fcntl, 'flock', refuse)
   with (
     pytest.raises(InputError, match=f'cannot lock {tmp_path}/lock: {os.strerror(number)}; choose a folder'),
-    files.locked(tmp_path / 'lock', InputError('in use')),
+    files.hold_lock(tmp_path / 'lock', InputError('in use')),
   ):
     raise AssertionError('held without a lock')
 

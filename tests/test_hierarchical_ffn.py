@@ -40,7 +40,7 @@ def test_shapes_and_every_size_alive(tiles, clusters):
   assert info.candidate_NJ.shape == info.score_NJ.shape == (80, tiles // clusters)
   assert np.all(np.any(info.candidate_NJ == info.tile_NK, axis=1))
   tiles_ = ffn.quantise_tiles(variables['params'], config)
-  assert not ffn.silent_tiles(tiles_, config).any()
+  assert not ffn.find_silent_tiles(tiles_, config).any()
 
 
 def test_a_token_scores_clusters_and_candidates_only():
@@ -64,9 +64,9 @@ def test_all_clusters_probed_is_flat_routing():
   variables = {**variables, 'routing': state}
   everywhere = indexed_ffn.HierarchicalTriXFFN(dataclasses.replace(config, probes=8))
   _y, info = apply(everywhere, variables, x)
-  index = indexed_ffn.index_of(state, config)
+  index = indexed_ffn.read_index(state, config)
   flat = dataclasses.replace(config, clusters=0, probes=1)
-  q, step = ffn.ternary.quantise_int8(indexed_ffn.normed(x, variables['params']['norm']['scale']))
+  q, step = ffn.ternary.quantise_int8(indexed_ffn.normalise(x, variables['params']['norm']['scale']))
   want = router.route(router.Router(index.key_TD, index.scale_T, bias_T=state['balance_bias']), flat, q, step)
   np.testing.assert_array_equal(info.tile_NK, want.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want.gate_NK, rtol=1e-5)
@@ -80,17 +80,17 @@ def test_the_layer_is_the_sum_of_its_tiles():
     lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), variables['params']
   )
   y, info = apply(module, {**variables, 'params': params}, x)
-  tile = indexed_ffn.TriXTile(indexed_ffn.one_tile(config))
-  normed = indexed_ffn.normed(x, params['norm']['scale'])
+  tile = indexed_ffn.TriXTile(indexed_ffn.configure_one_tile(config))
+  normed = indexed_ffn.normalise(x, params['norm']['scale'])
   every_TND = jnp.stack(
-    [apply(tile, {'params': indexed_ffn.tile_parameters(params, t, config)}, normed)[0] for t in range(16)]
+    [apply(tile, {'params': indexed_ffn.take_tile(params, t, config)}, normed)[0] for t in range(16)]
   )
   want = sum(every_TND[info.tile_NK[:, k], jnp.arange(80)] * info.gate_NK[:, k, None] for k in range(2))
   np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
   doubled = {**params, 'output_scale': 2 * params['output_scale']}
   np.testing.assert_allclose(module.apply({**variables, 'params': doubled}, x)[0], 2 * y, rtol=1e-5, atol=1e-6)
   fresh = jax.eval_shape(tile.init, jax.random.key(0), normed)['params']
-  assert jax.tree.map(jnp.shape, indexed_ffn.tile_parameters(params, 0, config)) == jax.tree.map(jnp.shape, fresh)
+  assert jax.tree.map(jnp.shape, indexed_ffn.take_tile(params, 0, config)) == jax.tree.map(jnp.shape, fresh)
 
 
 def test_a_block_adds_to_its_input():
@@ -193,7 +193,7 @@ def test_the_state_moves_after_a_step():
   jax.tree.map(np.testing.assert_array_equal, same, params)
   rebuilt, _ = moved(config, state, params, 1, fair, average_decay=0.0)
   assert not np.array_equal(rebuilt['member'], state['member'])
-  points = indexed_ffn.scaled_keys(rebuilt, config)
+  points = indexed_ffn.scale_keys(rebuilt, config)
   np.testing.assert_array_equal(rebuilt['member'], tile_index.recluster(points, points[state['member']].sum(axis=1)))
 
 

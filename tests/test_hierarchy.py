@@ -127,7 +127,7 @@ def test_keys_are_of_the_kind_of_signatures(kind):
 @pytest.mark.parametrize('probes, N', [(1, 50), (3, 50), (8, 50), (1, 2), (3, 2), (3, 1)])
 def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes, N):
   index, q = index_of(64, 8, 40, kind), activations(N, 40)
-  found = jax.jit(tile_index.look_up, static_argnums=2)(q, index, probes)
+  found = jax.jit(tile_index.find_candidates, static_argnums=2)(q, index, probes)
   cluster_score = np.asarray(q, np.int64) @ np.asarray(index.cluster_key_CD, np.int64).T
   cluster_score = cluster_score.astype(np.float32) * np.asarray(index.cluster_scale_C)
   np.testing.assert_array_equal(found.cluster_score_NC, cluster_score)
@@ -141,20 +141,20 @@ def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes, N):
 
 def test_no_tokens_find_nothing():
   index = index_of(64, 8, 40)
-  assert tile_index.look_up(jnp.zeros((0, 40)), index, 2).dot_NJ.shape == (0, 16)
+  assert tile_index.find_candidates(jnp.zeros((0, 40)), index, 2).dot_NJ.shape == (0, 16)
 
 
 def test_a_bias_moves_tokens_to_other_clusters():
   index, q = index_of(64, 8, 40), activations(50, 40)
-  found = tile_index.look_up(q, index, 1, jnp.where(jnp.arange(8) == 3, 1e9, 0.0))
+  found = tile_index.find_candidates(q, index, 1, jnp.where(jnp.arange(8) == 3, 1e9, 0.0))
   np.testing.assert_array_equal(found.cluster_NP, 3)
-  np.testing.assert_array_equal(found.cluster_score_NC, tile_index.look_up(q, index, 1).cluster_score_NC)
+  np.testing.assert_array_equal(found.cluster_score_NC, tile_index.find_candidates(q, index, 1).cluster_score_NC)
 
 
 @pytest.mark.parametrize('N', [1, 9])
 def test_wide_keys_are_exact(N):
   index, q = index_of(16, 4, 4096), activations(N, 4096)
-  found = tile_index.look_up(q, index, 4 if N > 1 else 3)
+  found = tile_index.find_candidates(q, index, 4 if N > 1 else 3)
   want = np.asarray(q, np.int64) @ np.asarray(index.key_TD, np.int64).T
   np.testing.assert_array_equal(found.dot_NJ, np.take_along_axis(want, np.asarray(found.tile_NJ), 1).astype(np.float32))
 
@@ -198,7 +198,7 @@ def test_gradients_reach_the_signatures_of_tiles_and_the_input():
   average = index.key_TD
 
   def loss(signatures, q):
-    found = tile_index.look_up(q, tile_index.make_index(average, index.member_CM, 'votes', signatures), 2)
+    found = tile_index.find_candidates(q, tile_index.make_index(average, index.member_CM, 'votes', signatures), 2)
     return jnp.sum(jnp.sin(found.dot_NJ)), jnp.sum(jnp.sin(found.cluster_score_NC))
 
   for which in (0, 1):

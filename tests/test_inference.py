@@ -171,7 +171,7 @@ def test_fewer_bits_cost_little(form, attention, head, most):
   error = np.median(np.abs(compact.logits(token_BL) - want)) / np.std(want)
   assert 0 < error < most
   size, whole = (sum(array.nbytes for array in m.arrays.values()) for m in (compact, packed(model, params, state)))
-  assert size == sum(weights.sizes(compact.config).values()) < whole
+  assert size == sum(weights.count_bytes(compact.config).values()) < whole
 
 
 @pytest.mark.parametrize('settings', fast_first([FLOAT_MODERN, FLOAT_REFERENCE, {}]))

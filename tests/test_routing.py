@@ -111,7 +111,7 @@ def test_a_few_bias_updates_alone_lower_a_made_imbalance():
   assert before > 0.6
   for _ in range(40):
     load_T = routing.load(info.tile_NK, 4)
-    state = {'balance_bias': routing.updated_balance_bias(state['balance_bias'], load_T, jnp.std(info.score_NJ), 0.05)}
+    state = {'balance_bias': routing.update_balance_bias(state['balance_bias'], load_T, jnp.std(info.score_NJ), 0.05)}
     _, info = max_load(config, params, x, state)
   assert float(routing.load(info.tile_NK, 4).max()) < 0.35
 
@@ -119,7 +119,7 @@ def test_a_few_bias_updates_alone_lower_a_made_imbalance():
 def test_the_bias_of_a_balanced_layer_stays():
   for T in (4, 12, 49):  # 1 / 12 in float32 is not the mean of twelve of them, nor 49 * (1 / 49) one.
     load_T = jnp.full(T, 1 / T, jnp.float32)
-    np.testing.assert_array_equal(routing.updated_balance_bias(jnp.zeros(T), load_T, jnp.float32(1), 0.1), 0)
+    np.testing.assert_array_equal(routing.update_balance_bias(jnp.zeros(T), load_T, jnp.float32(1), 0.1), 0)
 
 
 def test_the_bias_selects_but_does_not_score():

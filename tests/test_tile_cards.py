@@ -26,7 +26,7 @@ def trained(**model_settings):
   config = configuration.parse(settings)
   model = transformer.TransformerLM(config.model, len(VOCABULARY))
   state = init_state(config, model)
-  return checkpoints.Trained(config, model, VOCABULARY, {}, 'best', 0, float('nan'), state.params, state.routing)
+  return checkpoints.Trained(config, model, VOCABULARY, {}, 'best', 0, float('nan'), state.params, state.routing_state)
 
 
 @pytest.mark.parametrize('settings', fast_first([{}, {'clusters': 2, 'probes': 1}]))
@@ -38,10 +38,10 @@ def test_margins_are_those_of_the_tile_that_was_chosen(settings):
   tile = int(unbiased.tile_LK[0, 0])
   state = dict(model.routing['layer_0']['ffn'])
   state['balance_bias'] = jnp.zeros(8).at[tile].set(-1e6)
-  biased = dataclasses.replace(model, routing={'layer_0': {'ffn': state}})
+  biased = dataclasses.replace(model, routing_state={'layer_0': {'ffn': state}})
   [answer] = tile_cards.look_up(biased, text)
   token = np.array([[VOCABULARY.index(c) for c in text]])
-  [info] = transformer.apply(model.model, biased.params, biased.routing, token)[1]
+  [info] = transformer.apply(model.model, biased.params, biased.routing_state, token)[1]
   probability = np.asarray(info.probability_NJ)
   candidate = np.arange(8)[None] if info.candidate_NJ is None else np.asarray(info.candidate_NJ)
   chosen = candidate == answer.tile_LK[:, :1]
@@ -54,5 +54,5 @@ def test_margins_are_those_of_the_tile_that_was_chosen(settings):
 def test_a_card_says_when_its_signature_did_not_route():
   tokens = np.arange(40) % 8
   words = 'its signature did not'
-  assert words not in tile_cards.card_text(tile_cards.card(trained(), 0, 1, tokens))
-  assert words in tile_cards.card_text(tile_cards.card(trained(routing='learned'), 0, 1, tokens))
+  assert words not in tile_cards.format_card(tile_cards.make_card(trained(), 0, 1, tokens))
+  assert words in tile_cards.format_card(tile_cards.make_card(trained(routing='learned'), 0, 1, tokens))

@@ -17,10 +17,10 @@ from trix_jax.evaluation.evaluator import (
   WINDOWS_AT_A_TIME,
   Evaluator,
   _tile_disagreement,
+  change_routing,
   evaluate_routings,
-  tiles_of,
-  trained_backend,
-  with_routing,
+  make_trained_backend,
+  record_tiles,
 )
 from trix_jax.inspection import gate_fitting
 from trix_jax.nn import transformer
@@ -64,7 +64,7 @@ def text(length=400):
 
 def batch(config, mesh, step=0):
   settings = config.training
-  return devices.split_batch(corpora.training_batch(text(), config.model.context, settings.batch_size, 0, step), mesh)
+  return devices.split_batch(corpora.draw_batch(text(), config.model.context, settings.batch_size, 0, step), mesh)
 
 
 def run(config, steps, mesh_size=2):
@@ -142,7 +142,7 @@ def test_randomness_is_of_the_step_the_device_and_the_part():
   def loss(devices_, parts, step=0):
     config = tiny(model__dropout=0.5, training__accumulation=parts)
     model, mesh, state = start(config, devices_)
-    window = corpora.training_batch(text(), config.model.context, 1, 0, 0)
+    window = corpora.draw_batch(text(), config.model.context, 1, 0, 0)
     windows = devices.split_batch(np.repeat(window, devices_ * parts, axis=0), mesh)
     compute = jax.jit(make_gradients(config, model, mesh))
     return float(compute(state.replace(step=jnp.int32(step)), windows, jax.random.key(0))[1]['loss'])
@@ -214,7 +214,7 @@ def test_a_training_step_and_evaluation_route_alike(overrides):
   tokens = text(8 * 16 + 1)
   windows = tokens[np.arange(8)[:, None] * 16 + np.arange(17)]
   _, metrics = jax.jit(make_gradients(config, model, devices.data_mesh(2)))(state, windows, jax.random.key(config.seed))
-  row = Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing)
+  row = Evaluator(model.config, VOCABULARY, tokens)(state.params, state.routing_state)
   np.testing.assert_allclose(metrics['tile_load'], row['tile_load'], atol=0.005)
   assert float(metrics['loss']) == pytest.approx(row['loss'], abs=1e-3)
 
@@ -306,7 +306,7 @@ def test_the_balance_bias_moves_towards_balance():
   model, mesh, state = start(config)
   new_state, metrics = make_train_step(config, model, mesh)(state, batch(config, mesh), 0)
   for layer in range(2):
-    bias = np.asarray(new_state.routing[f'layer_{layer}']['ffn']['balance_bias'])
+    bias = np.asarray(new_state.routing_state[f'layer_{layer}']['ffn']['balance_bias'])
     np.testing.assert_array_equal(np.sign(bias), np.sign(0.25 - np.asarray(metrics['tile_load'][layer])))
 
 
@@ -325,7 +325,7 @@ def test_schedules_scale_with_any_number_of_steps(steps):
 def test_muon_takes_the_matrices_and_every_tile_by_itself():
   config = tiny()
   _, _, state = start(config)
-  dimensions = optimizers.matrix_dimensions(state.params)
+  dimensions = optimizers.mark_matrices(state.params)
   layer = dimensions['layer_0']
   assert layer['ffn']['up'] is not None and layer['attention']['query']['kernel'] is not None
   assert dimensions['head']['kernel'] is None and dimensions['embedding']['embedding'] is None
@@ -381,7 +381,7 @@ def test_a_tile_that_no_token_reaches_and_a_silent_one_are_dead():
   used = int(np.argmax(evaluate(params)['tile_load'][0]))
   params['layer_0']['ffn']['down'][used] = 0
   assert evaluate(params)['dead_tiles'][0] == unreached[0] + 1
-  first = Evaluator(with_routing(model.config, 'first'), VOCABULARY, text())
+  first = Evaluator(change_routing(model.config, 'first'), VOCABULARY, text())
   assert first(jax.device_get(state.params))['dead_tiles'] == [3, 3]
 
 
@@ -394,7 +394,7 @@ def test_parameter_counts_of_the_reference():
   state = jax.eval_shape(lambda: init_state(config, model))
   # 3 of 4 tiles idle in 4 layers, each 2 * 128 * 128 weights and 128 up scales; the down scale is shared.
   idle = 3 * 4 * (2 * 128 * 128 + 128)
-  assert workdirs.parameter_counts(model.config, state.params, state.routing) == {
+  assert workdirs.describe_parameters(model.config, state.params, state.routing_state) == {
     'parameters': {'total': 844_881, 'routing': 2_064, 'active_per_token': 844_881 - idle},
     'routing_state': 16,
   }
@@ -405,7 +405,7 @@ def test_parameter_counts_of_tiles_with_output_scales():
   config = configuration.parse(configuration.hierarchical_config(tiles=16, clusters=4, probes=2, top_k=4, d_ff=512))
   model = transformer.TransformerLM(config.model, 65)
   state = jax.eval_shape(lambda: init_state(config, model))
-  counts = workdirs.parameter_counts(model.config, state.params, state.routing)['parameters']
+  counts = workdirs.describe_parameters(model.config, state.params, state.routing_state)['parameters']
   # 12 of 16 tiles idle in 4 layers, each 2 * 128 * 32 weights, 32 up scales, 128 down scales and an output scale.
   assert counts['total'] - counts['active_per_token'] == 12 * 4 * (2 * 128 * 32 + 32 + 128 + 1)
 
@@ -417,12 +417,12 @@ def test_evaluating_a_thousand_tiles_takes_the_memory_of_their_hidden_units():
   settings.model.layers = 1
   config = configuration.parse(settings)
   for name in ('dense', 'emergent'):
-    model = with_routing(config.model, name)
+    model = change_routing(config.model, name)
     state = jax.eval_shape(lambda: init_state(config, transformer.TransformerLM(config.model, len(VOCABULARY))))
     evaluator = Evaluator(model, VOCABULARY, np.zeros(1000, np.int32))
     windows = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME, 257), jnp.int32)
     targets = jax.ShapeDtypeStruct((WINDOWS_AT_A_TIME,), jnp.int32)
-    compiled = evaluator._step.lower(state.params, state.routing, windows, targets, 0).compile()
+    compiled = evaluator._step.lower(state.params, state.routing_state, windows, targets, 0).compile()
     hidden = WINDOWS_AT_A_TIME * 256 * 8192 * 4 // jax.device_count()
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * hidden
 
@@ -431,11 +431,11 @@ def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
   config = tiny()
   model, _, state = start(config)
   others = init_state(dataclasses.replace(config, seed=1), model).params
-  backend = trained_backend(model.config, len(VOCABULARY))
+  backend = make_trained_backend(model.config, len(VOCABULARY))
   tokens = text(5 * 16 + 1)
   both = jax.device_get((state.params, others))
   share = _tile_disagreement(16, tokens, *((backend, params, {}) for params in both))
-  first, second = (tiles_of(model, params, {}, tokens[:-1])[0] for params in both)
+  first, second = (record_tiles(model, params, {}, tokens[:-1])[0] for params in both)
   np.testing.assert_allclose(share, np.mean(first[..., 0] != second[..., 0], axis=1))
   assert min(share) > 0
 
@@ -487,7 +487,7 @@ def test_a_fitted_gate_lowers_the_loss_and_touches_nothing_else(monkeypatch):
   monkeypatch.setattr(checkpoints.Trained, 'corpus', lambda _: corpus)
 
   def loss_of(params):
-    fitted = with_routing(trained.model.config, 'learned')
+    fitted = change_routing(trained.model.config, 'learned')
     return Evaluator(fitted, VOCABULARY, corpus.train)(params)['loss']
 
   first, last = (gate_fitting.fit_gate(trained, steps) for steps in (1, 40))
@@ -540,7 +540,7 @@ def test_run_json_lists_every_session(tmp_path):
   _, mesh, state = start(config)
   corpus = corpora.Corpus('file', VOCABULARY, text(), text()[-100:], 'sha')
   for step in (0, 20):
-    workdirs.write_run(tmp_path, config, corpus, state.params, state.routing, mesh, step)
+    workdirs.write_run(tmp_path, config, corpus, state.params, state.routing_state, mesh, step)
   described = workdirs.read_run(tmp_path)
   assert [session['started_at_step'] for session in described['sessions']] == [0, 20]
   assert described['corpus']['validation_characters'] == 99
@@ -550,9 +550,9 @@ def test_run_json_lists_every_session(tmp_path):
 
 def test_a_workdir_is_written_by_one_training_at_a_time(tmp_path):
   config = tiny()
-  with workdirs.opened(tmp_path, config):
-    with pytest.raises(WorkdirInUse, match='another training is running'), workdirs.opened(tmp_path, config):
+  with workdirs.open_workdir(tmp_path, config):
+    with pytest.raises(WorkdirInUse, match='another training is running'), workdirs.open_workdir(tmp_path, config):
       pass
-  with workdirs.opened(tmp_path, config):
+  with workdirs.open_workdir(tmp_path, config):
     pass
   assert WorkdirInUse.exit_code not in (0, 1, InputError.exit_code)

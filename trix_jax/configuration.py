@@ -212,13 +212,13 @@ _CHECKS = (
   Check(('optimizer.adam_b2',), lambda decay: 0 <= decay < 1, 'it must be at least 0 and less than 1'),
   Check(('optimizer.clip_norm',), lambda norm: norm > 0, 'it must be positive'),
   Relation(
-    lambda c: not c.model.ffn.balance_bias or routing.ROUTINGS[c.model.ffn.routing].by_scores,
+    lambda c: not c.model.ffn.read_balance_bias or routing.ROUTINGS[c.model.ffn.routing].by_scores,
     'config.model.balance_bias moves scores, which {c.model.ffn.routing} routing does not look at; leave it False',
   ),
   Relation(
-    lambda c: (c.loss.balance_bias_rate > 0) == c.model.ffn.balance_bias,
+    lambda c: (c.loss.balance_bias_rate > 0) == c.model.ffn.read_balance_bias,
     'config.loss.balance_bias_rate = {c.loss.balance_bias_rate} with config.model.balance_bias = '
-    '{c.model.ffn.balance_bias}; set both to use loss-free balancing, or neither',
+    '{c.model.ffn.read_balance_bias}; set both to use loss-free balancing, or neither',
   ),
   Check(('seed',), lambda seed: 0 <= seed < 2**31, 'it must be from 0 to 2**31 - 1'),
   Check(('sample_length',), lambda length: length >= 0, 'it must not be negative'),

@@ -23,7 +23,7 @@ from experiments.suites import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.evaluation import classes, tables
-from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings, tiles_of, with_routing
+from trix_jax.evaluation.evaluator import Evaluator, change_routing, evaluate_routings, record_tiles
 from trix_jax.inspection import gate_fitting
 from trix_jax.nn import ffn, transformer
 from trix_jax.runs import checkpoints, metrics, workdirs
@@ -80,14 +80,14 @@ def _tokens(config, steps: int) -> int:
 def routings(trained: checkpoints.Trained) -> dict[str, float]:
   """Return the validation loss of the same weights under every routing."""
   rows = evaluate_routings(
-    trained.model.config, trained.vocabulary, trained.corpus().validation, trained.params, trained.routing
+    trained.model.config, trained.vocabulary, trained.corpus().validation, trained.params, trained.routing_state
   )
   return {row['routing']: row['loss'] for row in rows}
 
 
 def fitted_gate(trained: checkpoints.Trained) -> float:
   """Return the validation loss with a gate fitted to the frozen model."""
-  config = with_routing(trained.model.config, 'learned')
+  config = change_routing(trained.model.config, 'learned')
   evaluate = Evaluator(config, trained.vocabulary, trained.corpus().validation)
   return evaluate(gate_fitting.fit_gate(trained, GATE_STEPS))['loss']
 
@@ -95,7 +95,7 @@ def fitted_gate(trained: checkpoints.Trained) -> float:
 def specialisation(trained: checkpoints.Trained) -> dict[str, Any]:
   """Return for each layer the tiles of each class of characters, and the value by chance: see `null_information`."""
   row = Evaluator(_routed(trained.model.config), trained.vocabulary, trained.corpus().validation)(
-    trained.params, trained.routing
+    trained.params, trained.routing_state
   )
   return _against_chance(row['class_tiles'])
 
@@ -126,10 +126,10 @@ def null_information(counts_CT: np.ndarray) -> dict[str, float]:
 def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
   """Return `specialisation` for the kinds of lines of `patterns.text`, and each kind's main tile in every layer."""
   validation = trained.corpus().validation
-  tile_LNK = chosen_tiles(trained, validation)
-  kind_N = patterns.kinds()[-len(validation) :][: tile_LNK.shape[1]]  # The validation text is the end of the whole.
-  counts = [np.zeros((len(patterns.KINDS), trained.model.config.ffn.tiles), int) for _ in tile_LNK]
-  for table, tile_NK in zip(counts, tile_LNK, strict=True):
+  tile_YNK = chosen_tiles(trained, validation)
+  kind_N = patterns.kinds()[-len(validation) :][: tile_YNK.shape[1]]  # The validation text is the end of the whole.
+  counts = [np.zeros((len(patterns.KINDS), trained.model.config.ffn.tiles), int) for _ in tile_YNK]
+  for table, tile_NK in zip(counts, tile_YNK, strict=True):
     np.add.at(table, (kind_N[:, None], tile_NK), 1)
   return {**_against_chance(counts), 'favourite': [np.argmax(table, axis=1).tolist() for table in counts]}
 
@@ -137,9 +137,9 @@ def patterns_to_tiles(trained: checkpoints.Trained) -> dict[str, Any]:
 def passage(trained: checkpoints.Trained) -> dict[str, Any]:
   """Return the beginning of the validation text and the first tile of each of its characters, by layer."""
   validation = trained.corpus().validation[: PASSAGE + trained.model.config.context]
-  tile_LNK = chosen_tiles(trained, validation)
-  text = ''.join(trained.vocabulary[token] for token in validation[: min(PASSAGE, tile_LNK.shape[1])])
-  return {'text': text, 'tiles': tile_LNK[:, : len(text), 0].tolist()}
+  tile_YNK = chosen_tiles(trained, validation)
+  text = ''.join(trained.vocabulary[token] for token in validation[: min(PASSAGE, tile_YNK.shape[1])])
+  return {'text': text, 'tiles': tile_YNK[:, : len(text), 0].tolist()}
 
 
 def signatures(trained: checkpoints.Trained) -> list[list[list[int]]]:
@@ -168,12 +168,12 @@ def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
 def chosen_tiles(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
   """Return `tiles_of` a trained model, [layers, N, K]."""
   model = transformer.TransformerLM(_routed(trained.model.config), len(trained.vocabulary))
-  return tiles_of(model, trained.params, trained.routing, token_N)[0]
+  return record_tiles(model, trained.params, trained.routing_state, token_N)[0]
 
 
 def _routed(config: ModelConfig) -> ModelConfig:
   """Return the config to measure. It routes a dense model by its signatures, with one tile for a token."""
-  return with_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
+  return change_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
 
 
 MEASURES: dict[str, Callable[..., Any]] = {

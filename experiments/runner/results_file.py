@@ -35,7 +35,7 @@ FAILURE = {'variant': str, 'seed': int, 'reason': str}
 
 def kept(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
   """Lock these results against other runners, which would overwrite ours. Raise InputError if one has the lock."""
-  return files.locked(
+  return files.hold_lock(
     path.with_name(f'.{path.stem}.lock'),
     InputError(f'another program is writing {path}; wait for it, or choose another --suite or --out'),
   )

@@ -51,7 +51,7 @@ def main() -> None:
   settings += [('keep_ratio', ratio) for ratio in RATIOS]
   for kind, value in settings:
     model = dataclasses.replace(config, ffn=dataclasses.replace(config.ffn, **{'keep_ratio': 0.0, kind: value}))
-    row = Evaluator(model, trained.vocabulary, validation)(trained.params, trained.routing)
+    row = Evaluator(model, trained.vocabulary, validation)(trained.params, trained.routing_state)
     rows.append({'kind': kind, kind: value, 'tiles_used': float(np.mean(row['tiles_used'])), 'loss': row['loss']})
     print(f'{kind} {value:<5}{rows[-1]["tiles_used"]:8.3f} tiles a character{row["loss"]:9.4f} nats', flush=True)
   files.write_text(path, json.dumps(rows, indent=1) + '\n')

@@ -54,13 +54,13 @@ def main() -> None:
     model, vocabulary = trained.model.config, trained.vocabulary
     xla = {
       'routing': model.ffn.routing,
-      **Evaluator(model, vocabulary, validation)(trained.params, trained.routing),
+      **Evaluator(model, vocabulary, validation)(trained.params, trained.routing_state),
     }
     print(f'{workdir}: XLA, as trained: loss {xla["loss"]:.4f}, {4 * parameters:,} bytes in float32')
     for attention, head in PAIRS:
       config = weights.InferenceConfig(model, len(vocabulary), attention, head)
-      [row] = evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing)
-      size = sum(weights.sizes(config).values())
+      [row] = evaluate_packed([xla], config, vocabulary, validation, trained.params, trained.routing_state)
+      size = sum(weights.count_bytes(config).values())
       rows.append(
         {
           'run': workdir.name,

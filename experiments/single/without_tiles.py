@@ -43,7 +43,7 @@ def main() -> None:
     silenced = [[], *([tile] for tile in range(tiles)), list(range(tiles))]
     losses, start = [], time.perf_counter()
     for done, quiet in enumerate(silenced, start=1):
-      losses.append(evaluator(silence(trained.params, quiet, config), trained.routing)['loss'])
+      losses.append(evaluator(silence(trained.params, quiet, config), trained.routing_state)['loss'])
       left = (time.perf_counter() - start) / done * (len(silenced) - done)
       print(f'{workdir}: without {len(quiet)} of {tiles} tiles {losses[-1]:.4f}, {left / 60:.1f} min left', flush=True)
     row = {
@@ -70,7 +70,7 @@ def silence(params, tiles, config: FFNConfig):
   for name, block in params.items():
     if name.startswith('layer_'):
       result[name] = {**block, 'ffn': {**block['ffn'], 'down': block['ffn']['down'].at[np.array(tiles, int)].set(0.0)}}
-      quiet = np.flatnonzero(ffn.silent_tiles(ffn.quantise_tiles(result[name]['ffn'], config), config))
+      quiet = np.flatnonzero(ffn.find_silent_tiles(ffn.quantise_tiles(result[name]['ffn'], config), config))
       assert set(tiles) <= set(quiet.tolist()), f'tiles {tiles} of {name} still compute'
   return result
 

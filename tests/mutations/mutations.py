@@ -237,8 +237,8 @@ NN = (
     ),
     (
       'silent_tiles_are_never_dead',
-      'jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0',
-      'jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) < 0',
+      'jnp.max(jnp.abs(compute_tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0',
+      'jnp.max(jnp.abs(compute_tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) < 0',
     ),
     (
       'every_tile_has_the_gate_of_the_best',
@@ -386,7 +386,7 @@ RUNS = (
     (
       'routing_state_not_restored',
       "tree.get('opt_state'), tree.get('routing', {}))",
-      "tree.get('opt_state'), like.routing)",
+      "tree.get('opt_state'), like.routing_state)",
     ),
     (
       'best_loss_forgotten_on_resume',
@@ -473,8 +473,8 @@ TRAINING = (
     ),
     (
       'the_same_randomness_in_every_part',
-      'part_windows, jax.random.fold_in(key, part))',
-      'part_windows, key)',
+      'state.routing_state, part_windows, jax.random.fold_in(key, part)\n',
+      'state.routing_state, part_windows, key\n',
     ),
     ('gradients_of_parts_summed', 'lambda leaf: leaf / parts', 'lambda leaf: leaf'),
     (
@@ -579,8 +579,8 @@ TRAINING = (
     ('another_model_accepted_to_start_from', 'and theirs[key] != ours[key]', 'and theirs[key] is None'),
     (
       'the_index_of_an_earlier_run_is_lost',
-      'routing=trained.routing if alike else state.routing)',
-      'routing=state.routing)',
+      'routing_state=trained.routing_state if alike else state.routing_state',
+      'routing_state=state.routing_state',
     ),
     (
       'teacher_of_another_vocabulary_accepted',
@@ -1074,7 +1074,7 @@ EXPERIMENTS = (
     ('failed_runs_are_not_told', '      failed += 1\n', ''),
     (
       'results_of_other_versions_taken',
-      "and row['versions'] == workdirs.versions() and",
+      "and row['versions'] == workdirs.read_versions() and",
       'and',
     ),
   ),

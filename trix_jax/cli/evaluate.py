@@ -21,7 +21,7 @@ from trix_jax.cli import arguments
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation import tables
-from trix_jax.evaluation.evaluator import Evaluator, evaluate_packed, evaluate_routings, with_routing
+from trix_jax.evaluation.evaluator import Evaluator, change_routing, evaluate_packed, evaluate_routings
 from trix_jax.inference import weights
 from trix_jax.inspection import gate_fitting, plots
 from trix_jax.nn import transformer
@@ -69,26 +69,26 @@ def main() -> None:
   if _BACKEND.value == 'packed':
     packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
-  rows = evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing)
+  rows = evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing_state)
   packed_rows = (
-    [] if packed is None else evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing)
+    [] if packed is None else evaluate_packed(rows, packed, vocabulary, tokens, trained.params, trained.routing_state)
   )
   if fitted:
-    config = with_routing(trained.model.config, 'learned')
+    config = change_routing(trained.model.config, 'learned')
     rows.append({'routing': 'fitted_gate', 'backend': 'xla', **Evaluator(config, vocabulary, tokens)(fitted)})
   print(
     f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
     f'{_FILE.value or "validation text"}'
   )
-  print(tables.routing_table(rows, trained.model.config.ffn.routing))
-  print(tables.tile_use(rows, trained.model.config.ffn.routing))
+  print(tables.format_routings(rows, trained.model.config.ffn.routing))
+  print(tables.format_tile_use(rows, trained.model.config.ffn.routing))
   if packed is not None:
     print(
-      tables.packed_table(
-        packed_rows, sum(weights.sizes(packed).values()), transformer.count_parameters(trained.params)
+      tables.format_packed(
+        packed_rows, sum(weights.count_bytes(packed).values()), transformer.count_parameters(trained.params)
       )
     )
-  routed = tables.routed(rows, trained.model.config.ffn.routing)
+  routed = tables.pick_routed(rows, trained.model.config.ffn.routing)
   path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
   try:
     tables.write_rows(path, rows + packed_rows, _CHECKPOINT.value, trained.step, _FILE.value or 'validation')

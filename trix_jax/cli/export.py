@@ -51,5 +51,5 @@ def main() -> None:
   print(
     f'{path}: {size:,} bytes, {4 * parameters / size:.1f} times smaller than its {parameters:,} parameters in float32'
   )
-  for part, bytes_ in weights.sizes(model.config).items():
+  for part, bytes_ in weights.count_bytes(model.config).items():
     print(f'  {part:<34}{bytes_:>12,} bytes')

@@ -85,4 +85,4 @@ def load() -> inference.LanguageModel:
       raise InputError('--checkpoint chooses one of a --workdir; a --model holds one already')
     return inference.load(_MODEL.value)
   trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
-  return inference.as_trained(trained.model, trained.vocabulary, trained.params, trained.routing)
+  return inference.as_trained(trained.model, trained.vocabulary, trained.params, trained.routing_state)

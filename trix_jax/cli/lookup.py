@@ -31,6 +31,6 @@ def main() -> None:
     raise InputError('give either --text, or both --layer and --tile')
   trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
   if text is not None:
-    print(tile_cards.answers_table(text, tile_cards.look_up(trained, text)))
+    print(tile_cards.format_answers(text, tile_cards.look_up(trained, text)))
   elif layer is not None and tile is not None:
-    print(tile_cards.card_text(tile_cards.card(trained, layer, tile, trained.corpus().validation)))
+    print(tile_cards.format_card(tile_cards.make_card(trained, layer, tile, trained.corpus().validation)))

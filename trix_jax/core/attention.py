@@ -10,34 +10,34 @@ BLOCKS = 4
 WINDOWS_AT_A_TIME = 2
 
 
-def causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
+def causal_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array) -> jax.Array:
   """Compute softmax(q k^T / sqrt(width) + causal mask) v, [B, L, heads, width] each.
 
   On a GPU this calls `jax.nn.dot_product_attention`. Elsewhere it calls the block-wise form below, which is faster on
   a CPU.
   """
   if jax.default_backend() == 'gpu':
-    return jax.nn.dot_product_attention(q_BLHD, k_BLHD, v_BLHD, is_causal=True)
-  return blockwise_causal_attention(q_BLHD, k_BLHD, v_BLHD)
+    return jax.nn.dot_product_attention(q_BLHW, k_BLHW, v_BLHW, is_causal=True)
+  return blockwise_causal_attention(q_BLHW, k_BLHW, v_BLHW)
 
 
 @jax.custom_vjp
-def blockwise_causal_attention(q_BLHD: jax.Array, k_BLHD: jax.Array, v_BLHD: jax.Array) -> jax.Array:
+def blockwise_causal_attention(q_BLHW: jax.Array, k_BLHW: jax.Array, v_BLHW: jax.Array) -> jax.Array:
   """Compute exact causal attention in blocks, without the products that the mask hides outside the diagonal blocks.
 
   It maps over a few windows at a time, so that scores stay in cache. The gradient recomputes the scores from the
   logarithm of their normaliser (FlashAttention, arXiv 2205.14135).
   """
-  return _forward(q_BLHD, k_BLHD, v_BLHD)[0]
+  return _forward(q_BLHW, k_BLHW, v_BLHW)[0]
 
 
-def _forward(q_BLHD, k_BLHD, v_BLHD):
-  out_BLHD, normaliser_BHL = _map_windows(_attend, q_BLHD, k_BLHD, v_BLHD)
-  return out_BLHD, (q_BLHD, k_BLHD, v_BLHD, out_BLHD, normaliser_BHL)
+def _forward(q_BLHW, k_BLHW, v_BLHW):
+  out_BLHW, normaliser_BHL = _map_windows(_attend, q_BLHW, k_BLHW, v_BLHW)
+  return out_BLHW, (q_BLHW, k_BLHW, v_BLHW, out_BLHW, normaliser_BHL)
 
 
-def _backward(residuals, grad_BLHD):
-  return _map_windows(_attend_gradient, *residuals, grad_BLHD)
+def _backward(residuals, grad_BLHW):
+  return _map_windows(_attend_gradient, *residuals, grad_BLHW)
 
 
 blockwise_causal_attention.defvjp(_forward, _backward)
@@ -51,10 +51,10 @@ def _map_windows(function, *arrays):
   return jax.tree.map(lambda x: x.reshape((B,) + x.shape[2:]), jax.lax.map(lambda xs: function(*xs), split))
 
 
-def _attend(q_BLHD, k_BLHD, v_BLHD):
+def _attend(q_BLHW, k_BLHW, v_BLHW):
   """Return the output [B, L, heads, width] and log(sum(exp(scores))) [B, heads, L], one block of queries at a time."""
-  L, width = q_BLHD.shape[1], q_BLHD.shape[3]
-  q, k, v = _heads_first(q_BLHD * width**-0.5), _heads_first(k_BLHD), _heads_first(v_BLHD)
+  L, width = q_BLHW.shape[1], q_BLHW.shape[3]
+  q, k, v = _heads_first(q_BLHW * width**-0.5), _heads_first(k_BLHW), _heads_first(v_BLHW)
   outputs, normalisers = [], []
   for start, end in _spans(L):
     score_BHQK = jnp.einsum('bhqd,bhkd->bhqk', q[:, :, start:end], k[:, :, :end])
@@ -67,13 +67,13 @@ def _attend(q_BLHD, k_BLHD, v_BLHD):
   return _heads_first(jnp.concatenate(outputs, axis=2)), jnp.concatenate(normalisers, axis=2)
 
 
-def _attend_gradient(q_BLHD, k_BLHD, v_BLHD, out_BLHD, normaliser_BHL, grad_BLHD):
+def _attend_gradient(q_BLHW, k_BLHW, v_BLHW, out_BLHW, normaliser_BHL, grad_BLHW):
   """Return the gradients of q, k and v, one block of keys at a time with the queries from that block on."""
-  L, width = q_BLHD.shape[1], q_BLHD.shape[3]
-  q, k, v = _heads_first(q_BLHD * width**-0.5), _heads_first(k_BLHD), _heads_first(v_BLHD)
-  grad = _heads_first(grad_BLHD)
+  L, width = q_BLHW.shape[1], q_BLHW.shape[3]
+  q, k, v = _heads_first(q_BLHW * width**-0.5), _heads_first(k_BLHW), _heads_first(v_BLHW)
+  grad = _heads_first(grad_BLHW)
   # The gradient of the softmax subtracts sum_k weight_qk * (gradient of weight_qk).
-  mean_BHL = jnp.sum(out_BLHD * grad_BLHD, axis=-1).transpose(0, 2, 1)
+  mean_BHL = jnp.sum(out_BLHW * grad_BLHW, axis=-1).transpose(0, 2, 1)
   spans = _spans(L)
   grads_k, grads_v = [], []
   grads_q: list[list[jax.Array]] = [[] for _ in spans]
@@ -107,18 +107,18 @@ def _largest_divisor(n: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if n % d == 0)
 
 
-def rotary(x_BLHD: jax.Array, position_BL: jax.Array | None = None, context: int | None = None) -> jax.Array:
+def rotary(x_BLHW: jax.Array, position_BL: jax.Array | None = None, context: int | None = None) -> jax.Array:
   """Apply rotary position embedding, base 10,000 (RoFormer, arXiv 2104.09864).
 
   Args:
-    x_BLHD: [B, L, heads, width], width even.
+    x_BLHW: [B, L, heads, width], width even.
     position_BL: int32 positions, by default 0 ... L - 1 in every row.
     context: number of positions; needed when `position_BL` is given.
   """
-  L, half = x_BLHD.shape[1], x_BLHD.shape[-1] // 2
+  L, half = x_BLHW.shape[1], x_BLHW.shape[-1] // 2
   angle_Ph = np.arange(context or L)[:, None] * 10_000.0 ** (-np.arange(half) / half)
   # Both cases use the same table, so that a position gets the same bits in both.
   tables = [f(angle_Ph)[:, None].astype(np.float32) for f in (np.cos, np.sin)]
   cos, sin = (table if position_BL is None else jnp.take(table, position_BL, axis=0, mode='clip') for table in tables)
-  first, second = x_BLHD[..., :half], x_BLHD[..., half:]
+  first, second = x_BLHW[..., :half], x_BLHW[..., half:]
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

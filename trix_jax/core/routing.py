@@ -240,7 +240,7 @@ def balance_loss(info: RoutingInfo, load_T: jax.Array, cluster_load_C: jax.Array
   return (of_tiles + mean_C.shape[0] * jnp.sum(jax.lax.stop_gradient(cluster_load_C) * mean_C)) / 2
 
 
-def updated_balance_bias(bias_T: jax.Array, load_T: jax.Array, score_std: jax.Array, rate: float) -> jax.Array:
+def update_balance_bias(bias_T: jax.Array, load_T: jax.Array, score_std: jax.Array, rate: float) -> jax.Array:
   """Raise the bias of underloaded tiles and lower that of overloaded ones (loss-free balancing, arXiv 2408.15664).
 
   `rate` is in units of the scores' standard deviation, because integer scores have no natural unit.

@@ -167,7 +167,7 @@ def cluster_keys(key_CMD: jax.Array, kind: str) -> jax.Array:
   return ternary.quantise_int8(sum_CD)[0]
 
 
-def look_up(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Array | None = None) -> Candidates:
+def find_candidates(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Array | None = None) -> Candidates:
   """Find the candidate tiles of every token, at C + P * M products a token.
 
   Tokens are sorted by the clusters that they probe, so each cluster's keys meet only its own tokens. When there are
@@ -219,7 +219,7 @@ def recall(
   """Return the share of tokens whose best candidate scores as high as the best tile of all (recall@1).
 
   Args:
-    q_ND, index, probes: see `look_up`.
+    q_ND, index, probes: see `find_candidates`.
     bias_T, cluster_bias_C: balance biases of the layer. Without them the recall is that of the keys alone.
 
   Raises:
@@ -228,7 +228,7 @@ def recall(
   if not len(q_ND):
     raise ValueError('recall of no tokens is undefined')
   dot_NT = routing.signature_dots(q_ND, index.key_TD)
-  found = look_up(q_ND, index, probes, cluster_bias_C)
+  found = find_candidates(q_ND, index, probes, cluster_bias_C)
   best_N = routing.selection_scores(dot_NT, index.scale_T, bias_T).max(axis=-1)
   bias_NJ = None if bias_T is None else bias_T[found.tile_NJ]
   return jnp.mean(routing.selection_scores(found.dot_NJ, found.scale_NJ, bias_NJ).max(axis=-1) == best_N)

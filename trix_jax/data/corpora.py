@@ -158,7 +158,7 @@ def decode(tokens, vocabulary: str) -> str:
   return ''.join(vocabulary[token] for token in tokens)
 
 
-def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+def draw_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int, step: int) -> np.ndarray:
   """Return the windows of one step, [batch_size, context + 1]: a pure function of its arguments.
 
   An epoch is a random permutation of non-overlapping windows that start at a random offset. So windows differ between
@@ -179,7 +179,7 @@ def training_batch(tokens: np.ndarray, context: int, batch_size: int, seed: int,
   return tokens[starts[:, None] + np.arange(context + 1)]
 
 
-def evaluation_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_windows(tokens: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
   """Cut a split into non-overlapping windows in which every token after the first is a target exactly once.
 
   Returns:

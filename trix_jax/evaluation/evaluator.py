@@ -26,7 +26,7 @@ def convert_loss(loss: float) -> dict[str, float]:
   return {'loss': loss, 'perplexity': math.exp(min(loss, 700.0)), 'bits_per_char': loss / math.log(2)}
 
 
-def with_routing(config: ModelConfig, routing_name: str) -> ModelConfig:
+def change_routing(config: ModelConfig, routing_name: str) -> ModelConfig:
   """Return the same model under another routing.
 
   A balance bias or a control belongs to the trained routing, so another routing drops it. An ablation stays, because it
@@ -55,7 +55,7 @@ class Backend(NamedTuple):
   tiles: Callable[[Any, int], ffn.TernaryTiles]
 
 
-def trained_backend(config: ModelConfig, vocabulary_size: int) -> Backend:
+def make_trained_backend(config: ModelConfig, vocabulary_size: int) -> Backend:
   """Return the backend that computes the model by XLA, as in training, from `transformer.TransformerLM` parameters."""
   model = transformer.TransformerLM(config, vocabulary_size)
 
@@ -65,7 +65,7 @@ def trained_backend(config: ModelConfig, vocabulary_size: int) -> Backend:
   return Backend('xla', apply, lambda params, layer: ffn.quantise_tiles(params[f'layer_{layer}']['ffn'], config.ffn))
 
 
-def packed_backend(config: weights.InferenceConfig) -> Backend:
+def make_packed_backend(config: weights.InferenceConfig) -> Backend:
   """Return the backend that computes the packed model by kernels, from the arrays of `weights.pack`.
 
   Those arrays hold all state.
@@ -92,11 +92,11 @@ class Evaluator:
       config: of the model.
       vocabulary: of the model.
       tokens: a split; its first token is an input only.
-      backend: computes the model; by default `trained_backend`.
+      backend: computes the model; by default `make_trained_backend`.
     """
     self._ffn = config.ffn
-    self._backend = backend or trained_backend(config, len(vocabulary))
-    self._windows, self._targets = corpora.evaluation_windows(tokens, config.context)
+    self._backend = backend or make_trained_backend(config, len(vocabulary))
+    self._windows, self._targets = corpora.cut_windows(tokens, config.context)
     self._mesh = devices.data_mesh(WINDOWS_AT_A_TIME)
     self._class_V = classes.class_of_tokens(vocabulary)
     split, replicated = PartitionSpec(devices.AXIS), PartitionSpec()
@@ -128,7 +128,7 @@ class Evaluator:
     class_tiles = total.pop('class_tiles')
     mean = jax.tree.map(lambda leaf: (leaf / count).tolist(), total)
     load = np.array(mean['tile_load'])
-    silent = [ffn.silent_tiles(self._backend.tiles(params, layer), self._ffn) for layer in range(len(load))]
+    silent = [ffn.find_silent_tiles(self._backend.tiles(params, layer), self._ffn) for layer in range(len(load))]
     return {
       **convert_loss(mean.pop('loss')),
       **mean,
@@ -164,7 +164,7 @@ class Evaluator:
     return jax.lax.psum(sums, devices.AXIS)
 
 
-def routings_of(config: ModelConfig) -> tuple[str, ...]:
+def list_routings(config: ModelConfig) -> tuple[str, ...]:
   """List the routings for evaluating a checkpoint: all of them, but those with a gate only where the model has one."""
   return tuple(name for name, way in routing.ROUTINGS.items() if not way.has_gate or name == config.ffn.routing)
 
@@ -174,8 +174,8 @@ def evaluate_routings(
 ) -> list[dict[str, Any]]:
   """Return one row for each routing: `routing`, `backend` and the figures of `Evaluator`."""
   rows = []
-  for name in routings_of(config):
-    evaluated = with_routing(config, name)
+  for name in list_routings(config):
+    evaluated = change_routing(config, name)
     rows.append({'routing': name, 'backend': 'xla', **Evaluator(evaluated, vocabulary, tokens)(params, routing_state)})
   return rows
 
@@ -200,10 +200,10 @@ def evaluate_packed(
       xla_row['routing']
     ].is_random:  # The two backends draw different tiles, so their rows cannot be compared.
       continue
-    model = with_routing(config.model, xla_row['routing'])
-    packed = packed_backend(dataclasses.replace(config, model=model))
+    model = change_routing(config.model, xla_row['routing'])
+    packed = make_packed_backend(dataclasses.replace(config, model=model))
     row = Evaluator(model, vocabulary, tokens, packed)(arrays)
-    trained = trained_backend(model, len(vocabulary))
+    trained = make_trained_backend(model, len(vocabulary))
     rows.append(
       {
         'routing': xla_row['routing'],
@@ -234,7 +234,7 @@ def _tile_disagreement(context, tokens, *models):
     counted_N = (jnp.arange(context) < targets[:, None]).reshape(-1)
     return jnp.stack([jnp.sum(jnp.any(a != b, axis=1) & counted_N) for a, b in zip(first, second, strict=True)])
 
-  windows, targets = corpora.evaluation_windows(tokens, context)
+  windows, targets = corpora.cut_windows(tokens, context)
   parameters = [of_model for _, *of_model in models]
   counts = sum(
     np.asarray(differing(parameters, *part), np.int64)
@@ -243,7 +243,7 @@ def _tile_disagreement(context, tokens, *models):
   return (counts / targets.sum()).tolist()
 
 
-def tiles_of(
+def record_tiles(
   model: transformer.TransformerLM, params: Any, routing_state: Any, token_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return tiles and gates of every token in every layer, two arrays [layers, N, K], without a partial last window."""
@@ -259,5 +259,5 @@ def tiles_of(
     [np.asarray(of) for of in chosen(params, routing_state, *part)]
     for _, part in corpora.batches(WINDOWS_AT_A_TIME, windows)
   ]
-  tile_LNK, gate_LNK = (np.concatenate(of, axis=1)[:, : windows.size] for of in zip(*parts, strict=True))
-  return tile_LNK, gate_LNK
+  tile_YNK, gate_YNK = (np.concatenate(of, axis=1)[:, : windows.size] for of in zip(*parts, strict=True))
+  return tile_YNK, gate_YNK

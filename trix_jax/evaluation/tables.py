@@ -20,7 +20,7 @@ def write_rows(path: pathlib.Path, rows: list[dict[str, Any]], checkpoint: str, 
   files.write_text(path, json.dumps(described, indent=1) + '\n')
 
 
-def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
+def format_routings(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Tabulate loss, perplexity and the certainty of the routing, a line for each routing."""
   lines = [f'{"routing":<12}{"loss":>8}{"perplexity":>12}{"margin":>8}{"ties %":>8}{"NMI":>7}{"dead tiles":>12}']
   for row in rows:
@@ -35,7 +35,7 @@ def routing_table(rows: list[dict[str, Any]], trained_routing: str) -> str:
   return '\n'.join(lines)
 
 
-def packed_table(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
+def format_packed(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
   """Tabulate what packing changes, a line for each routing. `size` is in bytes; `parameters` counts the model's."""
   lines = [
     f'packed, attention {rows[0]["attention"]}, head {rows[0]["head"]}: {size:,} bytes, '
@@ -48,9 +48,9 @@ def packed_table(rows: list[dict[str, Any]], size: int, parameters: int) -> str:
   return '\n'.join(lines)
 
 
-def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
+def format_tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Tabulate the share of tokens of every tile, a line for each layer."""
-  row = routed(rows, trained_routing)
+  row = pick_routed(rows, trained_routing)
   lines = [f'tile load under {row["routing"]} routing, % of tokens:']
   for layer, load in enumerate(row['tile_load']):
     if len(load) > MOST_TILES:
@@ -63,12 +63,12 @@ def tile_load(rows: list[dict[str, Any]], trained_routing: str) -> str:
   return '\n'.join(lines)
 
 
-def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
+def format_tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
   """Tabulate how each class of characters splits over tiles, in % of the class, a block for each layer.
 
   With many tiles it shows only the top ones.
   """
-  row = routed(rows, trained_routing)
+  row = pick_routed(rows, trained_routing)
   lines = [f'tiles by class of the input character under {row["routing"]} routing, % of the class:']
   for layer, counts in enumerate(row['class_tiles']):
     information = row['class_tile_information'][layer]
@@ -85,7 +85,7 @@ def tile_use(rows: list[dict[str, Any]], trained_routing: str) -> str:
   return '\n'.join(lines)
 
 
-def routed(rows: list[dict[str, Any]], trained_routing: str) -> dict[str, Any]:
+def pick_routed(rows: list[dict[str, Any]], trained_routing: str) -> dict[str, Any]:
   """Return the row of the trained routing. For a dense model, whose tiles have equal loads, return the emergent row."""
   name = 'emergent' if routing.ROUTINGS[trained_routing].takes_all else trained_routing
   return next(row for row in rows if row['routing'] == name)

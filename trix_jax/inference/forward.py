@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 import xla_kernels
 from trix_jax.core import routing, ternary
-from trix_jax.inference.weights import InferenceConfig, packed_tiles, router_of, signatures_of, tile_index_of
+from trix_jax.inference.weights import InferenceConfig, unpack_router, wrap_index, wrap_keys, wrap_tiles
 from trix_jax.nn import decoder, ffn, indexed_ffn, transformer
 from trix_jax.nn.decoder import LayerCache
 from trix_jax.nn.model_config import FFNConfig
@@ -167,24 +167,24 @@ def apply_packed_tiles(
   and gates, and only when a caller uses it.
   """
   if config.clusters:
-    x_ND = indexed_ffn.normed(x_ND, weights[f'{name}.norm.scale'])
-  up, down = packed_tiles(weights, name, config)
+    x_ND = indexed_ffn.normalise(x_ND, weights[f'{name}.norm.scale'])
+  up, down = wrap_tiles(weights, name, config)
   tiles = up, weights[f'{name}.up_scale'], down, weights[f'{name}.down_scale']
   logits_NT = None
   if f'{name}.gate.weights' in weights and routing.ROUTINGS[config.routing].reads_gate:
     logits_NT = x_ND @ weights[f'{name}.gate.weights'] + weights[f'{name}.gate.bias']
-  info = route(router_of(weights, name, config), config, *ternary.quantise_int8(x_ND), logits_NT, key)
+  info = route(unpack_router(weights, name, config), config, *ternary.quantise_int8(x_ND), logits_NT, key)
   if config.routing != 'emergent' or config.gate not in operations.GATES:
     y_ND = xla_kernels.routed_tile_ffn(x_ND, *tiles, info.tile_NK, info.gate_NK, config.activation)
     return y_ND, info
   y_ND, tile_NK, gate_NK = xla_kernels.routed_ffn(
     x_ND,
-    signatures_of(weights, name, config),
+    wrap_keys(weights, name, config),
     *tiles,
     scale_T=weights[f'{name}.signature_scale'],
     bias_T=weights[f'{name}.balance_bias'] if config.balance_bias else None,  # In the order of the signatures.
     top_k=config.top_k,
-    index=tile_index_of(weights, name, config),
+    index=wrap_index(weights, name, config),
     gate=config.gate,
     keep_margin=config.keep_margin,
     activation=config.activation,
@@ -198,7 +198,7 @@ def apply_trained_tiles(
   """Compute a layer of tiles as trained, like the Flax layers."""
   layer = weights[name]
   if 'norm' in layer:
-    x_ND = indexed_ffn.normed(x_ND, layer['norm']['scale'])
+    x_ND = indexed_ffn.normalise(x_ND, layer['norm']['scale'])
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   logits_NT = None
   if 'gate' in layer and routing.ROUTINGS[config.routing].reads_gate:

@@ -149,7 +149,7 @@ def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', 
   if routing.ROUTINGS[trained.config.model.ffn.routing].is_random:
     raise InputError('this model routes at random, which a packed model cannot; pack one of another routing')
   config = InferenceConfig(trained.model.config, len(trained.vocabulary), attention, head)
-  arrays = weights.pack(trained.params, trained.routing, config)
+  arrays = weights.pack(trained.params, trained.routing_state, config)
   return LanguageModel(config, trained.vocabulary, arrays, forward.PACKED, trained.provenance)
 
 

@@ -175,7 +175,7 @@ def _trained_router(tiles, state, config):
   biases = (state.get(name) if config.balance_bias else None for name in ('balance_bias', 'cluster_bias'))
   if not config.clusters:
     return router.Router(tiles.signatures_TD, tiles.signature_scale_T, None, *biases)
-  index = indexed_ffn.index_of(state, config)
+  index = indexed_ffn.read_index(state, config)
   return router.Router(index.key_TD, index.scale_T, index, *biases)
 
 
@@ -258,7 +258,7 @@ def _pack_tiles(params, state, config: FFNConfig) -> dict[str, jax.Array]:
     'down': packed(tiles.down_THD),
     'down_scale': jnp.broadcast_to(tiles.down_scale_TD, (config.tiles, config.d_model)),
   }
-  index = indexed_ffn.index_of(state, config) if config.clusters else None
+  index = indexed_ffn.read_index(state, config) if config.clusters else None
 
   def in_order(x_T):
     return x_T if index is None else x_T[index.member_CM]
@@ -282,7 +282,7 @@ def _pack_tiles(params, state, config: FFNConfig) -> dict[str, jax.Array]:
   return arrays
 
 
-def sizes(config: InferenceConfig) -> dict[str, int]:
+def count_bytes(config: InferenceConfig) -> dict[str, int]:
   """Return the bytes of all arrays of `layout`, by purpose."""
   result = dict.fromkeys(
     (
@@ -311,17 +311,17 @@ def sizes(config: InferenceConfig) -> dict[str, int]:
 
 def unpack_tiles(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> ffn.TernaryTiles:
   """Unpack the tiles of a layer of packed arrays into the form for XLA."""
-  up_THD, down_TDH = map(xla_kernels.unpack, packed_tiles(arrays, name, config))
+  up_THD, down_TDH = map(xla_kernels.unpack, wrap_tiles(arrays, name, config))
   return ffn.TernaryTiles(
     up_THD.swapaxes(1, 2).astype(jnp.float32),
     down_TDH.swapaxes(1, 2).astype(jnp.float32),
     arrays[f'{name}.up_scale'],
     arrays[f'{name}.down_scale'],
-    *keys_of(arrays, name, config),
+    *unpack_keys(arrays, name, config),
   )
 
 
-def packed_tiles(
+def wrap_tiles(
   arrays: Mapping[str, Any], name: str, config: FFNConfig
 ) -> tuple[xla_kernels.PackedTernary, xla_kernels.PackedTernary]:
   """Return the up- and down-projections of a layer of packed arrays."""
@@ -332,14 +332,14 @@ def packed_tiles(
   )
 
 
-def signatures_of(
+def wrap_keys(
   arrays: Mapping[str, Any], name: str, config: FFNConfig
 ) -> xla_kernels.PackedTernary | xla_kernels.PackedInt8:
   """Return the packed routing addresses of a layer, for all tiles, or for the tiles of each cluster."""
   return _kind(config)(arrays[f'{name}.signatures'], config.tiles // (config.clusters or 1), config.d_model)
 
 
-def tile_index_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> xla_kernels.TileIndex | None:
+def wrap_index(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> xla_kernels.TileIndex | None:
   """Return the clusters of a layer of packed arrays; None without an index."""
   if not config.clusters:
     return None
@@ -350,21 +350,21 @@ def tile_index_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> xl
   )
 
 
-def in_tile_order(arrays: Mapping[str, Any], name: str, config: FFNConfig, x: jax.Array) -> jax.Array:
+def order_by_tile(arrays: Mapping[str, Any], name: str, config: FFNConfig, x: jax.Array) -> jax.Array:
   """Bring routing's numbers for every tile, [T, ...] or in the order of clusters [C, M, ...], to [T, ...]."""
   if not config.clusters:
     return x
   return x.reshape(config.tiles, *x.shape[2:])[jnp.argsort(arrays[f'{name}.members'].reshape(-1))]
 
 
-def router_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> router.Router:
+def unpack_router(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> router.Router:
   """Unpack what a layer of packed arrays routes by, with the tiles in their order."""
 
   def in_order(key):
-    return in_tile_order(arrays, name, config, arrays[f'{name}.{key}'])
+    return order_by_tile(arrays, name, config, arrays[f'{name}.{key}'])
 
-  key_TD, scale_T = keys_of(arrays, name, config)
-  packed = tile_index_of(arrays, name, config)
+  key_TD, scale_T = unpack_keys(arrays, name, config)
+  packed = wrap_index(arrays, name, config)
   index = None
   if packed is not None:
     assert packed.scale_C is not None
@@ -374,12 +374,12 @@ def router_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> router
   return router.Router(key_TD, scale_T, index, bias_T, None if packed is None else packed.bias_C)
 
 
-def keys_of(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> tuple[jax.Array, jax.Array]:
+def unpack_keys(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> tuple[jax.Array, jax.Array]:
   """Unpack the routing addresses of all tiles, float32 [T, D], and their scales [T]."""
-  keys = xla_kernels.unpack(signatures_of(arrays, name, config)).astype(jnp.float32)
+  keys = xla_kernels.unpack(wrap_keys(arrays, name, config)).astype(jnp.float32)
   return (
-    in_tile_order(arrays, name, config, keys),
-    in_tile_order(arrays, name, config, arrays[f'{name}.signature_scale']),
+    order_by_tile(arrays, name, config, keys),
+    order_by_tile(arrays, name, config, arrays[f'{name}.signature_scale']),
   )
 
 

@@ -9,7 +9,7 @@ import optax
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
-from trix_jax.evaluation.evaluator import with_routing
+from trix_jax.evaluation.evaluator import change_routing
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 
@@ -30,7 +30,7 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
     raise InputError('this model has learned a gate of its own, which is evaluated anyway; leave out --fit_gate')
   if trained.model.config.ffn.clusters:
     raise InputError('this model finds its tiles through an index, which a gate does not; leave out --fit_gate')
-  config = with_routing(trained.model.config, 'learned')
+  config = change_routing(trained.model.config, 'learned')
   model = transformer.TransformerLM(config, len(trained.vocabulary))
   corpus = trained.corpus()
   layers = [f'layer_{layer}' for layer in range(config.layers)]
@@ -58,7 +58,7 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
 
   opt_state = optimizer.init(gates)
   for step in range(steps):
-    windows = corpora.training_batch(corpus.train, config.context, BATCH, seed, step)
+    windows = corpora.draw_batch(corpus.train, config.context, BATCH, seed, step)
     gates, opt_state, loss = step_fn(gates, opt_state, windows)
     if (step + 1) % 50 == 0 or step + 1 == steps:
       print(f'fitting the gate: step {step + 1}/{steps}, training loss {float(loss):.4f}', flush=True)

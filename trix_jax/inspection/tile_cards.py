@@ -9,7 +9,7 @@ import numpy as np
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
-from trix_jax.evaluation.evaluator import tiles_of
+from trix_jax.evaluation.evaluator import record_tiles
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
@@ -79,7 +79,7 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
     raise InputError(f'the text has {len(text)} characters; this model takes 1 to {context} at once')
   _check_looks_up(trained.model.config)
   apply = jax.jit(transformer.apply, static_argnums=0)
-  infos = apply(trained.model, trained.params, trained.routing, corpora.encode(text, trained.vocabulary)[None])[1]
+  infos = apply(trained.model, trained.params, trained.routing_state, corpora.encode(text, trained.vocabulary)[None])[1]
   return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
 
 
@@ -90,7 +90,7 @@ def _check_looks_up(config: ModelConfig) -> None:
     raise InputError(f'this model routes by the control {config.control}, and not by its signatures')
 
 
-def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
+def make_card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarray) -> TileCard:
   """Return the card of a tile. It counts the tile's use on the whole windows of a text, each as long as the context.
 
   Raises:
@@ -102,9 +102,9 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
       raise InputError(f'{name} {value} is not there; this model has {name}s 0 to {count - 1}')
   corpora.check_context(token_N, model.context, 'given')
   _check_looks_up(model)
-  signatures_TD, members = signatures_of(trained, layer)
-  tile_LNK, gate_LNK = tiles_of(trained.model, trained.params, trained.routing, token_N)
-  used_N = np.any((tile_LNK[layer] == tile) & (gate_LNK[layer] != 0), axis=1)
+  signatures_TD, members = read_keys(trained, layer)
+  tile_YNK, gate_YNK = record_tiles(trained.model, trained.params, trained.routing_state, token_N)
+  used_N = np.any((tile_YNK[layer] == tile) & (gate_YNK[layer] != 0), axis=1)
   used_V = np.bincount(token_N[: len(used_N)][used_N], minlength=len(trained.vocabulary))
   length_T = np.linalg.norm(signatures_TD, axis=1)
   cosine_T = signatures_TD @ signatures_TD[tile] / np.maximum(length_T * length_T[tile], 1e-30)
@@ -123,16 +123,16 @@ def card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.ndarra
   )
 
 
-def signatures_of(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
+def read_keys(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
   """Return the keys of a layer's tiles, integers [T, D], and its clusters [C, M], which are None without an index."""
   config, name = trained.model.config.ffn, f'layer_{layer}'
   if config.clusters:
-    index = indexed_ffn.index_of(trained.routing[name]['ffn'], config)
+    index = indexed_ffn.read_index(trained.routing_state[name]['ffn'], config)
     return np.asarray(index.key_TD), np.asarray(index.member_CM)
   return np.asarray(ffn.quantise_tiles(trained.params[name]['ffn'], config).signatures_TD), None
 
 
-def answers_table(text: str, answers: list[Answer]) -> str:
+def format_answers(text: str, answers: list[Answer]) -> str:
   """Tabulate each layer's tiles and the margin of the first, a line for each character."""
   lines = ['character  ' + ''.join(f'{f"layer {layer}: tile, margin":<28}' for layer in range(len(answers)))]
   for position, character in enumerate(text):
@@ -144,7 +144,7 @@ def answers_table(text: str, answers: list[Answer]) -> str:
   return '\n'.join(lines)
 
 
-def card_text(card: TileCard) -> str:
+def format_card(card: TileCard) -> str:
   """Write a card as text for people."""
   where = '' if card.cluster is None else f', in cluster {card.cluster}'
   signature = ' '.join(f'{vote:+d}' if vote else '0' for vote in card.signature_D)

@@ -49,7 +49,9 @@ def route_by_hash(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInf
 
 def route_by_random_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
   """Route by keys that are drawn at random once and never change."""
-  return ffn.route_by_keys(layer, given, *keys_of(layer.variable('routing', 'centroid', _first_centroids, layer).value))
+  return ffn.route_by_keys(
+    layer, given, *quantise_keys(layer.variable('routing', 'centroid', _first_centroids, layer).value)
+  )
 
 
 def route_by_kmeans_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
@@ -144,7 +146,7 @@ def _first_centroids(layer):
   return jax.random.normal(layer.make_rng('params'), (layer.config.tiles, layer.config.d_model))
 
 
-def keys_of(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
+def quantise_keys(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Return keys in the form of `votes` signatures: int8 integers, and scales to root mean square 1."""
   key_TD, _ = ternary.quantise_int8(jax.lax.stop_gradient(centroid_TD))
   return key_TD, signatures.scale_of(key_TD, 'votes')

@@ -112,7 +112,7 @@ def compute(
   return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
 
 
-def tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
+def compute_tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
   """Compute every tile on every token with gate 1: [T, N, D]. For tests and for counting dead tiles."""
   N, T = x_ND.shape[0], config.tiles
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
@@ -164,11 +164,11 @@ def route_by_keys(
   layer: nn.Module, given: LayerInput, key_TD: jax.Array, scale_T: jax.Array, logits_NT: jax.Array | None = None
 ) -> routing.RoutingInfo:
   """Route by any keys of the tiles, or by logits of a gate, with the layer's balance bias."""
-  by = router.Router(key_TD, scale_T, bias_T=balance_bias(layer))
-  return router.route(by, layer.config, given.q_ND, given.step_N1, logits_NT, routing_key(layer))
+  by = router.Router(key_TD, scale_T, bias_T=read_balance_bias(layer))
+  return router.route(by, layer.config, given.q_ND, given.step_N1, logits_NT, draw_routing_key(layer))
 
 
-def balance_bias(layer: nn.Module) -> jax.Array | None:
+def read_balance_bias(layer: nn.Module) -> jax.Array | None:
   """Return the layer's balance bias [T] from the collection `routing`, None without."""
   config: FFNConfig = layer.config
   if not config.balance_bias:
@@ -177,7 +177,7 @@ def balance_bias(layer: nn.Module) -> jax.Array | None:
   return bias_T
 
 
-def routing_key(layer: nn.Module) -> jax.Array | None:
+def draw_routing_key(layer: nn.Module) -> jax.Array | None:
   """Draw a key from the RNG stream `routing` for random routing, None for any other."""
   return layer.make_rng('routing') if routing.ROUTINGS[layer.config.routing].is_random else None
 
@@ -213,7 +213,7 @@ def apply_tiles(
   return layer.execute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info
 
 
-def tokens_of(layer: nn.Module, x: jax.Array) -> jax.Array:
+def flatten_tokens(layer: nn.Module, x: jax.Array) -> jax.Array:
   """Flatten a layer's input [..., D] to [N, D]. Raise InputError for another width."""
   D = layer.config.d_model
   if x.shape[-1] != D:
@@ -244,7 +244,7 @@ class TriXFFN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
-    x_ND = tokens_of(self, x)
+    x_ND = flatten_tokens(self, x)
     y_ND, info = apply_tiles(self, x_ND, make_parameters(self), None if token is None else token.reshape(-1))
     return y_ND.reshape(x.shape), info
 
@@ -254,7 +254,7 @@ SparseTriXFFN = functools.partial(TriXFFN, execute=compute_sparse)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def silent_tiles(tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
+def find_silent_tiles(tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
   """Return True for tiles that output zero on forced input (64 standard normal vectors), [T] bool."""
   probe_ND = jax.random.normal(jax.random.key(0), (64, config.d_model))
-  return jnp.max(jnp.abs(tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0
+  return jnp.max(jnp.abs(compute_tile_outputs(probe_ND, tiles, config)), axis=(1, 2)) == 0

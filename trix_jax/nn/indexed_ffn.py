@@ -23,19 +23,19 @@ from trix_jax.nn.model_config import FFNConfig
 TILE_PARAMETERS = ('up', 'down', 'up_scale', 'down_scale', 'output_scale')
 
 
-def names_of_tiles(params: Mapping[str, Any], config: FFNConfig) -> tuple[str, ...]:
+def name_tile_parameters(params: Mapping[str, Any], config: FFNConfig) -> tuple[str, ...]:
   """Name those of a layer's parameters that belong to single tiles, with tiles as their first axis."""
   shared = ('down_scale',) if config.shared_down_scale else ()
   return tuple(name for name in TILE_PARAMETERS if name in params and name not in shared)
 
 
-def scaled_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
+def scale_keys(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array:
   """Return the points that a layer clusters: its tiles' keys at root mean square 1 (`votes`), [T, D]."""
-  index = index_of(state, config)
+  index = read_index(state, config)
   return index.key_TD * index.scale_T[:, None]
 
 
-def index_of(
+def read_index(
   state: Mapping[str, jax.Array], config: FFNConfig, signatures_TD: jax.Array | None = None
 ) -> tile_index.Index:
   """Make the index from a layer's state. Gradients pass to the current `signatures_TD`, unless routing is frozen."""
@@ -44,7 +44,7 @@ def index_of(
   return tile_index.make_index(state['average'], state['member'], config.signature, signatures_TD)
 
 
-def one_tile(config: FFNConfig) -> FFNConfig:
+def configure_one_tile(config: FFNConfig) -> FFNConfig:
   """Return the config of a single tile of a layer."""
   return dataclasses.replace(
     config,
@@ -60,13 +60,13 @@ def one_tile(config: FFNConfig) -> FFNConfig:
   )
 
 
-def tile_parameters(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
+def take_tile(params: Mapping[str, jax.Array], tile: int, config: FFNConfig) -> dict[str, jax.Array]:
   """Return the parameters of one tile of an `IndexedFFN`, for `TriXTile`."""
-  own = names_of_tiles(params, config)
+  own = name_tile_parameters(params, config)
   return {name: params[name][tile : tile + 1] if name in own else params[name] for name in TILE_PARAMETERS}
 
 
-def normed(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
+def normalise(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
   """Normalise a layer's input for its tiles with the `scale` of its norm."""
   result: Any = nn.RMSNorm(parent=None).apply({'params': {'scale': scale_D}}, x_ND)
   return result
@@ -85,12 +85,12 @@ def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingIn
       'a layer behind an index finds its tiles through clusters: set model.clusters to a number that '
       f'divides model.tiles = {config.tiles}, or use SparseTriXFFN'
     )
-  index = index_of(_index_state(layer, given.tiles), config, given.tiles.signatures_TD)
+  index = read_index(_index_state(layer, given.tiles), config, given.tiles.signatures_TD)
   cluster_bias_C = None
   if config.balance_bias and config.routing == 'emergent':
     cluster_bias_C = layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
-  by = router.Router(index.key_TD, index.scale_T, index, ffn.balance_bias(layer), cluster_bias_C)
-  return router.route(by, config, given.q_ND, given.step_N1, key=ffn.routing_key(layer))
+  by = router.Router(index.key_TD, index.scale_T, index, ffn.read_balance_bias(layer), cluster_bias_C)
+  return router.route(by, config, given.q_ND, given.step_N1, key=ffn.draw_routing_key(layer))
 
 
 def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:
@@ -131,7 +131,7 @@ class IndexedFFN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
-    x_ND = ffn.tokens_of(self, x)
+    x_ND = ffn.flatten_tokens(self, x)
     if self.normalise:
       x_ND = nn.RMSNorm(name='norm')(x_ND)
     scales = (
@@ -145,7 +145,7 @@ class IndexedFFN(nn.Module):
 
 
 HierarchicalTriXFFN = IndexedFFN
-# One ternary tile with its output scale, without a router. It takes a config from `one_tile`.
+# One ternary tile with its output scale, without a router. It takes a config from `configure_one_tile`.
 TriXTile = functools.partial(IndexedFFN, route=ffn.route_by_signatures, execute=ffn.compute_all, normalise=False)
 
 

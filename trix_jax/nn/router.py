@@ -83,7 +83,7 @@ def scale_scores(score_NJ: jax.Array, step_N1: jax.Array, config: FFNConfig) -> 
 
 def _route_through_index(router, index, config, q_ND, step_N1):
   """Choose clusters, tiles and gates of every token; it scores only the candidate tiles."""
-  found = tile_index.look_up(q_ND, index, config.probes, router.cluster_bias_C)
+  found = tile_index.find_candidates(q_ND, index, config.probes, router.cluster_bias_C)
   score_NJ = found.dot_NJ * found.scale_NJ
   logit_NJ = scale_scores(score_NJ, step_N1, config)
   probability_NJ = jax.nn.softmax(logit_NJ)

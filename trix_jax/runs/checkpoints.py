@@ -154,7 +154,7 @@ def _reason(error: Exception) -> str:
 
 def _tree(state: TrainState) -> dict[str, Any]:
   """Return the state as a dict without empty parts, which Orbax refuses, such as the routing of many models."""
-  tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state, 'routing': state.routing}
+  tree = {'step': state.step, 'params': state.params, 'opt_state': state.opt_state, 'routing': state.routing_state}
   return {name: part for name, part in tree.items() if jax.tree.leaves(part)}
 
 
@@ -180,7 +180,7 @@ class Trained:
 
   Attributes:
     config: of the run.
-    model, vocabulary: the model that uses `params` and `routing`, and its vocabulary.
+    model, vocabulary: the model that uses `params` and `routing_state`, and its vocabulary.
     run: the content of `run.json`.
     checkpoint, step: kind and step of the checkpoint.
     validation_loss: best validation loss of the run up to that step, in nats; NaN before the first evaluation.
@@ -194,7 +194,7 @@ class Trained:
   step: int
   validation_loss: float
   params: Any
-  routing: Any
+  routing_state: Any
 
   @property
   def provenance(self) -> dict[str, Any]:
@@ -230,4 +230,4 @@ def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None
 
   like = jax.eval_shape(without_optimizer)
   state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like, step)
-  return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing)
+  return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing_state)

@@ -14,10 +14,10 @@ class TrainState:
     step: int32, steps done.
     params: trained parameters.
     opt_state: state of the optimiser.
-    routing: the `routing` collection (balance biases, indexes); an empty dict for models without routing state.
+    routing_state: the `routing` collection (balance biases, indexes); an empty dict for models without routing state.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
-  routing: Any
+  routing_state: Any

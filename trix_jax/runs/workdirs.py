@@ -27,7 +27,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 @contextlib.contextmanager
-def opened(workdir: pathlib.Path, config: RunConfig):
+def open_workdir(workdir: pathlib.Path, config: RunConfig):
   """Create or check a workdir, and lock it against other training runs meanwhile.
 
   A workdir without any finished work, for example after a failed start, accepts another config.
@@ -42,7 +42,7 @@ def opened(workdir: pathlib.Path, config: RunConfig):
     (workdir / 'writable').unlink()
   except OSError as error:
     raise InputError(f'cannot write to workdir {workdir}: {error.strerror}; choose another --workdir') from error
-  with files.locked(
+  with files.hold_lock(
     workdir / 'lock',
     WorkdirInUse(f'another training is running in workdir {workdir}; wait for it or choose another --workdir'),
   ):
@@ -123,7 +123,7 @@ def write_run(
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'command': shlex.join(sys.argv),
     'commit': _commit(),
-    'versions': versions(),
+    'versions': read_versions(),
     'machine': {
       'system': platform.platform(),
       'processor': host.processor(),
@@ -143,26 +143,26 @@ def write_run(
   if path.exists():
     run = read_run(workdir)
   else:
-    run = {**parameter_counts(config.model, params, routing_state), 'corpus': described, 'sessions': []}
+    run = {**describe_parameters(config.model, params, routing_state), 'corpus': described, 'sessions': []}
   # The top level repeats the latest session, for readers who want one answer.
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
   files.write_text(path, json.dumps(run, indent=2) + '\n')
 
 
-def versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
   """Return the versions of Python and of the packages that a result depends on."""
   return {'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def parameter_counts(config: ModelConfig, params: Any, routing_state: Any) -> dict[str, Any]:
+def describe_parameters(config: ModelConfig, params: Any, routing_state: Any) -> dict[str, Any]:
   """Count `parameters` (total, routing: those of gates, active_per_token) and `routing_state` (untrained numbers).
 
   A token uses `top_k` tiles of each layer, or all of them under dense routing, and everything outside the tiles.
   """
   ffn = config.ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
-  in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.names_of_tiles(layer, ffn))
+  in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.name_tile_parameters(layer, ffn))
   idle = 0 if routing.ROUTINGS[ffn.routing].takes_all else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {

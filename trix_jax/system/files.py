@@ -24,7 +24,7 @@ def check_writable(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
+def hold_lock(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
   """Hold the lock of a file, and create the file if it is missing.
 
   The system frees the lock when the process ends for any reason. A second holder is refused, even in the same process.

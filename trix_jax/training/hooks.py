@@ -62,7 +62,7 @@ class Validate:
   def __call__(self, step: int, state: TrainState) -> None:
     """Evaluate. Raise TrainingStopped when the loss is not finite."""
     with self._clock.paused():
-      row = self._evaluate(state.params, state.routing)
+      row = self._evaluate(state.params, state.routing_state)
     self.loss = row['loss']
     if not math.isfinite(self.loss):
       raise explain_divergence(f'the validation loss at step {step} is not finite', self._checkpoints)

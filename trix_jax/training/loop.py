@@ -43,7 +43,7 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     corpora.check_context(getattr(corpus, split), config.model.context, split)
   model = TransformerLM(config.model, len(corpus.vocabulary))
   with (
-    workdirs.opened(workdir, config),
+    workdirs.open_workdir(workdir, config),
     checkpoints.Checkpoints(workdir, keep=config.training.keep_checkpoints) as saved,
   ):
     workdirs.check_corpus(workdir, corpus)
@@ -99,8 +99,8 @@ def run_steps(
   """
   training, first_step = config.training, int(state.step)
   mesh = devices.data_mesh(training.batch_size // training.accumulation)
-  workdirs.write_run(workdir, config, corpus, state.params, state.routing, mesh, first_step)
-  counts = workdirs.parameter_counts(config.model, state.params, state.routing)['parameters']
+  workdirs.write_run(workdir, config, corpus, state.params, state.routing_state, mesh, first_step)
+  counts = workdirs.describe_parameters(config.model, state.params, state.routing_state)['parameters']
   print(
     f'{counts["total"]:,} parameters, {counts["active_per_token"]:,} active per character; {len(corpus.train):,} '
     f'training characters, {mesh.size} {jax.default_backend()} device(s)',
@@ -112,7 +112,7 @@ def run_steps(
   profile = hooks.Profile(workdir / 'profile', first_step, training.steps) if config.profile else None
 
   def batch(step: int) -> jax.Array:
-    windows = corpora.training_batch(corpus.train, config.model.context, training.batch_size, config.seed, step)
+    windows = corpora.draw_batch(corpus.train, config.model.context, training.batch_size, config.seed, step)
     return devices.split_batch(windows, mesh)
 
   def check_finite(step: int, values: Mapping[str, Any]) -> None:
@@ -183,15 +183,15 @@ def conclude(
   state, _ = saved.restore(kind, jax.device_get(state))
   vocabulary, routing = corpus.vocabulary, config.model.ffn.routing
   print(f'\n{kind} checkpoint, of step {int(state.step)}, under the routing it was trained with and under others:')
-  rows = evaluate_routings(config.model, vocabulary, corpus.validation, state.params, state.routing)
-  print(tables.routing_table(rows, routing))
-  print(tables.tile_load(rows, routing), flush=True)
+  rows = evaluate_routings(config.model, vocabulary, corpus.validation, state.params, state.routing_state)
+  print(tables.format_routings(rows, routing))
+  print(tables.format_tile_load(rows, routing), flush=True)
   name = 'eval_sparse' if kind == 'best' else f'eval_sparse_{kind}'
   tables.write_rows(workdir / f'{name}.json', rows, kind, int(state.step), 'validation')
   if config.sample_length:
     prompt = corpus.validation[1 : 1 + min(32, config.model.context)]
     print('\nsample, after the prompt ' + repr(corpora.decode(prompt, vocabulary)) + ':')
-    writing = inference.as_trained(model, vocabulary, state.params, state.routing)
+    writing = inference.as_trained(model, vocabulary, state.params, state.routing_state)
     for (piece,) in writing.stream([prompt], config.sample_length):
       print(piece, end='', flush=True)
     print()

@@ -25,7 +25,7 @@ def weight_decay_schedule(settings: OptimizerConfig, steps: int) -> optax.Schedu
   return optax.piecewise_constant_schedule(settings.weight_decay, {end: 0.0} if end < steps else None)
 
 
-def matrix_dimensions(params):
+def mark_matrices(params):
   """Return the axes of the parameters that Muon orthogonalises, and None for the rest.
 
   Attention kernels are matrices, and tiles are batches of matrices. AdamW trains embeddings, head and gates.
@@ -55,7 +55,7 @@ def make_optimizer(settings: OptimizerConfig, steps: int) -> optax.GradientTrans
     update = contrib.muon(
       rate,
       weight_decay=decay,
-      muon_weight_dimension_numbers=matrix_dimensions,
+      muon_weight_dimension_numbers=mark_matrices,
       adam_learning_rate=learning_rate_schedule(settings.adam_learning_rate, settings, steps),
       adam_b2=settings.adam_b2,
       adam_weight_decay=decay,

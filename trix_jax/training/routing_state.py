@@ -60,7 +60,7 @@ def _move_biases(state, metrics, rate):
     ('cluster_bias', 'cluster_load', 'cluster_score_std'),
   ):
     if name in state and load in metrics:
-      after[name] = routing.updated_balance_bias(state[name], metrics[load], metrics[std], rate)
+      after[name] = routing.update_balance_bias(state[name], metrics[load], metrics[std], rate)
   return after
 
 
@@ -79,7 +79,7 @@ def _move_index(state, params, metrics, config: RunConfig, step):
     if config.hierarchy.revive_below:
       key = jax.random.fold_in(jax.random.key(config.seed), step)
       state, params = revive(state, params, config.model.ffn, config.hierarchy.revive_below, key)
-    point_TD = indexed_ffn.scaled_keys(state, config.model.ffn)
+    point_TD = indexed_ffn.scale_keys(state, config.model.ffn)
     return {**state, 'member': tile_index.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
 
   return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
@@ -105,7 +105,7 @@ def revive(
   # The first dead tile copies the busiest one, the second the next. If more are dead than alive, this starts over.
   rank_T = jnp.cumsum(dead_T) - 1
   source_T = jnp.where(dead_T, jnp.argsort(-load_T)[rank_T % jnp.maximum(T - dead_T.sum(), 1)], jnp.arange(T))
-  params = {**params, **{name: params[name][source_T] for name in indexed_ffn.names_of_tiles(params, config)}}
+  params = {**params, **{name: params[name][source_T] for name in indexed_ffn.name_tile_parameters(params, config)}}
   up_TDH = params['up']
   noise_TDH = jax.random.normal(key, up_TDH.shape) * SPLIT_NOISE * signatures.rms(up_TDH.reshape(T, -1))[..., None]
   params['up'] = jnp.where(dead_T[:, None, None], up_TDH + noise_TDH, up_TDH)

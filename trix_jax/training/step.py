@@ -22,11 +22,11 @@ class Teacher:
 
   model: transformer.TransformerLM
   params: Any
-  routing: Any
+  routing_state: Any
 
   def cross_entropy(self, logits_BLV: jax.Array, token_BL: jax.Array) -> jax.Array:
     """Return the cross-entropy of the student's predictions under the teacher's, mean over characters, in nats."""
-    teacher_BLV, _ = transformer.apply(self.model, self.params, self.routing, token_BL)
+    teacher_BLV, _ = transformer.apply(self.model, self.params, self.routing_state, token_BL)
     return -jnp.mean(jnp.sum(jax.nn.softmax(teacher_BLV) * jax.nn.log_softmax(logits_BLV), axis=-1))
 
 
@@ -108,7 +108,7 @@ def make_train_step(
     grads = jax.tree.map(shared_out, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     moved, params = routing_state.update(
-      state.routing, optax.apply_updates(state.params, updates), metrics, config, state.step
+      state.routing_state, optax.apply_updates(state.params, updates), metrics, config, state.step
     )
     new_state = TrainState(state.step + 1, params, opt_state, moved)
     finite = jnp.isfinite(jnp.stack([metrics['loss'], grad_norm, optax.global_norm(new_state.params)])).all()
@@ -133,7 +133,9 @@ def make_gradients(
     key = jax.random.fold_in(key, jax.lax.axis_index(devices.AXIS))
 
     def of_part(part_windows, part):
-      (_, metrics), grads = value_and_grad(state.params, state.routing, part_windows, jax.random.fold_in(key, part))
+      (_, metrics), grads = value_and_grad(
+        state.params, state.routing_state, part_windows, jax.random.fold_in(key, part)
+      )
       return grads, metrics
 
     if parts == 1:
@@ -167,7 +169,7 @@ def first_non_finite(
   teacher: Teacher | None = None,
 ) -> str:
   """Name the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
-  for kind, tree in (('parameter', state.params), ('routing state', state.routing)):
+  for kind, tree in (('parameter', state.params), ('routing state', state.routing_state)):
     if name := _first_in(tree):
       return f'{kind} {name}'
   names: list[str] = []
@@ -185,7 +187,7 @@ def first_non_finite(
     names.extend(name for name, _ in activations)
     return [_finite(activation) for _, activation in activations]
 
-  finite = finite_activations(*jax.device_get((state.params, state.routing, windows)))
+  finite = finite_activations(*jax.device_get((state.params, state.routing_state, windows)))
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'

@@ -27,7 +27,7 @@ def load_teacher(config: RunConfig, corpus: corpora.Corpus) -> Teacher | None:
     raise InputError(f'{name} routes at random, which makes no teacher; give one of another routing')
   if model.context < config.model.context:
     raise InputError(f'{name} has a context of {model.context}; give one of {config.model.context} characters or more')
-  return Teacher(trained.model, trained.params, trained.routing)
+  return Teacher(trained.model, trained.params, trained.routing_state)
 
 
 def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> TrainState:
@@ -50,13 +50,15 @@ def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> 
     )
   if jax.tree.map(jnp.shape, trained.params) != jax.tree.map(jnp.shape, state.params):
     raise InputError(f'{name} has other parameters than this config: a learned gate is trained from the start')
-  alike = jax.tree.map(jnp.shape, trained.routing) == jax.tree.map(jnp.shape, state.routing)
+  alike = jax.tree.map(jnp.shape, trained.routing_state) == jax.tree.map(jnp.shape, state.routing_state)
   if config.model.ffn.clusters and not alike:
     raise InputError(
       f'{name} keeps other routing state than this config, and its index would be lost; give one with '
       'the same model.control and model.balance_bias'
     )
-  return dataclasses.replace(state, params=trained.params, routing=trained.routing if alike else state.routing)
+  return dataclasses.replace(
+    state, params=trained.params, routing_state=trained.routing_state if alike else state.routing_state
+  )
 
 
 def _trained(setting: str, workdir: str, corpus: corpora.Corpus) -> checkpoints.Trained:
