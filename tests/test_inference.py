@@ -119,7 +119,7 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
 @pytest.mark.parametrize('signature', fast_first(['votes', 'sign']))
 def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters):
   if clusters and routing == 'learned':
-    return  # Refused, see test_hierarchical_ffn.py.
+    return  # Refused, see test_indexed_ffn.py.
   config = FFNConfig(
     48,
     192,

@@ -106,7 +106,7 @@ CORE = (
   *_in(
     'core',
     'trix_jax/core/routing.py',
-    'test_routing test_hierarchy test_ffn test_inference',
+    'test_routing test_tile_index test_ffn test_inference',
     (
       'ties_go_to_the_last_tile',
       'return jnp.argmax(selection_NJ, axis=-1, keepdims=True).astype(jnp.int32)',
@@ -187,7 +187,7 @@ CORE = (
   *_in(
     'core',
     'trix_jax/core/tile_index.py',
-    'test_hierarchy test_hierarchical_ffn',
+    'test_tile_index test_indexed_ffn',
     ('clusters_of_unequal_size', 'set(rank_T >= T // C)', 'set(rank_T >= T // C + 1)'),
     ('clusters_never_improve', '(state[0] < iterations)', '(state[0] < 1)'),
     (
@@ -249,7 +249,7 @@ NN = (
   *_in(
     'nn',
     'trix_jax/nn/indexed_ffn.py',
-    'test_hierarchical_ffn test_inference',
+    'test_indexed_ffn test_inference',
     (
       'signatures_of_now_route_instead_of_averages',
       "return tile_index.make_index(state['average'], ",
@@ -270,7 +270,7 @@ NN = (
   *_in(
     'nn',
     'trix_jax/nn/router.py',
-    'test_ffn test_hierarchical_ffn test_inference test_packed_layer',
+    'test_ffn test_indexed_ffn test_inference test_packed_layer',
     (
       'probability_without_the_root_of_the_width',
       'score_NJ * step_N1 * config.d_model**-0.5',
@@ -524,7 +524,7 @@ TRAINING = (
   *_in(
     'training',
     'trix_jax/training/routing_state.py',
-    'test_hierarchical_ffn test_training',
+    'test_indexed_ffn test_training',
     (
       'averages_forget_at_once',
       "decay * state['average'] + (1 - decay) * signatures_TD",
@@ -575,7 +575,7 @@ TRAINING = (
   *_in(
     'training',
     'trix_jax/training/warm_start.py',
-    'test_earlier_runs',
+    'test_warm_start',
     ('another_model_accepted_to_start_from', 'and theirs[key] != ours[key]', 'and theirs[key] is None'),
     (
       'the_index_of_an_earlier_run_is_lost',
