@@ -36,7 +36,7 @@ def test_margins_are_those_of_the_tile_that_was_chosen(settings):
   [unbiased] = tile_cards.look_up(model, text)
   assert np.all(unbiased.margin_L >= 0)
   tile = int(unbiased.tile_LK[0, 0])
-  state = dict(model.routing['layer_0']['ffn'])
+  state = dict(model.routing_state['layer_0']['ffn'])
   state['balance_bias'] = jnp.zeros(8).at[tile].set(-1e6)
   biased = dataclasses.replace(model, routing_state={'layer_0': {'ffn': state}})
   [answer] = tile_cards.look_up(biased, text)

@@ -5,7 +5,7 @@ import pytest
 from tiers import fast_first
 
 from trix_jax import configuration
-from trix_jax.core import attention
+from trix_jax.core import attention, layers
 from trix_jax.errors import InputError
 from trix_jax.nn import model_config, transformer
 
@@ -85,7 +85,7 @@ def test_a_projection_has_the_gradient_of_a_product():
 
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-    with_gradients(transformer.project),
+    with_gradients(layers.project),
     with_gradients(jnp.matmul),
   )
 
@@ -121,7 +121,7 @@ def test_impossible_settings_are_refused(settings, message):
 
 @pytest.mark.parametrize(('shape', 'rate', 'dropped'), [((100, 101), 0.1, 26 / 256), ((64, 65), 0.999, 255 / 256)])
 def test_dropout_zeroes_its_share_and_keeps_the_mean(shape, rate, dropped):
-  y = np.asarray(transformer.dropout(jnp.ones(shape), rate, jax.random.key(0)))
+  y = np.asarray(layers.dropout(jnp.ones(shape), rate, jax.random.key(0)))
   assert np.mean(y == 0) == pytest.approx(dropped, abs=0.01)
   np.testing.assert_allclose(y[y != 0], 1 / (1 - dropped), rtol=1e-6)
-  assert not np.array_equal(y, transformer.dropout(jnp.ones(shape), rate, jax.random.key(1)))
+  assert not np.array_equal(y, layers.dropout(jnp.ones(shape), rate, jax.random.key(1)))

@@ -140,10 +140,6 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
-def _fits_ablation(config: RunConfig) -> bool:
-  return config.model.control not in controls.ABLATIONS or bool(config.model.ffn.clusters and not config.sample_length)
-
-
 def _fits_controls_of(wanted: str) -> Relation:
   """Check a model with one of the controls that are for models of the routing `wanted`."""
   names = [
@@ -212,19 +208,19 @@ _CHECKS = (
   Check(('optimizer.adam_b2',), lambda decay: 0 <= decay < 1, 'it must be at least 0 and less than 1'),
   Check(('optimizer.clip_norm',), lambda norm: norm > 0, 'it must be positive'),
   Relation(
-    lambda c: not c.model.ffn.read_balance_bias or routing.ROUTINGS[c.model.ffn.routing].by_scores,
+    lambda c: not c.model.ffn.balance_bias or routing.ROUTINGS[c.model.ffn.routing].by_scores,
     'config.model.balance_bias moves scores, which {c.model.ffn.routing} routing does not look at; leave it False',
   ),
   Relation(
-    lambda c: (c.loss.balance_bias_rate > 0) == c.model.ffn.read_balance_bias,
+    lambda c: (c.loss.balance_bias_rate > 0) == c.model.ffn.balance_bias,
     'config.loss.balance_bias_rate = {c.loss.balance_bias_rate} with config.model.balance_bias = '
-    '{c.model.ffn.read_balance_bias}; set both to use loss-free balancing, or neither',
+    '{c.model.ffn.balance_bias}; set both to use loss-free balancing, or neither',
   ),
   Check(('seed',), lambda seed: 0 <= seed < 2**31, 'it must be from 0 to 2**31 - 1'),
   Check(('sample_length',), lambda length: length >= 0, 'it must not be negative'),
   choice_of('model.control', among=controls.TABLE),
   Relation(
-    _fits_ablation,
+    lambda c: c.model.control not in controls.ABLATIONS or bool(c.model.ffn.clusters and not c.sample_length),
     'config.model.control = {c.model.control} is for model.clusters > 0 with sample_length = 0, as such a model cannot '
     'write',
   ),
@@ -240,7 +236,7 @@ _CHECKS = (
 
 def default_config() -> ml_collections.ConfigDict:
   """Return the default config for changes by config files and flags. It is locked, so unknown keys fail."""
-  return to_config_dict(RunConfig())
+  return ml_collections.ConfigDict(_DEFAULTS).lock()
 
 
 def reference_config(routing_name: str) -> ml_collections.ConfigDict:
@@ -297,7 +293,7 @@ def parse(settings: ml_collections.ConfigDict) -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-  given, known = set(_name_settings(values)), set(_name_settings(_to_dict(RunConfig())))
+  given, known = set(_name_settings(values)), set(_name_settings(_DEFAULTS))
   if missing := known - given:
     raise InputError(f'the config lacks {", ".join(sorted(missing))}; start it from configuration.default_config()')
   if unknown := given - known:
@@ -354,3 +350,6 @@ def _name_settings(settings: dict[str, Any], prefix: str = '') -> dict[str, Any]
   for name, value in settings.items():
     result |= _name_settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
   return result
+
+
+_DEFAULTS = _to_dict(RunConfig())

@@ -170,6 +170,23 @@ CORE = (
   ),
   *_in(
     'core',
+    'trix_jax/core/layers.py',
+    'test_transformer test_inference test_golden_model',
+    ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
+    (
+      'the_convolution_remembers_padding',
+      'index_BW = length_B[:, None] + jnp.arange(count)',
+      'index_BW = 0 * length_B[:, None] + padded_BPD.shape[1] - count + jnp.arange(count)',
+    ),
+    ('dropout_loses_the_mean', 'x * (256 / (256 - dropped))', 'x'),
+    (
+      'projection_gradient_of_one_window',
+      "jnp.einsum('bld,ble->bde', x_BLD, grad_BLE).sum(axis=0)",
+      "jnp.einsum('bld,ble->bde', x_BLD, grad_BLE)[0]",
+    ),
+  ),
+  *_in(
+    'core',
     'trix_jax/core/attention.py',
     'test_transformer test_golden_model',
     (
@@ -278,37 +295,24 @@ NN = (
     ),
     (
       'every_routing_goes_through_the_index',
-      "if router.index is not None and config.routing == 'emergent':",
-      'if router.index is not None:',
+      "elif router.index is not None and config.routing == 'emergent':",
+      'elif router.index is not None:',
     ),
-    ('routing_forgets_the_bias', 'dot_NT, scale_T, router.bias_T)', 'dot_NT, scale_T, None)'),
-  ),
-  *_in(
-    'nn',
-    'trix_jax/nn/decoder.py',
-    'test_transformer test_controls test_inference test_golden_model',
-    ('block_without_its_residual', 'x_BLD + y_BLD if parts.has_residual else y_BLD', 'y_BLD'),
     (
-      'attention_without_its_residual',
-      'x_BLD = x_BLD + parts.drop_out(parts.project_out(',
-      'x_BLD = parts.drop_out(parts.project_out(',
-    ),
-    ('convolution_runs_backwards', 'sum(taps_WD[lag] * x_BPD', 'sum(taps_WD[before - lag] * x_BPD'),
-    (
-      'the_convolution_remembers_padding',
-      'index_BW = length_B[:, None] + jnp.arange(count)',
-      'index_BW = 0 * length_B[:, None] + padded_BPD.shape[1] - count + jnp.arange(count)',
+      'routing_forgets_the_bias',
+      'routing.selection_scores(dot_NJ, scale, bias)',
+      'routing.selection_scores(dot_NJ, scale, None)',
     ),
   ),
   *_in(
     'nn',
     'trix_jax/nn/transformer.py',
     'test_transformer test_controls test_inference test_golden_model',
-    ('dropout_loses_the_mean', 'x * (256 / (256 - dropped))', 'x'),
+    ('block_without_its_residual', 'x_BLD + y_BLD if parts.has_residual else y_BLD', 'y_BLD'),
     (
-      'projection_gradient_of_one_window',
-      "jnp.einsum('bld,ble->bde', x_BLD, grad_BLE).sum(axis=0)",
-      "jnp.einsum('bld,ble->bde', x_BLD, grad_BLE)[0]",
+      'attention_without_its_residual',
+      'x_BLD = x_BLD + parts.drop_out(parts.project_out(',
+      'x_BLD = parts.drop_out(parts.project_out(',
     ),
   ),
   *_in(
@@ -568,8 +572,8 @@ TRAINING = (
     ('the_worst_checkpoint_is_best', 'self.loss < self.best_loss:', 'self.loss > self.best_loss:'),
     (
       'the_last_step_is_not_evaluated',
-      'return step % self._settings.eval_every == 0 or step == self._settings.steps',
-      'return step % self._settings.eval_every == 0 and step != self._settings.steps',
+      'return step % self.settings.eval_every == 0 or step == self.settings.steps',
+      'return step % self.settings.eval_every == 0 and step != self.settings.steps',
     ),
   ),
   *_in(
@@ -667,8 +671,8 @@ INFERENCE = (
     ),
     (
       'positions_start_over',
-      'decoder.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
-      'decoder.Positions(0 * cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+      'transformer.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+      'transformer.Positions(0 * cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
     ),
     (
       'packed_layer_forgets_the_margin',

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 import xla_kernels
-from trix_jax.core import routing, ternary
+from trix_jax.core import layers, routing, ternary
 from trix_jax.inference.weights import InferenceConfig, unpack_router, wrap_index, wrap_keys, wrap_tiles
-from trix_jax.nn import decoder, ffn, indexed_ffn, transformer
-from trix_jax.nn.decoder import LayerCache
+from trix_jax.nn import ffn, indexed_ffn, transformer
 from trix_jax.nn.model_config import FFNConfig
 from trix_jax.nn.router import route
+from trix_jax.nn.transformer import LayerCache
 from xla_kernels import operations, reference
 
 Weights = Mapping[str, Any]
@@ -50,7 +50,7 @@ def empty_cache(computation: Computation, config: InferenceConfig, batch: int, s
   model = config.model
 
   def layer():
-    inputs = jnp.zeros((batch, decoder.CONVOLUTION_WIDTH - 1, model.d_model)) if model.form == 'modern' else None
+    inputs = jnp.zeros((batch, layers.CONVOLUTION_WIDTH - 1, model.d_model)) if model.form == 'modern' else None
     return LayerCache(
       computation.empty_key_values(batch, model.heads, model.d_model // model.heads, slots), inputs, inputs
     )
@@ -82,22 +82,22 @@ def forward(
   """
   B, L = token_BL.shape
   length_B = jnp.full(B, L, jnp.int32) if length_B is None else length_B
-  positions = decoder.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32), length_B)
+  positions = transformer.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32), length_B)
 
   def normalise(name, x_BLD):
     return _normalise(weights, name, config.model, x_BLD)
 
   def apply_layer(layer, x_BLD, before):
     parts = _block_parts(computation, config, weights, layer, cache.position_B, key)
-    return decoder.apply_block(config.model, parts, x_BLD, before, positions)
+    return transformer.apply_block(config.model, parts, x_BLD, before, positions)
 
-  parts = decoder.ModelParts(
+  parts = transformer.ModelParts(
     embed=lambda token_BL: _rows(weights, 'embedding', token_BL),
     embed_positions=lambda _: _rows(weights, 'positions', positions.position_BL),
     apply_layer=apply_layer,
     normalise=normalise,
   )
-  x_BLD, infos, layers = decoder.apply_model(config.model, parts, token_BL, cache.layers, positions)
+  x_BLD, infos, layers = transformer.apply_model(config.model, parts, token_BL, cache.layers, positions)
   return x_BLD, infos, Cache(layers, cache.position_B + length_B)
 
 
@@ -114,9 +114,9 @@ def _block_parts(computation, config, weights, layer, position_B, key):
     y_ND, info = computation.apply_tiles(weights, f'{name}.ffn', model.ffn, x_ND, layer_key)
     return y_ND.reshape(x_BLD.shape), info
 
-  return decoder.BlockParts(
+  return transformer.BlockParts(
     normalise=lambda part, x_BLD: _normalise(weights, f'{name}.{part}', model, x_BLD),
-    convolve=lambda part, x_BPD: decoder.short_convolution(x_BPD, weights[f'{name}.{part}']),
+    convolve=lambda part, x_BPD: layers.short_convolution(x_BPD, weights[f'{name}.{part}']),
     project_heads=project_heads,
     attend=lambda q, k, v, key_values: computation.attend(q, k, v, position_B, key_values),
     project_out=lambda out_BLD: project(weights, f'{name}.attention.out', out_BLD),

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax.core import routing, ternary, tile_index
+from trix_jax.core import layers, routing, ternary, tile_index
 from trix_jax.errors import InputError
-from trix_jax.nn import decoder, ffn, indexed_ffn, router
+from trix_jax.nn import ffn, indexed_ffn, router
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig, ModelConfig
 from xla_kernels import packing
 
@@ -82,7 +82,7 @@ def layout(config: InferenceConfig) -> dict[str, Entry]:
     for part in ('attention', 'ffn'):
       entries |= _norm(f'{name}.{part}_norm', D, reference)
       if not reference:
-        entries[f'{name}.{part}_convolution'] = Entry('float32', (decoder.CONVOLUTION_WIDTH, D))
+        entries[f'{name}.{part}_convolution'] = Entry('float32', (layers.CONVOLUTION_WIDTH, D))
     entries |= _projection(f'{name}.attention.qkv', 3 * D, D, config.attention, reference)
     entries |= _projection(f'{name}.attention.out', D, D, config.attention, reference)
     entries |= {f'{name}.ffn.{key}': entry for key, entry in _tiles(model.ffn).items()}

@@ -1,37 +1,155 @@
-"""The language model as Flax modules: a decoder whose feed-forward layers are ternary tiles."""
+"""The language model, a pre-norm decoder whose feed-forward layers are ternary tiles, written once.
 
-from typing import Any
+`apply_model` and `apply_block` compute it from parts. The Flax modules below make the parts from trained parameters,
+and `inference.forward` from packed arrays and a cache.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from trix_jax.core import attention, routing
+from trix_jax.core import attention, layers, routing
 from trix_jax.errors import InputError
-from trix_jax.nn import controls, decoder, ffn, indexed_ffn
+from trix_jax.nn import controls, ffn, indexed_ffn
 from trix_jax.nn.model_config import FFNConfig, ModelConfig
 
 
-@jax.custom_vjp
-def project(x_BLD: jax.Array, kernel_DE: jax.Array) -> jax.Array:
-  """Multiply by a kernel, [B, L, D] x [D, E] -> [B, L, E], with a kernel gradient that is fast on a CPU.
+class LayerCache(NamedTuple):
+  """One layer's cache of earlier tokens.
 
-  The gradient sums one product for each window. A single product over all B * L rows is slower: XLA would transpose its
-  operands first, and then multiply at a third of the speed.
+  Attributes:
+    key_values: keys and values of all earlier tokens, for `BlockParts.attend`.
+    attention_inputs_BWD, ffn_inputs_BWD: latest inputs of the short convolutions; None in models without them.
   """
-  return x_BLD @ kernel_DE
+
+  key_values: Any
+  attention_inputs_BWD: jax.Array | None
+  ffn_inputs_BWD: jax.Array | None
 
 
-def _project_forward(x_BLD, kernel_DE):
-  return project(x_BLD, kernel_DE), (x_BLD, kernel_DE)
+class Positions(NamedTuple):
+  """Where new tokens stand behind those of a cache.
+
+  Attributes:
+    position_BL: int32, positions of the new tokens.
+    length_B: int32, valid new tokens of each row; tokens after them do not change earlier results.
+  """
+
+  position_BL: jax.Array
+  length_B: jax.Array
 
 
-def _project_backward(residuals, grad_BLE):
-  x_BLD, kernel_DE = residuals
-  return grad_BLE @ kernel_DE.T, jnp.einsum('bld,ble->bde', x_BLD, grad_BLE).sum(axis=0)
+def _unchanged(x: jax.Array) -> jax.Array:
+  return x
 
 
-project.defvjp(_project_forward, _project_backward)
+class ModelParts(NamedTuple):
+  """What a model computes with, apart from its head.
+
+  Attributes:
+    embed: tokens [B, L] -> [B, L, D].
+    embed_positions: where the tokens stand -> [..., L, D]; the `reference` form asks for it.
+    apply_layer: (number of the layer, x_BLD, its cache or None) -> x_BLD, RoutingInfo, its new cache.
+    normalise: (name, x_BLD) -> x_BLD.
+    drop_out: x -> x; inference leaves it out.
+  """
+
+  embed: Callable[[jax.Array], jax.Array]
+  embed_positions: Callable[[Positions | None], jax.Array]
+  apply_layer: Callable[[int, jax.Array, LayerCache | None], tuple[jax.Array, routing.RoutingInfo, LayerCache | None]]
+  normalise: Callable[[str, jax.Array], jax.Array]
+  drop_out: Callable[[jax.Array], jax.Array] = _unchanged
+
+
+class BlockParts(NamedTuple):
+  """What a block computes with.
+
+  Attributes:
+    normalise: (name, x_BLD) -> x_BLD.
+    convolve: (name, x_BPD) -> x_BLD, see `layers.short_convolution`; the `modern` form asks for it.
+    project_heads: x_BLD -> queries, keys and values, [B, L, heads, W] each.
+    attend: (queries, keys, values, `LayerCache.key_values`) -> out_BLHW, new key_values; W is the width of a head.
+    project_out: out_BLD -> x_BLD.
+    apply_tiles: x_BLD -> y_BLD, RoutingInfo.
+    drop_out: x -> x; inference leaves it out.
+    has_residual: whether the tiles' output is added to their block's input. Only an ablation replaces it.
+  """
+
+  normalise: Callable[[str, jax.Array], jax.Array]
+  convolve: Callable[[str, jax.Array], jax.Array]
+  project_heads: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+  attend: Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+  project_out: Callable[[jax.Array], jax.Array]
+  apply_tiles: Callable[[jax.Array], tuple[jax.Array, routing.RoutingInfo]]
+  drop_out: Callable[[jax.Array], jax.Array] = _unchanged
+  has_residual: bool = True
+
+
+def apply_model(
+  config: ModelConfig,
+  parts: ModelParts,
+  token_BL: jax.Array,
+  caches: list[LayerCache] | None = None,
+  positions: Positions | None = None,
+) -> tuple[jax.Array, list[routing.RoutingInfo], list[Any]]:
+  """Compute hidden states [B, L, D] for the head, each layer's RoutingInfo of all B * L tokens, and new caches.
+
+  Args:
+    config, parts: of the model.
+    token_BL: int32.
+    caches: of earlier tokens, one for each layer; None for texts that begin at position 0.
+    positions: of the tokens; needed with caches.
+  """
+  x_BLD = parts.embed(token_BL)
+  if config.form == 'reference':
+    x_BLD += parts.embed_positions(positions)
+  x_BLD = parts.drop_out(x_BLD)
+  infos, new_caches = [], []
+  for layer in range(config.layers):
+    x_BLD, info, cache = parts.apply_layer(layer, x_BLD, None if caches is None else caches[layer])
+    infos.append(info)
+    new_caches.append(cache)
+  return parts.normalise('final_norm', x_BLD), infos, new_caches
+
+
+def apply_block(
+  config: ModelConfig,
+  parts: BlockParts,
+  x_BLD: jax.Array,
+  cache: LayerCache | None = None,
+  positions: Positions | None = None,
+) -> tuple[jax.Array, routing.RoutingInfo, LayerCache | None]:
+  """Compute a block on new tokens; arguments as in `apply_model`. The new cache is None without one."""
+  B, L, D = x_BLD.shape
+  before = cache or LayerCache(None, None, None)
+
+  def prepare(part, x_BLD, inputs_BWD):
+    """Return the part's input, and the convolution's latest inputs for the new cache."""
+    x_BLD = parts.normalise(f'{part}_norm', x_BLD)
+    if config.form == 'reference':
+      return x_BLD, None
+    if inputs_BWD is None:
+      padded_BPD = jnp.pad(x_BLD, ((0, 0), (layers.CONVOLUTION_WIDTH - 1, 0), (0, 0)))
+    else:
+      padded_BPD = jnp.concatenate([inputs_BWD, x_BLD], axis=1)
+    latest_BWD = None if positions is None else layers.last_inputs(padded_BPD, positions.length_B)
+    return parts.convolve(f'{part}_convolution', padded_BPD), latest_BWD
+
+  h_BLD, attention_inputs_BWD = prepare('attention', x_BLD, before.attention_inputs_BWD)
+  q_BLHW, k_BLHW, v_BLHW = parts.project_heads(h_BLD)
+  if config.form == 'modern':
+    where = () if positions is None else (positions.position_BL, config.context)
+    q_BLHW, k_BLHW = (attention.rotary(layers.normalise_heads(x_BLHW), *where) for x_BLHW in (q_BLHW, k_BLHW))
+  out_BLHW, key_values = parts.attend(q_BLHW, k_BLHW, v_BLHW, before.key_values)
+  x_BLD = x_BLD + parts.drop_out(parts.project_out(out_BLHW.reshape(B, L, D)))
+  h_BLD, ffn_inputs_BWD = prepare('ffn', x_BLD, before.ffn_inputs_BWD)
+  y_BLD, info = parts.apply_tiles(h_BLD)
+  y_BLD = parts.drop_out(y_BLD)
+  x_BLD = x_BLD + y_BLD if parts.has_residual else y_BLD
+  return x_BLD, info, None if cache is None else LayerCache(key_values, attention_inputs_BWD, ffn_inputs_BWD)
 
 
 class SelfAttention(nn.Module):
@@ -48,7 +166,7 @@ class SelfAttention(nn.Module):
       D,
       use_bias=self.config.form == 'reference',
       kernel_init=nn.initializers.normal(D**-0.5),
-      dot_general=lambda x_BLD, kernel_DE, *_, **__: project(x_BLD, kernel_DE),
+      dot_general=lambda x_BLD, kernel_DE, *_, **__: layers.project(x_BLD, kernel_DE),
     )
 
   def project_heads(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -64,39 +182,27 @@ class SelfAttention(nn.Module):
     return mixed_BLD
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-  """Zero a share of the entries, `rate` rounded to a multiple of 1/256, and scale the others so that the mean stays.
-
-  It draws one random byte for each entry. `flax.linen.Dropout` draws four, which took a tenth of a training step on
-  CPU.
-  """
-  dropped = min(round(256 * rate), 255)
-  words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
-  bytes_ = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape)
-  return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), 0.0)
-
-
 class Dropout(nn.Module):
-  """Apply `dropout` in training, with a key from the RNG stream `dropout`; otherwise do nothing."""
+  """Apply `layers.dropout` in training, with a key from the RNG stream `dropout`; otherwise do nothing."""
 
   rate: float
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    return dropout(x, self.rate, self.make_rng('dropout')) if train and self.rate else x
+    return layers.dropout(x, self.rate, self.make_rng('dropout')) if train and self.rate else x
 
 
 class ShortConvolution(nn.Module):
-  """Apply `decoder.short_convolution` with learned taps, zero at first: [B, W - 1 + L, D] -> [B, L, D]."""
+  """Apply `layers.short_convolution` with learned taps, zero at first: [B, W - 1 + L, D] -> [B, L, D]."""
 
   @nn.compact
   def __call__(self, x_BPD: jax.Array) -> jax.Array:
-    taps_WD = self.param('taps', nn.initializers.zeros, (decoder.CONVOLUTION_WIDTH, x_BPD.shape[-1]))
-    return decoder.short_convolution(x_BPD, taps_WD)
+    taps_WD = self.param('taps', nn.initializers.zeros, (layers.CONVOLUTION_WIDTH, x_BPD.shape[-1]))
+    return layers.short_convolution(x_BPD, taps_WD)
 
 
 class Block(nn.Module):
-  """Apply `decoder.apply_block` with trained parameters."""
+  """Apply `apply_block` with trained parameters."""
 
   config: ModelConfig
 
@@ -105,7 +211,7 @@ class Block(nn.Module):
     config = self.config
     control = controls.TABLE[config.control]
     projections = SelfAttention(config, name='attention')
-    parts = decoder.BlockParts(
+    parts = BlockParts(
       normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
       convolve=lambda name, x_BPD: ShortConvolution(name=name)(x_BPD),
       project_heads=projections.project_heads,
@@ -115,7 +221,7 @@ class Block(nn.Module):
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
       has_residual=control.without != 'residual',
     )
-    x_BLD, info, _ = decoder.apply_block(config, parts, x_BLD)
+    x_BLD, info, _ = apply_block(config, parts, x_BLD)
     return x_BLD, info
 
 
@@ -151,7 +257,7 @@ class TransformerLM(nn.Module):
     L = token_BL.shape[1]
     if L > config.context:
       raise InputError(f'{L} tokens given to a model of context {config.context}; pass at most {config.context}')
-    parts = decoder.ModelParts(
+    parts = ModelParts(
       embed=nn.Embed(V, config.d_model, embedding_init=nn.initializers.normal(0.02), name='embedding'),
       embed_positions=lambda _: self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[
         :L
@@ -160,7 +266,7 @@ class TransformerLM(nn.Module):
       normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
     )
-    x_BLD, infos, _ = decoder.apply_model(config, parts, token_BL)
+    x_BLD, infos, _ = apply_model(config, parts, token_BL)
     head = nn.Dense(V, use_bias=config.form == 'reference', kernel_init=nn.initializers.normal(0.02), name='head')
     return head(x_BLD), infos
 

@@ -4,6 +4,7 @@
 after a step, when they are due.
 """
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
@@ -34,40 +35,37 @@ _PER_LAYER = (
 )
 
 
+@dataclasses.dataclass
 class Validate:
   """Evaluates on the validation split, and saves the best state so far as `best`.
 
   Attributes:
-    loss: of the last evaluation in this session, NaN before.
+    settings, evaluate, writer, checkpoints, clock: of the run.
     best_loss: of the run so far, NaN before the first evaluation.
+    loss: of the last evaluation in this session, NaN before.
   """
 
-  def __init__(
-    self,
-    settings: TrainingConfig,
-    evaluate: Evaluator,
-    writer: MetricWriter,
-    checkpoints: Checkpoints,
-    clock: Clock,
-    best_loss: float,
-  ):
-    self._settings, self._evaluate, self._writer = settings, evaluate, writer
-    self._checkpoints, self._clock = checkpoints, clock
-    self.loss, self.best_loss = math.nan, best_loss
+  settings: TrainingConfig
+  evaluate: Evaluator
+  writer: MetricWriter
+  checkpoints: Checkpoints
+  clock: Clock
+  best_loss: float
+  loss: float = math.nan
 
   def is_due(self, step: int) -> bool:
     """Return whether this many steps call for an evaluation."""
-    return step % self._settings.eval_every == 0 or step == self._settings.steps
+    return step % self.settings.eval_every == 0 or step == self.settings.steps
 
   def __call__(self, step: int, state: TrainState) -> None:
     """Evaluate. Raise TrainingStopped when the loss is not finite."""
-    with self._clock.paused():
-      row = self._evaluate(state.params, state.routing_state)
+    with self.clock.paused():
+      row = self.evaluate(state.params, state.routing_state)
     self.loss = row['loss']
     if not math.isfinite(self.loss):
-      raise explain_divergence(f'the validation loss at step {step} is not finite', self._checkpoints)
+      raise explain_divergence(f'the validation loss at step {step} is not finite', self.checkpoints)
     of_layers = {name: row[name] for name in (*_PER_LAYER, 'dead_tiles')}
-    self._writer.write({'step': step, 'split': 'validation', **convert_loss(self.loss), **of_layers})
+    self.writer.write({'step': step, 'split': 'validation', **convert_loss(self.loss), **of_layers})
     print(
       f'step {step}: validation loss {self.loss:.4f}, perplexity {row["perplexity"]:.3f}, '
       f'dead tiles {sum(row["dead_tiles"])}',
@@ -75,38 +73,44 @@ class Validate:
     )
     if math.isnan(self.best_loss) or self.loss < self.best_loss:
       self.best_loss = self.loss
-      with self._clock.paused():
-        self._checkpoints.save('best', state, self.best_loss)
+      with self.clock.paused():
+        self.checkpoints.save('best', state, self.best_loss)
 
 
+@dataclasses.dataclass
 class Save:
-  """Saves the state as `last`, from which a run goes on."""
+  """Saves the state as `last`, from which a run goes on, with the best loss that `validate` knows."""
 
-  def __init__(self, settings: TrainingConfig, checkpoints: Checkpoints, clock: Clock, validate: Validate):
-    self._settings, self._checkpoints, self._clock, self._validate = settings, checkpoints, clock, validate
+  settings: TrainingConfig
+  checkpoints: Checkpoints
+  clock: Clock
+  validate: Validate
 
   def is_due(self, step: int) -> bool:
     """Return whether this many steps call for a checkpoint."""
-    return step % self._settings.checkpoint_every == 0 or step == self._settings.steps
+    return step % self.settings.checkpoint_every == 0 or step == self.settings.steps
 
   def __call__(self, _: int, state: TrainState) -> None:
-    with self._clock.paused():
-      self._checkpoints.save('last', state, self._validate.best_loss)
+    with self.clock.paused():
+      self.checkpoints.save('last', state, self.validate.best_loss)
 
 
+@dataclasses.dataclass
 class Log:
   """Writes the metrics of every `log_every`-th step, and prints progress and the time left."""
 
-  def __init__(self, settings: TrainingConfig, writer: MetricWriter, clock: Clock, validate: Validate):
-    self._settings, self._writer, self._clock, self._validate = settings, writer, clock, validate
+  settings: TrainingConfig
+  writer: MetricWriter
+  clock: Clock
+  validate: Validate
 
   def __call__(self, step: int, values: Mapping[str, Any]) -> None:
-    self._clock.tick(step)
-    steps = self._settings.steps
-    if step % self._settings.log_every and step != steps:
+    self.clock.tick(step)
+    steps = self.settings.steps
+    if step % self.settings.log_every and step != steps:
       return
-    loss, rate = float(values['loss']), self._clock.rate()
-    self._writer.write(
+    loss, rate = float(values['loss']), self.clock.rate()
+    self.writer.write(
       {
         'step': step,
         'split': 'train',
@@ -119,10 +123,10 @@ class Log:
         'dead_tiles': np.sum(values['tile_load'] == 0, axis=-1).tolist(),
       }
     )
-    validation = '-' if math.isnan(self._validate.loss) else f'{self._validate.loss:.4f}'
+    validation = '-' if math.isnan(self.validate.loss) else f'{self.validate.loss:.4f}'
     print(
       f'step {step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  validation {validation}  '
-      f'{f"{rate:,.0f}" if rate else "-"} tokens/s  {self._clock.left(steps - step)} left',
+      f'{f"{rate:,.0f}" if rate else "-"} tokens/s  {self.clock.left(steps - step)} left',
       flush=True,
     )
 
