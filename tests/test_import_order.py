@@ -49,3 +49,11 @@ def test_the_library_knows_no_experiments_and_the_kernels_no_library():
   for package, unknown in (('trix_jax', 'experiments'), ('xla_kernels', 'trix_jax'), ('xla_kernels', 'experiments')):
     for path in (ROOT / package).rglob('*.py'):
       assert f'import {unknown}' not in path.read_text() and f'from {unknown}' not in path.read_text(), path
+
+
+def test_public_functions_say_which_settings_they_take():
+  for path in (ROOT / 'trix_jax').rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
+        for argument in (*node.args.args, *node.args.kwonlyargs):
+          assert argument.arg not in ('config', 'settings') or argument.annotation, f'{path}: {node.name}'
