@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -48,19 +48,29 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   ):
     workdirs.check_corpus(workdir, corpus)
     teacher = warm_start.load_teacher(config, corpus)
-    state, best_loss = resume(config, model, corpus, workdir, saved)
-    state = run_steps(config, model, corpus, workdir, saved, state, best_loss, teacher)
-    conclude(config, model, corpus, workdir, saved, state)
+    run = Run(config, model, corpus, workdir, saved)
+    state, best_loss = resume(run)
+    state = run_steps(run, state, best_loss, teacher)
+    conclude(run, state)
 
 
-def resume(
-  config: RunConfig, model: TransformerLM, corpus: corpora.Corpus, workdir: pathlib.Path, saved: checkpoints.Checkpoints
-) -> tuple[TrainState, float]:
+class Run(NamedTuple):
+  """What every part of a run needs: its settings, its model, the text, and where it is kept."""
+
+  config: RunConfig
+  model: TransformerLM
+  corpus: corpora.Corpus
+  workdir: pathlib.Path
+  saved: checkpoints.Checkpoints
+
+
+def resume(run: Run) -> tuple[TrainState, float]:
   """Return the state of the newest checkpoint and the best validation loss before it, or the first state and NaN.
 
   Raises:
     InputError: when the checkpoints of a run that saved some are missing or damaged.
   """
+  config, model, corpus, workdir, saved = run
   state, best_loss = init_state(config, model), math.nan
   if saved.latest_step('last') is not None:
     state, best_loss = saved.restore('last', state)
@@ -82,21 +92,13 @@ def _refuse_to_start_over(config, workdir, saved):
     )
 
 
-def run_steps(
-  config: RunConfig,
-  model: TransformerLM,
-  corpus: corpora.Corpus,
-  workdir: pathlib.Path,
-  saved: checkpoints.Checkpoints,
-  state: TrainState,
-  best_loss: float,
-  teacher: Teacher | None,
-) -> TrainState:
+def run_steps(run: Run, state: TrainState, best_loss: float, teacher: Teacher | None) -> TrainState:
   """Train the remaining steps, log, evaluate and save when due, and return the last state.
 
   Raises:
     TrainingStopped: on a signal, after saving, or when a number is no longer finite.
   """
+  config, model, corpus, workdir, saved = run
   training, first_step = config.training, int(state.step)
   mesh = devices.data_mesh(training.batch_size // training.accumulation)
   workdirs.write_run(workdir, config, corpus, state.params, state.routing_state, mesh, first_step)
@@ -170,15 +172,9 @@ class _Pending:
         take(step, values)
 
 
-def conclude(
-  config: RunConfig,
-  model: TransformerLM,
-  corpus: corpora.Corpus,
-  workdir: pathlib.Path,
-  saved: checkpoints.Checkpoints,
-  state: TrainState,
-) -> None:
+def conclude(run: Run, state: TrainState) -> None:
   """Print the table and the sample from the best checkpoint, or from the last one if the best was removed."""
+  config, model, corpus, workdir, saved = run
   kind = 'last' if saved.latest_step('best') is None else 'best'
   state, _ = saved.restore(kind, jax.device_get(state))
   vocabulary, routing = corpus.vocabulary, config.model.ffn.routing
