@@ -1,5 +1,6 @@
 """Every file in configs/ is a run that works, for one step as well."""
 
+import functools
 import json
 import pathlib
 import runpy
@@ -53,8 +54,8 @@ def test_a_config_trains_a_step_of_one(path):
 def test_a_config_of_an_earlier_version_means_what_it_did():
   values = configuration.default_config().to_dict()
   for name in configuration.later_settings():
-    section, key = name.split('.')
-    del values[section][key]
+    *sections, key = name.split('.')
+    del functools.reduce(dict.__getitem__, sections, values)[key]
   assert configuration.from_json(json.dumps(values), 'config.json') == configuration.RunConfig()
   del values['model']['tiles']
   with pytest.raises(InputError, match=r'lacks model\.tiles'):

@@ -15,7 +15,7 @@ from trix_jax.core import routing
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator, change_routing
 from trix_jax.inference import weights
-from trix_jax.nn import controls, ffn, indexed_ffn, transformer
+from trix_jax.nn import controls, ffn, indexed_ffn, model_config, transformer
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 from trix_jax.system import devices
 from trix_jax.training.step import Teacher, init_state, make_loss, make_train_step
@@ -173,6 +173,12 @@ def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control)
   tokens = np.arange(8, dtype=np.int32)[None]
   logits, _ = transformer.apply(model, state.params, state.routing_state, tokens)
   assert (np.ptp(logits) == 0) == (control == 'no_residual')
+
+
+def test_an_unknown_control_is_refused_with_those_that_there_are():
+  model = transformer.TransformerLM(model_config.ModelConfig(control='nope'), 8)
+  with pytest.raises(InputError, match="control is 'nope'; choose one of none, hash"):
+    jax.eval_shape(model.init, {'params': jax.random.key(0)}, jnp.zeros((1, 4), jnp.int32))
 
 
 def config_of(control, **settings):

@@ -1,6 +1,7 @@
 """What the pages promise: their links, the README's length, its commands."""
 
 import pathlib
+import pkgutil
 import re
 import tomllib
 
@@ -43,6 +44,19 @@ def test_the_api_page_names_every_operation():
   page = (ROOT / 'docs/api/xla_kernels.md').read_text()
   functions = [name for name in xla_kernels.__all__ if not name.startswith('MAX_')]
   assert [name for name in functions if f'::: xla_kernels.{name}\n' not in page] == []
+
+
+@pytest.mark.parametrize('page', sorted((ROOT / 'docs/api').glob('*.md')), ids=lambda page: page.stem)
+def test_what_the_api_pages_name_exists(page):
+  """The site drops names that are not there without a word."""
+  sections = re.split(r'^::: ', page.read_text(), flags=re.M)[1:]
+  assert sections
+  for section in sections:
+    name = section.split()[0]
+    of = pkgutil.resolve_name(name)
+    listed = re.search(r'members:((?:\s+- \w+)+|\s*\[[^\]]*\])', section)
+    for member in re.findall(r'\w+', listed[1]) if listed else ():
+      assert hasattr(of, member), f'{name}.{member}'
 
 
 def test_the_version_has_its_changes():

@@ -477,6 +477,21 @@ def test_a_later_setting_counts_where_it_differs_from_what_runs_did_before(monke
   assert frozen_recipe.digest_of(config) != digest
 
 
+def test_a_later_setting_of_no_section_or_of_a_new_one_keeps_digests_too(monkeypatch):
+  config = frozen_recipe.get_config()
+  digest = frozen_recipe.digest_of(config)
+  with config.unlocked():
+    config.later, config.section = 2, {'setting': 3}
+  later = {**configuration.later_settings(), 'later': 2, 'section.setting': 3}
+  monkeypatch.setattr(configuration, 'later_settings', lambda: later)
+  assert frozen_recipe.digest_of(config) == digest
+
+
+def test_every_setting_says_what_runs_before_it_did_unless_the_frozen_recipe_has_it():
+  names = set(configuration.name_settings(configuration.default_config().to_dict()))
+  assert names - frozen_recipe.frozen_names() <= set(configuration.later_settings())
+
+
 def test_suites_keep_their_recipe_when_defaults_change(monkeypatch):
   digest = frozen_recipe.digest_of(frozen_recipe.get_config())
   defaults = configuration.default_config()

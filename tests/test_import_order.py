@@ -1,7 +1,10 @@
-"""Packages import one way only: each imports those before it, and no others."""
+"""Packages import one way only: each imports those before it, and no others. Public functions name their settings."""
 
 import ast
 import pathlib
+import re
+
+from trix_jax.nn import controls
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A line names packages that do not import one another.
@@ -51,9 +54,29 @@ def test_the_library_knows_no_experiments_and_the_kernels_no_library():
       assert f'import {unknown}' not in path.read_text() and f'from {unknown}' not in path.read_text(), path
 
 
+def test_programs_prepare_the_cpu_before_anything_imports_jax():
+  """JAX reads how many devices to make while it is imported."""
+  for path in [*(ROOT / 'experiments').rglob('*.py'), *(ROOT / 'benchmarks').rglob('*.py')]:
+    text = path.read_text()
+    before, called, _ = text.partition('prepare_cpu()')
+    if called and '\nimport' in text.split('prepare_cpu()')[1]:
+      for line in before.splitlines():
+        if line.startswith(('import ', 'from ')):
+          assert 'jax' not in line or line == 'from trix_jax.system import host', f'{path}: {line}'
+
+
+def test_layers_know_no_controls():
+  names = set(controls.TABLE) - {'none', 'hash'}
+  for path in [*(ROOT / 'trix_jax' / 'core').glob('*.py'), *(ROOT / 'trix_jax' / 'nn').glob('*ffn.py')]:
+    assert not re.search(r'^from .*\bcontrols\b', path.read_text(), re.M), path
+    spelled = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    assert not names & {value for value in spelled if isinstance(value, str)}, path
+
+
 def test_public_functions_say_which_settings_they_take():
   for path in (ROOT / 'trix_jax').rglob('*.py'):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.FunctionDef) and not node.name.startswith('_'):
         for argument in (*node.args.args, *node.args.kwonlyargs):
-          assert argument.arg not in ('config', 'settings') or argument.annotation, f'{path}: {node.name}'
+          if argument.arg in ('config', 'settings') and path.name != 'settings.py':
+            assert argument.annotation and ast.unparse(argument.annotation) != 'Any', f'{path}: {node.name}'

@@ -26,7 +26,7 @@ from trix_jax.inspection import gate_fitting
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import devices
-from trix_jax.training import optimizers
+from trix_jax.training import hooks, optimizers
 from trix_jax.training.step import (
   Teacher,
   first_non_finite,
@@ -556,3 +556,17 @@ def test_a_workdir_is_written_by_one_training_at_a_time(tmp_path):
   with workdirs.open_workdir(tmp_path, config):
     pass
   assert WorkdirInUse.exit_code not in (0, 1, InputError.exit_code)
+
+
+def test_a_run_knows_the_checkout_that_it_came_from():
+  assert (workdirs.CHECKOUT / 'trix_jax' / 'runs' / 'workdirs.py').samefile(workdirs.__file__)
+
+
+def test_a_trace_ends_where_a_run_fails(tmp_path, monkeypatch):
+  calls = []
+  monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: calls.append('start'))
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: calls.append('stop'))
+  with pytest.raises(ZeroDivisionError), hooks.Profile(tmp_path, 0, 100) as profile:
+    profile.before_step(hooks.PROFILE_AFTER, jnp.zeros(()))
+    raise ZeroDivisionError
+  assert calls == ['start', 'stop']

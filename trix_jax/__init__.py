@@ -1,8 +1,8 @@
 """TriX-JAX: sparse ternary language models whose tiles are routed by reading their own weights.
 
-Packages, each of which may import those before it: `system` (files, the host, devices), `core` (the mathematics), `nn`
-(layers and the model), `data` and `configuration`, `runs` (a run on disk), `inference`, `evaluation`, `inspection` (a
-model dissected) and `training`, `cli` (the programs).
+Each package may import those before it: `errors`, `settings`, `system` (files, the host, devices), `core` (the
+mathematics), `nn` (layers and the model), `data`, `configuration`, `runs` (a run on disk), `inference`, `evaluation`,
+`inspection` (a model dissected), `training`, `cli` (the programs).
 """
 
 import importlib
@@ -10,9 +10,9 @@ from typing import Any
 
 # Imported when they are asked for: a program prepares the CPU before anything imports JAX.
 _PUBLIC = {
-  'FFNConfig': 'trix_jax.nn.ffn',
+  'FFNConfig': 'trix_jax.nn.model_config',
   'LanguageModel': 'trix_jax.inference',
-  'ModelConfig': 'trix_jax.nn.transformer',
+  'ModelConfig': 'trix_jax.nn.model_config',
   'TriXFFN': 'trix_jax.nn.ffn',
   'load': 'trix_jax.inference',
 }

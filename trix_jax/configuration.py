@@ -19,6 +19,7 @@ from trix_jax.nn.model_config import NO_CONTROL, ModelConfig
 from trix_jax.settings import Check, Relation, at_least_1, choice_of, require, setting, values_before
 
 OPTIMIZERS = ('muon', 'adamw')
+WHERE_SETTINGS_ARE = 'trix_jax/configuration.py and nn/model_config.py list every setting'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ class RunConfig:
     seed: of parameters, batches and dropout.
     corpus: one of `corpora.CORPORA`.
     file: path of a UTF-8 text, for corpus `file`.
-    model, hierarchy, optimizer, loss, training: the sections; `hierarchy` is for the index.
+    model, hierarchy, optimizer, loss, training: the sections. `hierarchy` is for the index; stored runs know this name.
     sample_length: characters written at the end.
     profile: trace five steps of a call, from its eleventh, into WORKDIR/profile.
   """
@@ -208,7 +209,7 @@ _CHECKS = (
   Check(('optimizer.adam_b2',), lambda decay: 0 <= decay < 1, 'it must be at least 0 and less than 1'),
   Check(('optimizer.clip_norm',), lambda norm: norm > 0, 'it must be positive'),
   Relation(
-    lambda c: not c.model.ffn.balance_bias or routing.ROUTINGS[c.model.ffn.routing].by_scores,
+    lambda c: not c.model.ffn.balance_bias or c.model.ffn.way.by_scores,
     'config.model.balance_bias moves scores, which {c.model.ffn.routing} routing does not look at; leave it False',
   ),
   Relation(
@@ -227,7 +228,7 @@ _CHECKS = (
   _fits_controls_of('emergent'),
   _fits_controls_of('dense'),
   Relation(
-    lambda c: not routing.ROUTINGS[c.model.ffn.routing].takes_all or c.model.ffn.gate == 'one_hot',
+    lambda c: not c.model.ffn.way.takes_all or c.model.ffn.gate == 'one_hot',
     'config.model.routing = {c.model.ffn.routing} with config.model.gate = {c.model.ffn.gate}; a dense layer is the '
     'plain sum of its tiles, so set config.model.gate=one_hot',
   ),
@@ -284,7 +285,7 @@ def parse(settings: ml_collections.ConfigDict) -> RunConfig:
   """Make the config of a run. Raise InputError for the first setting that is unknown, wrong or contradicts another."""
   values = settings.to_dict()
   _check_names(values)
-  for name, value in _name_settings(values).items():
+  for name, value in name_settings(values).items():
     if value is None or (isinstance(value, int) and abs(value) >= 2**31):
       raise InputError(f'config.{name} = {value}; it must be a value, and below 2**31')
   for name, section in _SECTIONS.items():
@@ -293,20 +294,18 @@ def parse(settings: ml_collections.ConfigDict) -> RunConfig:
 
 
 def _check_names(values: dict[str, Any]) -> None:
-  given, known = set(_name_settings(values)), set(_name_settings(_DEFAULTS))
+  given, known = set(name_settings(values)), set(name_settings(_DEFAULTS))
   if missing := known - given:
     raise InputError(f'the config lacks {", ".join(sorted(missing))}; start it from configuration.default_config()')
   if unknown := given - known:
-    raise InputError(
-      f'the config has unknown settings {", ".join(sorted(unknown))}; trix_jax/configuration.py names every setting'
-    )
+    raise InputError(f'the config has unknown settings {", ".join(sorted(unknown))}; {WHERE_SETTINGS_ARE}')
 
 
 def later_settings() -> dict[str, Any]:
   """Return every setting that came later, by its full name, with what runs without it did."""
-  before = {name: values_before(section) for name, section in _SECTIONS.items()}
-  before['model'] = model_config.model_values_before()
-  return _name_settings(before)
+  sections = {name: values_before(section) for name, section in _SECTIONS.items()}
+  sections['model'] = model_config.model_values_before()
+  return values_before(RunConfig) | name_settings(sections)
 
 
 def to_config_dict(config: RunConfig) -> ml_collections.ConfigDict:
@@ -324,8 +323,11 @@ def from_json(text: str, source: str) -> RunConfig:
   try:
     values = json.loads(text)
     for name, before in later_settings().items():
-      section, setting_name = name.split('.')
-      values[section].setdefault(setting_name, before)
+      *sections, last = name.split('.')
+      part = values
+      for section in sections:
+        part = part.setdefault(section, {})
+      part.setdefault(last, before)
     _check_names(values)
     config = default_config()
     config.update(values)
@@ -336,7 +338,7 @@ def from_json(text: str, source: str) -> RunConfig:
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
   """Return `name: a -> b` for every setting that differs."""
-  named, others = _name_settings(_to_dict(ours)), _name_settings(_to_dict(theirs))
+  named, others = name_settings(_to_dict(ours)), name_settings(_to_dict(theirs))
   return [f'{name}: {others[name]} -> {value}' for name, value in sorted(named.items()) if value != others[name]]
 
 
@@ -344,11 +346,11 @@ def _to_dict(config: RunConfig) -> dict[str, Any]:
   return {**dataclasses.asdict(config), 'model': model_config.flatten_model(config.model)}
 
 
-def _name_settings(settings: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def name_settings(settings: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """Return all settings of a dict of dicts by their full names."""
   result: dict[str, Any] = {}
   for name, value in settings.items():
-    result |= _name_settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    result |= name_settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
   return result
 
 

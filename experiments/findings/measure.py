@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from trix_jax.nn.model_config import ModelConfig
 from trix_jax.system import host
 
 if __name__ == '__main__':
@@ -21,11 +20,13 @@ from absl import flags
 
 from experiments.suites import patterns
 from trix_jax.cli import arguments, launcher
+from trix_jax.configuration import RunConfig
 from trix_jax.errors import InputError
 from trix_jax.evaluation import classes, tables
 from trix_jax.evaluation.evaluator import Evaluator, change_routing, evaluate_routings, record_tiles
 from trix_jax.inspection import gate_fitting
 from trix_jax.nn import ffn, transformer
+from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints, metrics, workdirs
 from trix_jax.system import files
 
@@ -62,17 +63,18 @@ def basics(trained: checkpoints.Trained, workdir) -> dict[str, Any]:
   }
 
 
-def _own_tokens(config, steps: int) -> int:
+def _own_tokens(config: RunConfig, steps: int) -> int:
   own: int = steps * config.training.batch_size * config.model.context
   return own
 
 
-def _tokens(config, steps: int) -> int:
+def _tokens(config: RunConfig, steps: int) -> int:
   """Count the characters trained on, with those of the run that it started from, up to that run's best checkpoint."""
   if not config.training.start_from:
     return _own_tokens(config, steps)
   earlier = pathlib.Path(config.training.start_from)
-  best = checkpoints.Checkpoints(earlier, read_only=True).latest_step('best')
+  with checkpoints.Checkpoints(earlier, read_only=True) as saved:
+    best = saved.latest_step('best')
   assert best is not None
   return _own_tokens(config, steps) + _tokens(workdirs.read_config(earlier), best)
 
@@ -100,12 +102,12 @@ def specialisation(trained: checkpoints.Trained) -> dict[str, Any]:
   return _against_chance(row['class_tiles'])
 
 
-def _against_chance(counts_LCT) -> dict[str, Any]:
-  counts_LCT = np.asarray(counts_LCT)
+def _against_chance(counts_YCT) -> dict[str, Any]:
+  counts_YCT = np.asarray(counts_YCT)
   return {
-    'counts': counts_LCT.tolist(),
-    'information': [classes.normalised_mutual_information(c) for c in counts_LCT],
-    'null': [null_information(counts) for counts in counts_LCT],
+    'counts': counts_YCT.tolist(),
+    'information': [classes.normalised_mutual_information(c) for c in counts_YCT],
+    'null': [null_information(counts) for counts in counts_YCT],
   }
 
 
@@ -155,25 +157,28 @@ def stability(trained: checkpoints.Trained, workdir) -> list[dict[str, Any]]:
   rows: list[dict[str, Any]] = []
   before = None
   training = trained.config.training
-  for step in checkpoints.Checkpoints(workdir, read_only=True).steps('last'):
+  with checkpoints.Checkpoints(workdir, read_only=True) as saved:
+    steps = saved.steps('last')
+  for step in steps:
     if step % training.checkpoint_every and step != training.steps:
       continue  # An interruption saved this checkpoint.
-    tile_LN = chosen_tiles(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
+    tile_YN = chosen_tiles(checkpoints.load_trained(workdir, 'last', step), validation)[..., 0]
     if before is not None:
-      rows.append({'from': before[0], 'to': step, 'changed': np.mean(before[1] != tile_LN, axis=1).tolist()})
-    before = step, tile_LN
+      rows.append({'from': before[0], 'to': step, 'changed': np.mean(before[1] != tile_YN, axis=1).tolist()})
+    before = step, tile_YN
   return rows
 
 
 def chosen_tiles(trained: checkpoints.Trained, token_N: np.ndarray) -> np.ndarray:
-  """Return `tiles_of` a trained model, [layers, N, K]."""
+  """Return the tiles of every token of a trained model, [layers, N, K]; see `record_tiles`."""
   model = transformer.TransformerLM(_routed(trained.model.config), len(trained.vocabulary))
   return record_tiles(model, trained.params, trained.routing_state, token_N)[0]
 
 
 def _routed(config: ModelConfig) -> ModelConfig:
   """Return the config to measure. It routes a dense model by its signatures, with one tile for a token."""
-  return change_routing(config, 'emergent') if config.ffn.routing == 'dense' else config
+  takes_all = config.ffn.way.takes_all
+  return change_routing(config, 'emergent') if takes_all else config
 
 
 MEASURES: dict[str, Callable[..., Any]] = {

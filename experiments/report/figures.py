@@ -80,10 +80,10 @@ def loss_curves(rows: Rows, variants: Sequence[str]) -> Figure:
 def tile_loads(row: dict[str, Any]) -> Figure:
   """Draw every tile's share of validation tokens over training, with a panel for each layer."""
   history = row['curves']['tile_load']
-  steps, loads_SLT = [step for step, _ in history], np.array([load for _, load in history])
-  figure, [axes] = _figure(columns=loads_SLT.shape[1], width=1.9, height=2.0)
+  steps, loads_SYT = [step for step, _ in history], np.array([load for _, load in history])
+  figure, [axes] = _figure(columns=loads_SYT.shape[1], width=1.9, height=2.0)
   for layer, ax in enumerate(axes):
-    plots.draw_load(ax, steps, loads_SLT[:, layer], colors=COLOURS, alpha=0.85)
+    plots.draw_load(ax, steps, loads_SYT[:, layer], colors=COLOURS, alpha=0.85)
     ax.set(title=f'layer {layer}', yticks=[0, 0.5, 1], ylabel='share of tokens' if layer == 0 else '')
   return figure
 
@@ -101,10 +101,10 @@ def signatures(layers: Sequence[Any]) -> Figure:
 
 def class_tiles(specialisation: dict[str, Any], names: Sequence[str] = classes.CLASSES) -> Figure:
   """Draw for each layer the share of every class that goes to each tile, in % if there is room."""
-  counts_LCT = [np.asarray(counts, float) for counts in specialisation['counts']]
-  present = [place for place in range(len(names)) if counts_LCT[0][place].sum()]
-  figure, [axes] = _figure(columns=len(counts_LCT), width=1.9, height=1.9)
-  for layer, (ax, counts_CT) in enumerate(zip(axes, counts_LCT, strict=True)):
+  counts_YCT = [np.asarray(counts, float) for counts in specialisation['counts']]
+  present = [place for place in range(len(names)) if counts_YCT[0][place].sum()]
+  figure, [axes] = _figure(columns=len(counts_YCT), width=1.9, height=1.9)
+  for layer, (ax, counts_CT) in enumerate(zip(axes, counts_YCT, strict=True)):
     share_CT = plots.draw_classes(ax, counts_CT[present], [names[place] for place in present])
     for (place, tile), share in np.ndenumerate(share_CT) if share_CT.shape[1] <= 8 else ():
       ax.text(

@@ -117,7 +117,9 @@ def _check_settings(settings: suites.Settings, variants: Collection[str]) -> Non
     for key in name.split('.'):
       part = part[key] if isinstance(part, ml_collections.ConfigDict) and key in part else None
     if part is None or isinstance(part, ml_collections.ConfigDict):
-      raise InputError(f'there is no setting {name!r}; trix_jax/configuration.py names every setting')
+      raise InputError(
+        f'there is no setting {name!r}; trix_jax/configuration.py and nn/model_config.py list every setting'
+      )
     if isinstance(value, str) and value.startswith('{') and value != suites.PATTERNS and value[1:-1] not in variants:
       raise InputError(f'{name} = {value!r} names no variant; choose from {", ".join(variants)}')
 

@@ -46,7 +46,7 @@ CHARACTERS, REPEATS = 1000, 9
 def main() -> None:
   files.check_writable(pathlib.Path(_OUT.value))
   models = [(workdir, checkpoints.load_trained(workdir, 'best')) for workdir in arguments.folders_of(_WORKDIRS)]
-  if random := [str(workdir) for workdir, trained in models if trained.model.config.ffn.routing == 'random']:
+  if random := [str(workdir) for workdir, trained in models if trained.model.config.ffn.way.is_random]:
     raise InputError(f'{", ".join(random)}: routes at random, which a packed model cannot')
   rows = []
   for workdir, trained in models:

@@ -12,7 +12,6 @@ import json
 import pathlib
 import statistics
 
-from trix_jax.nn.model_config import FFNConfig
 from trix_jax.system import host
 
 if __name__ == '__main__':
@@ -25,6 +24,7 @@ from absl import flags
 
 from trix_jax.cli import launcher
 from trix_jax.nn import indexed_ffn
+from trix_jax.nn.model_config import FFNConfig
 from trix_jax.system import files
 
 D, CLASSES, SAMPLES, STEPS = 16, 4, 4096, 500

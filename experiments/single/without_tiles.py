@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 
-from trix_jax.nn.model_config import FFNConfig
 from trix_jax.system import host
 
 if __name__ == '__main__':
@@ -24,6 +23,7 @@ from absl import flags
 from trix_jax.cli import arguments, launcher
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn import ffn
+from trix_jax.nn.model_config import FFNConfig
 from trix_jax.runs import checkpoints
 from trix_jax.system import files
 

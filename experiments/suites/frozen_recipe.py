@@ -23,13 +23,20 @@ def get_config() -> ml_collections.ConfigDict:
 
 def digest_of(config: ml_collections.ConfigDict) -> str:
   """Return the name of a run with this config: 12 hexadecimal digits."""
-  settings, recipe = config.to_dict(), json.loads(_text())
+  settings, frozen = config.to_dict(), frozen_names()
   for name, before in configuration.later_settings().items():
-    section, setting = name.split('.')
-    if setting not in recipe[section] and settings[section][setting] == before:
-      del settings[section][setting]
+    *sections, last = name.split('.')
+    part = functools.reduce(dict.__getitem__, sections, settings)
+    if name not in frozen and part[last] == before:
+      del part[last]
+  settings = {name: value for name, value in settings.items() if value != {}}  # A section may be new altogether.
   text = json.dumps(settings, indent=2, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def frozen_names() -> set[str]:
+  """Return the full names of the settings that the frozen recipe has."""
+  return set(configuration.name_settings(json.loads(_text())))
 
 
 @functools.cache

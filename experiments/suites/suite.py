@@ -108,7 +108,7 @@ class Suite:
     base: settings that all variants share.
     large: variants for budgets that include a GPU.
     verdicts: function from the results so far, which may lack any run, to verdicts, such as `verdicts.judge` makes.
-    file: file of a user's suite; `own.add` sets it.
+    file: file of a user's suite; `own_suites.add` sets it.
   """
 
   title: str

@@ -18,7 +18,7 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 SOURCE = HERE.parent.parent / 'xla_kernels' / 'csrc'
 COMPILER, OBJDUMP, MCA = 'aarch64-linux-gnu-g++', 'aarch64-linux-gnu-objdump', 'llvm-mca-19'
-LINES = [line.split() for line in (SOURCE / 'isa/flags.txt').read_text().splitlines()]
+LINES = [line.split() for line in (SOURCE / 'isa/flags.txt').read_text().splitlines() if line and line[0] != '#']
 FLAGS = {name: flags for processor, name, *flags in LINES if processor == 'aarch64'}
 # Multiply-accumulates of one instruction.
 PRODUCTS = {'sdot': 16, 'smmla': 32, 'smlal': 8, 'smlal2': 8}

@@ -295,7 +295,7 @@ NN = (
     ),
     (
       'every_routing_goes_through_the_index',
-      "elif router.index is not None and config.routing == 'emergent':",
+      'elif router.index is not None and way.uses_index:',
       'elif router.index is not None:',
     ),
     (
@@ -369,8 +369,8 @@ CONFIGURATION = (
     'test_configs test_command_lines',
     (
       'earlier_defaults_replace_settings',
-      'values[section].setdefault(setting_name, before)',
-      'values[section][setting_name] = before',
+      'part.setdefault(last, before)',
+      'part[last] = before',
     ),
     ('earlier_configs_are_refused', 'for name, before in later_settings().items():', 'for name, before in {}.items():'),
     ('unknown_settings_accepted', 'if unknown := given - known:', 'if unknown := given - given:'),
@@ -491,8 +491,8 @@ TRAINING = (
       'loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in',
       'loads = [metrics[name] for name in',
     ),
-    ('balance_loss_left_out', 'objective += config.balance_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
-    ('diversity_loss_left_out', 'objective += config.diversity_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
+    ('balance_loss_left_out', 'objective += settings.balance_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
+    ('diversity_loss_left_out', 'objective += settings.diversity_weight * jnp.mean(', 'objective += 0 * jnp.mean('),
     (
       'teacher_and_text_swapped',
       '(1 - weight) * loss + weight * teacher.cross_entropy(',
@@ -666,8 +666,8 @@ INFERENCE = (
     'test_inference test_golden_model',
     (
       'the_cache_counts_padding',
-      'Cache(layers, cache.position_B + length_B)',
-      'Cache(layers, cache.position_B + L)',
+      'Cache(new_layers, cache.position_B + length_B)',
+      'Cache(new_layers, cache.position_B + L)',
     ),
     (
       'positions_start_over',
@@ -1024,11 +1024,11 @@ EXPERIMENTS = (
     (
       'digest_forgets_the_settings',
       'text = json.dumps(settings, ',
-      'text = json.dumps(recipe, ',
+      'text = json.dumps({}, ',
     ),
-    ('later_settings_always_count', 'if setting not in recipe[section] and ', 'if False and '),
-    ('later_settings_never_count', ' and settings[section][setting] == before:', ':'),
-    ('earlier_settings_do_not_count', 'if setting not in recipe[section] and ', 'if '),
+    ('later_settings_always_count', 'if name not in frozen and ', 'if False and '),
+    ('later_settings_never_count', ' and part[last] == before:', ':'),
+    ('earlier_settings_do_not_count', 'if name not in frozen and ', 'if '),
   ),
   *_in(
     'experiments',

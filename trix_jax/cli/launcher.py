@@ -162,9 +162,9 @@ def _parse(program_flags: Any, argv: list[str]) -> list[str]:
     if close := re.search(r'(\w+)\W+ Did you mean "(\w+)"', name):
       _fail(f'there is no setting {close[1]!r}; did you mean {close[2]!r}?', 2)
     if isinstance(error, AttributeError | KeyError) and name.isidentifier():  # All that ml_collections says.
-      _fail(f'there is no setting {name!r}; trix_jax/configuration.py lists every setting', 2)
+      _fail(f'there is no setting {name!r}; trix_jax/configuration.py and nn/model_config.py list every setting', 2)
     if isinstance(error, AttributeError | TypeError | ValueError) and 'get_config' not in str(error):
-      _fail(f'{_one_line(error)}; trix_jax/configuration.py lists every setting', 2)
+      _fail(f'{_one_line(error)}; trix_jax/configuration.py and nn/model_config.py list every setting', 2)
     # ml_collections puts the traceback of a config that raises into the message; its last line says what is wrong.
     message = _one_line(str(error).strip().splitlines()[-1] if str(error).strip() else error)
     _fail(

@@ -4,8 +4,8 @@
   trix train --config=quickstart --workdir=runs/mine --config.corpus=file --config.file=my_text.txt
   trix train --config=sparse --workdir=runs/t8 --config.model.tiles=8 --config.training.steps=1000
 
-Every setting of a config is a flag; trix_jax/configuration.py lists them with their defaults. The same command resumes
-an interrupted run.
+Every setting of a config is a flag. trix_jax/configuration.py and nn/model_config.py list them with their defaults. The
+same command resumes an interrupted run.
 """
 
 from absl import flags

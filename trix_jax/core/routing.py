@@ -105,6 +105,7 @@ class Routing:
     has_gate: whether a trained gate gives the scores, not the signatures.
     is_random: whether `choose` needs a key.
     takes_all: whether every token computes all tiles.
+    in_kernel: whether `xla_kernels.routed_ffn` chooses in this way.
   """
 
   choose: Callable[[jax.Array, int, jax.Array | None], jax.Array]
@@ -112,6 +113,12 @@ class Routing:
   has_gate: bool = False
   is_random: bool = False
   takes_all: bool = False
+  in_kernel: bool = False
+
+  @property
+  def uses_index(self) -> bool:
+    """Return whether a layer behind an index finds its tiles through it: only signatures are in an index."""
+    return self.by_scores and not self.has_gate
 
   @property
   def reads_gate(self) -> bool:
@@ -142,7 +149,7 @@ def choose_all(selection_NT: jax.Array, _, __) -> jax.Array:
 
 ROUTINGS = {
   'dense': Routing(choose_all, takes_all=True),
-  'emergent': Routing(choose_best, by_scores=True),
+  'emergent': Routing(choose_best, by_scores=True, in_kernel=True),
   'random': Routing(choose_at_random, is_random=True),
   'first': Routing(choose_first),
   'learned': Routing(choose_best, by_scores=True, has_gate=True),

@@ -51,9 +51,7 @@ def empty_cache(computation: Computation, config: InferenceConfig, batch: int, s
 
   def layer():
     inputs = jnp.zeros((batch, layers.CONVOLUTION_WIDTH - 1, model.d_model)) if model.form == 'modern' else None
-    return LayerCache(
-      computation.empty_key_values(batch, model.heads, model.d_model // model.heads, slots), inputs, inputs
-    )
+    return LayerCache(computation.empty_key_values(batch, model.heads, model.head_width, slots), inputs, inputs)
 
   return Cache([layer() for _ in range(model.layers)], jnp.zeros(batch, jnp.int32))
 
@@ -93,12 +91,12 @@ def forward(
 
   parts = transformer.ModelParts(
     embed=lambda token_BL: _rows(weights, 'embedding', token_BL),
-    embed_positions=lambda _: _rows(weights, 'positions', positions.position_BL),
+    embed_positions=lambda: _rows(weights, 'positions', positions.position_BL),
     apply_layer=apply_layer,
     normalise=normalise,
   )
-  x_BLD, infos, layers = transformer.apply_model(config.model, parts, token_BL, cache.layers, positions)
-  return x_BLD, infos, Cache(layers, cache.position_B + length_B)
+  x_BLD, infos, new_layers = transformer.apply_model(config.model, parts, token_BL, cache.layers, positions)
+  return x_BLD, infos, Cache(new_layers, cache.position_B + length_B)
 
 
 def _block_parts(computation, config, weights, layer, position_B, key):
@@ -163,18 +161,15 @@ def apply_packed_tiles(
 ) -> tuple[jax.Array, routing.RoutingInfo]:
   """Compute a layer of packed tiles, under any routing.
 
-  Emergent routing is one kernel call where the kernel has the gate. XLA computes the rest of `RoutingInfo` beyond tiles
+  A routing and a gate that the kernel has are one kernel call. XLA computes the rest of `RoutingInfo` beyond tiles
   and gates, and only when a caller uses it.
   """
   if config.clusters:
     x_ND = indexed_ffn.normalise(x_ND, weights[f'{name}.norm.scale'])
   up, down = wrap_tiles(weights, name, config)
   tiles = up, weights[f'{name}.up_scale'], down, weights[f'{name}.down_scale']
-  logits_NT = None
-  if f'{name}.gate.weights' in weights and routing.ROUTINGS[config.routing].reads_gate:
-    logits_NT = x_ND @ weights[f'{name}.gate.weights'] + weights[f'{name}.gate.bias']
-  info = route(unpack_router(weights, name, config), config, *ternary.quantise_int8(x_ND), logits_NT, key)
-  if config.routing != 'emergent' or config.gate not in operations.GATES:
+  info = route(unpack_router(weights, name, config), config, x_ND, *ternary.quantise_int8(x_ND), key)
+  if not config.way.in_kernel or config.gate not in operations.GATES:
     y_ND = xla_kernels.routed_tile_ffn(x_ND, *tiles, info.tile_NK, info.gate_NK, config.activation)
     return y_ND, info
   y_ND, tile_NK, gate_NK = xla_kernels.routed_ffn(
@@ -199,12 +194,9 @@ def apply_trained_tiles(
   layer = weights[name]
   if 'norm' in layer:
     x_ND = indexed_ffn.normalise(x_ND, layer['norm']['scale'])
-  q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-  logits_NT = None
-  if 'gate' in layer and routing.ROUTINGS[config.routing].reads_gate:
-    logits_NT = x_ND @ layer['gate']['kernel'] + layer['gate']['bias']
-  info = route(layer['router'], config, q_ND, step_N1, logits_NT, key)
-  return ffn.compute(q_ND, step_N1, info.tile_NK, info.gate_NK, layer['tiles'], config), info
+  return ffn.apply_tiles(
+    config, layer['tiles'], x_ND, lambda q_ND, step_N1: route(layer['router'], config, x_ND, q_ND, step_N1, key)
+  )
 
 
 def xla_attention(

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.inference import artifact, forward, weights
@@ -146,7 +145,7 @@ def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', 
   Raises:
     InputError: for a model that routes at random or has a control, and for unknown precisions.
   """
-  if routing.ROUTINGS[trained.config.model.ffn.routing].is_random:
+  if trained.config.model.ffn.way.is_random:
     raise InputError('this model routes at random, which a packed model cannot; pack one of another routing')
   config = InferenceConfig(trained.model.config, len(trained.vocabulary), attention, head)
   arrays = weights.pack(trained.params, trained.routing_state, config)

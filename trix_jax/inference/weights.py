@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
-from trix_jax.core import layers, routing, ternary, tile_index
+from trix_jax.core import layers, ternary, tile_index
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, indexed_ffn, router
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig, ModelConfig
@@ -128,7 +128,7 @@ def _tiles(config: FFNConfig) -> dict[str, Entry]:
       'cluster_scale': Entry('float32', (C,)),
       **_norm('norm', D, False),
     }
-  if routing.ROUTINGS[config.routing].has_gate:
+  if config.way.has_gate:
     entries |= {'gate.weights': Entry('float32', (D, T)), 'gate.bias': Entry('float32', (T,))}
   if config.balance_bias:
     entries['balance_bias'] = Entry('float32', of_tiles)
@@ -156,7 +156,7 @@ def pack(params: Any, routing_state: Any, config: InferenceConfig) -> dict[str, 
 
 
 def as_trained(params: Any, routing_state: Any, model: ModelConfig) -> dict[str, Any]:
-  """Make the arrays for XLA: float32, with each layer's tiles, router and gate as one tree, `layer_0.ffn`."""
+  """Make the arrays for XLA: float32, with each layer's tiles, router and norm as one tree, `layer_0.ffn`."""
   V = params['embedding']['embedding'].shape[0]
   arrays: dict[str, Any] = _around_tiles(params, InferenceConfig(model, V, 'float32', 'float32'))
   for layer in range(model.layers):
@@ -165,18 +165,19 @@ def as_trained(params: Any, routing_state: Any, model: ModelConfig) -> dict[str,
     tiles = ffn.quantise_tiles(of_layer, model.ffn)
     arrays[f'{name}.ffn'] = {
       'tiles': tiles,
-      'router': _trained_router(tiles, _state_of(routing_state, name), model.ffn),
-      **{key: of_layer[key] for key in ('gate', 'norm') if key in of_layer},
+      'router': _trained_router(tiles, of_layer, _state_of(routing_state, name), model.ffn),
+      **({'norm': of_layer['norm']} if 'norm' in of_layer else {}),
     }
   return arrays
 
 
-def _trained_router(tiles, state, config):
-  biases = (state.get(name) if config.balance_bias else None for name in ('balance_bias', 'cluster_bias'))
-  if not config.clusters:
-    return router.Router(tiles.signatures_TD, tiles.signature_scale_T, None, *biases)
-  index = indexed_ffn.read_index(state, config)
-  return router.Router(index.key_TD, index.scale_T, index, *biases)
+def _trained_router(tiles, params, state, config):
+  bias_T, cluster_bias_C = (state.get(key) if config.balance_bias else None for key in ('balance_bias', 'cluster_bias'))
+  if config.clusters:
+    index = indexed_ffn.read_index(state, config)
+    return router.Router(index.key_TD, index.scale_T, index, bias_T, cluster_bias_C)
+  gate = (params['gate']['kernel'], params['gate']['bias']) if 'gate' in params else None
+  return router.Router(tiles.signatures_TD, tiles.signature_scale_T, None, bias_T, None, gate)
 
 
 def _state_of(routing_state, name):
@@ -273,7 +274,7 @@ def _pack_tiles(params, state, config: FFNConfig) -> dict[str, jax.Array]:
       'norm.scale': params['norm']['scale'],
     }
   arrays |= {'signatures': packed_keys(in_order(key_TD)), 'signature_scale': in_order(scale_T)}
-  if routing.ROUTINGS[config.routing].has_gate:
+  if config.way.has_gate:
     arrays |= {'gate.weights': params['gate']['kernel'], 'gate.bias': params['gate']['bias']}
   if config.balance_bias:
     arrays['balance_bias'] = in_order(state['balance_bias'])
@@ -371,7 +372,10 @@ def unpack_router(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> ro
     cluster_key_CD = xla_kernels.unpack(packed.clusters).astype(jnp.float32)
     index = tile_index.Index(key_TD, scale_T, packed.member_CM, cluster_key_CD, packed.scale_C)
   bias_T = in_order('balance_bias') if config.balance_bias else None
-  return router.Router(key_TD, scale_T, index, bias_T, None if packed is None else packed.bias_C)
+  gate = None
+  if f'{name}.gate.weights' in arrays:
+    gate = arrays[f'{name}.gate.weights'], arrays[f'{name}.gate.bias']
+  return router.Router(key_TD, scale_T, index, bias_T, None if packed is None else packed.bias_C, gate)
 
 
 def unpack_keys(arrays: Mapping[str, Any], name: str, config: FFNConfig) -> tuple[jax.Array, jax.Array]:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import change_routing
@@ -26,7 +25,7 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
   Raises:
     InputError: when the model already has a learned gate, or an index.
   """
-  if routing.ROUTINGS[trained.model.config.ffn.routing].has_gate:
+  if trained.model.config.ffn.way.has_gate:
     raise InputError('this model has learned a gate of its own, which is evaluated anyway; leave out --fit_gate')
   if trained.model.config.ffn.clusters:
     raise InputError('this model finds its tiles through an index, which a gate does not; leave out --fit_gate')

@@ -84,9 +84,9 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
 
 
 def _check_looks_up(config: ModelConfig) -> None:
-  if not routing.ROUTINGS[config.ffn.routing].by_scores:
+  if not config.ffn.way.by_scores:
     raise InputError(f'this model has {config.ffn.routing} routing, which looks nothing up')
-  if not controls.TABLE[config.control].reads_signatures:
+  if not controls.find(config.control).reads_signatures:
     raise InputError(f'this model routes by the control {config.control}, and not by its signatures')
 
 
@@ -115,7 +115,7 @@ def make_card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.n
     tile,
     None if members is None else int(np.argwhere(members == tile)[0, 0]),
     signatures_TD[tile].astype(int),
-    model.ffn.routing == 'emergent',
+    not model.ffn.way.has_gate,
     np.argsort(-np.abs(signatures_TD[tile]), kind='stable')[:DIMENSIONS],
     float(used_N.mean()),
     [(trained.vocabulary[token], int(used_V[token])) for token in most],

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from trix_jax.core import routing, signatures, ternary
+from trix_jax.errors import InputError
 from trix_jax.nn import ffn, router
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 
@@ -138,6 +139,15 @@ TABLE = {
   'no_output_scale': Control(without='output_scale'),
   'no_residual': Control(without='residual'),
 }
+
+
+def find(name: str) -> Control:
+  """Return an entry of the table. Raise InputError for another name."""
+  if name not in TABLE:
+    raise InputError(f'model.control is {name!r}; choose one of {", ".join(TABLE)}')
+  return TABLE[name]
+
+
 # Layers behind an index without one of their parts.
 ABLATIONS = tuple(name for name, control in TABLE.items() if control.without)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def compute(
   q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
 ) -> jax.Array:
   """Compute all tiles where the routing takes all, and the chosen ones under any other: [N, D]."""
-  execute = compute_all if routing.ROUTINGS[config.routing].takes_all else compute_sparse
+  execute = compute_all if config.way.takes_all else compute_sparse
   return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
 
 
@@ -153,19 +153,29 @@ def route_by_signatures(layer: nn.Module, given: LayerInput) -> routing.RoutingI
   A gate scores the tiles under `learned` routing, and under any that scores do not decide if the parameters have one.
   """
   config: FFNConfig = layer.config
-  way, logits_NT = routing.ROUTINGS[config.routing], None
-  if way.has_gate or (way.reads_gate and layer.has_variable('params', 'gate')):
-    gate = nn.Dense(config.tiles, kernel_init=nn.initializers.normal(config.d_model**-0.5), name='gate')
-    logits_NT = gate(given.x_ND)
-  return route_by_keys(layer, given, given.tiles.signatures_TD, given.tiles.signature_scale_T, logits_NT)
+  has_gate = config.way.has_gate or (config.way.reads_gate and layer.has_variable('params', 'gate'))
+  gate = Gate(config, name='gate')() if has_gate else None
+  return route_by_keys(layer, given, given.tiles.signatures_TD, given.tiles.signature_scale_T, gate)
+
+
+class Gate(nn.Module):
+  """The parameters of a learned gate, kernel [D, T] and bias [T]."""
+
+  config: FFNConfig
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    D, T = self.config.d_model, self.config.tiles
+    kernel_DT = self.param('kernel', nn.initializers.normal(D**-0.5), (D, T))
+    return kernel_DT, self.param('bias', nn.initializers.zeros, (T,))
 
 
 def route_by_keys(
-  layer: nn.Module, given: LayerInput, key_TD: jax.Array, scale_T: jax.Array, logits_NT: jax.Array | None = None
+  layer: nn.Module, given: LayerInput, key_TD: jax.Array, scale_T: jax.Array, gate: Any = None
 ) -> routing.RoutingInfo:
-  """Route by any keys of the tiles, or by logits of a gate, with the layer's balance bias."""
-  by = router.Router(key_TD, scale_T, bias_T=read_balance_bias(layer))
-  return router.route(by, layer.config, given.q_ND, given.step_N1, logits_NT, draw_routing_key(layer))
+  """Route by any keys of the tiles, or by a gate, with the layer's balance bias."""
+  by = router.Router(key_TD, scale_T, bias_T=read_balance_bias(layer), gate=gate)
+  return router.route(by, layer.config, given.x_ND, given.q_ND, given.step_N1, draw_routing_key(layer))
 
 
 def read_balance_bias(layer: nn.Module) -> jax.Array | None:
@@ -179,7 +189,7 @@ def read_balance_bias(layer: nn.Module) -> jax.Array | None:
 
 def draw_routing_key(layer: nn.Module) -> jax.Array | None:
   """Draw a key from the RNG stream `routing` for random routing, None for any other."""
-  return layer.make_rng('routing') if routing.ROUTINGS[layer.config.routing].is_random else None
+  return layer.make_rng('routing') if layer.config.way.is_random else None
 
 
 def make_parameters(layer: nn.Module) -> dict[str, jax.Array]:
@@ -203,26 +213,40 @@ def make_parameters(layer: nn.Module) -> dict[str, jax.Array]:
 
 
 def apply_tiles(
-  layer: nn.Module, x_ND: jax.Array, params: dict[str, jax.Array], token_N: jax.Array | None
+  config: FFNConfig,
+  tiles: TernaryTiles,
+  x_ND: jax.Array,
+  choose: Callable[[jax.Array, jax.Array], routing.RoutingInfo],
+  execute: Execute = compute,
 ) -> tuple[jax.Array, routing.RoutingInfo]:
-  """Quantise, route and compute: what every layer of tiles does with its parameters."""
-  config: FFNConfig = layer.config
-  tiles = quantise_tiles(params, config)
+  """Quantise, route by `choose(q_ND, step_N1)` and compute: what every layer of tiles does."""
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-  info = layer.route(layer, LayerInput(x_ND, q_ND, step_N1, tiles, token_N))
-  return layer.execute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info
+  info = choose(q_ND, step_N1)
+  return execute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info
+
+
+def apply_layer(
+  layer: nn.Module, x_ND: jax.Array, params: dict[str, jax.Array], token: jax.Array | None
+) -> tuple[jax.Array, routing.RoutingInfo]:
+  """Call `apply_tiles` with a Flax layer's `config`, `route` and `execute`."""
+  tiles = quantise_tiles(params, layer.config)
+  token_N = None if token is None else token.reshape(-1)
+
+  def choose(q_ND, step_N1):
+    return layer.route(layer, LayerInput(x_ND, q_ND, step_N1, tiles, token_N))
+
+  return apply_tiles(layer.config, tiles, x_ND, choose, layer.execute)
 
 
 def flatten_tokens(layer: nn.Module, x: jax.Array) -> jax.Array:
   """Flatten a layer's input [..., D] to [N, D]. Raise InputError for another width."""
   D = layer.config.d_model
   if x.shape[-1] != D:
-    raise InputError(
-      f'{type(layer).__name__} of width {D} was given an array of shape {x.shape}; its last axis must be {D}'
-    )
+    raise InputError(f'a layer of width {D} was given an array of shape {x.shape}; its last axis must be {D}')
   return x.reshape(-1, D)
 
 
+@final
 class TriXFFN(nn.Module):
   """A feed-forward layer of ternary tiles: y = the sum of a token's tiles, each times its gate.
 
@@ -245,12 +269,13 @@ class TriXFFN(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
     x_ND = flatten_tokens(self, x)
-    y_ND, info = apply_tiles(self, x_ND, make_parameters(self), None if token is None else token.reshape(-1))
+    y_ND, info = apply_layer(self, x_ND, make_parameters(self), token)
     return y_ND.reshape(x.shape), info
 
 
-# The layer in which each token computes its `top_k` tiles only, in training and inference alike.
-SparseTriXFFN = functools.partial(TriXFFN, execute=compute_sparse)
+def SparseTriXFFN(config: FFNConfig, **settings: Any) -> TriXFFN:
+  """Make the layer in which each token computes its `top_k` tiles only, in training and inference alike."""
+  return TriXFFN(config, execute=compute_sparse, **settings)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -1,14 +1,13 @@
 """Ternary tiles behind a two-level index: a content-addressable memory whose values are small programs.
 
 The index is state that no gradient trains: running averages of the tiles' signatures, clusters over them, and balance
-biases. It is in the collection `routing`. It routes in training and inference alike. `routing_state.updated` changes it
+biases. It is in the collection `routing`. It routes in training and inference alike. `routing_state.update` changes it
 after each training step.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +72,14 @@ def normalise(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
 
 
 def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
-  """Route through the index, or by all tiles' averages where `config.routing` is another than emergent.
+  """Route through the index, or by all tiles' averages where the routing does not use it.
 
-  The state holds the balance biases [T] and [C]; `average` [T, D], running averages of the signatures;
-  `member` int32 [C, T / C], the clusters; `load` [T], running averages of the shares of assignments; and `frozen` [],
-  which is 1 when routing no longer learns.
+  The layer's state in the collection `routing`:
+    average: [T, D], running averages of the signatures.
+    member: int32 [C, T / C], the clusters.
+    load: [T], running averages of the shares of assignments.
+    frozen: [], 1 when routing no longer learns.
+    balance_bias, cluster_bias: [T] and [C], with `config.balance_bias`.
   """
   config: FFNConfig = layer.config
   if not config.clusters:
@@ -87,10 +89,10 @@ def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingIn
     )
   index = read_index(_index_state(layer, given.tiles), config, given.tiles.signatures_TD)
   cluster_bias_C = None
-  if config.balance_bias and config.routing == 'emergent':
+  if config.balance_bias and config.way.uses_index:
     cluster_bias_C = layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
   by = router.Router(index.key_TD, index.scale_T, index, ffn.read_balance_bias(layer), cluster_bias_C)
-  return router.route(by, config, given.q_ND, given.step_N1, key=ffn.draw_routing_key(layer))
+  return router.route(by, config, given.x_ND, given.q_ND, given.step_N1, ffn.draw_routing_key(layer))
 
 
 def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:
@@ -112,6 +114,7 @@ def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:
   }
 
 
+@final
 class IndexedFFN(nn.Module):
   """Many tiles behind an index: y = the sum of gate * output_scale * tile(norm(x)) over a token's tiles.
 
@@ -140,13 +143,16 @@ class IndexedFFN(nn.Module):
       else {}
     )
     params = {**ffn.make_parameters(self), **scales}
-    y_ND, info = ffn.apply_tiles(self, x_ND, params, None if token is None else token.reshape(-1))
+    y_ND, info = ffn.apply_layer(self, x_ND, params, token)
     return y_ND.reshape(x.shape), info
 
 
 HierarchicalTriXFFN = IndexedFFN
-# One ternary tile with its output scale, without a router. It takes a config from `configure_one_tile`.
-TriXTile = functools.partial(IndexedFFN, route=ffn.route_by_signatures, execute=ffn.compute_all, normalise=False)
+
+
+def TriXTile(config: FFNConfig, **settings: Any) -> IndexedFFN:
+  """Make one ternary tile with its output scale, without a router. `configure_one_tile` gives its config."""
+  return IndexedFFN(config, ffn.route_by_signatures, ffn.compute_all, normalise=False, **settings)
 
 
 class HierarchicalTriXBlock(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trix_jax.core import routing, signatures, ternary
+from trix_jax.core.routing import Routing
 from trix_jax.settings import (
   Check,
   Relation,
@@ -68,6 +69,11 @@ class FFNConfig:
     require(self, 'model.', _FFN_CHECKS)
 
   @property
+  def way(self) -> Routing:
+    """Return the entry of `routing.ROUTINGS`."""
+    return routing.ROUTINGS[self.routing]
+
+  @property
   def hidden(self) -> int:
     """Return H, the hidden units of one tile."""
     return self.d_ff // self.tiles
@@ -110,7 +116,7 @@ _FFN_CHECKS = (
     'or more model.probes',
   ),
   Relation(
-    lambda c: not (c.clusters and routing.ROUTINGS[c.routing].has_gate),
+    lambda c: not (c.clusters and c.way.has_gate),
     'model.routing = {c.routing} with model.clusters; a gate scores all tiles, so set model.clusters=0',
   ),
 )
@@ -131,7 +137,7 @@ class ModelConfig:
 
   form: str = 'modern'
   layers: int = 4
-  d_model: int = 128
+  d_model: int = FFNConfig.d_model
   heads: int = 4
   context: int = 256
   dropout: float = setting(0.1, may_differ=True)
@@ -141,18 +147,24 @@ class ModelConfig:
   def __post_init__(self):
     require(self, 'model.', _MODEL_CHECKS)
 
+  @property
+  def head_width(self) -> int:
+    """Return W, the width of one head of attention."""
+    return self.d_model // self.heads
+
 
 _MODEL_CHECKS = (
   choice_of('form', among=FORMS),
   at_least_1('layers', 'd_model', 'heads', 'context'),
   Relation(
     lambda c: c.ffn.d_model == c.d_model,
-    'the layers have d_model = {c.ffn.d_model} in a model of d_model = {c.d_model}',
+    'the layers have d_model = {c.ffn.d_model} in a model of d_model = {c.d_model}; give ffn=FFNConfig(d_model='
+    '{c.d_model}, ...)',
   ),
   Relation(lambda c: c.d_model % c.heads == 0, 'model.heads = {c.heads} does not divide model.d_model = {c.d_model}'),
   Relation(
-    lambda c: c.form != 'modern' or c.d_model // c.heads % 2 == 0,
-    'rotary positions take an even width of a head, not d_model / heads = {c.d_model} / {c.heads}',
+    lambda c: c.form != 'modern' or c.head_width % 2 == 0,
+    'rotary positions take an even width of a head, not d_model / heads = {c.d_model} / {c.heads} = {c.head_width}',
   ),
   Check(('dropout',), lambda rate: 0 <= rate < 1, 'it must be at least 0 and less than 1'),
 )

@@ -20,6 +20,7 @@ class Router:
       behind an index their running averages.
     index: clusters over the keys; None without an index.
     bias_T, cluster_bias_C: balance biases; None without.
+    gate: kernel [D, T] and bias [T] of a learned gate; None without.
   """
 
   key_TD: jax.Array
@@ -27,31 +28,36 @@ class Router:
   index: tile_index.Index | None = None
   bias_T: jax.Array | None = None
   cluster_bias_C: jax.Array | None = None
+  gate: tuple[jax.Array, jax.Array] | None = None
 
 
 def route(
   router: Router,
   config: FFNConfig,
+  x_ND: jax.Array,
   q_ND: jax.Array,
   step_N1: jax.Array,
-  logits_NT: jax.Array | None = None,
   key: jax.Array | None = None,
 ) -> routing.RoutingInfo:
   """Compute scores, tiles and gates of every token under the configured routing.
 
-  Emergent routing through an index costs C + P * T / C scores a token. Other routings of such a layer are for
+  Routing through an index costs C + P * T / C scores a token. Routings that do not use the index of a layer are for
   comparison: they score all tiles, by the same keys.
 
   Args:
     router, config: of the layer.
-    q_ND, step_N1: quantised activations.
-    logits_NT: of a learned gate; they replace the scores of the keys.
+    x_ND: the layer's input, which a gate reads; its logits replace the scores of the keys.
+    q_ND, step_N1: the same, quantised.
     key: for random routing.
   """
+  way, logits_NT = config.way, None
+  if router.gate is not None and way.reads_gate:
+    kernel_DT, bias_T = router.gate
+    logits_NT = x_ND @ kernel_DT + bias_T
   found, bias = None, router.bias_T
   if logits_NT is not None:
     dot_NJ, scale = logits_NT, jnp.ones(config.tiles)
-  elif router.index is not None and config.routing == 'emergent':
+  elif router.index is not None and way.uses_index:
     found = tile_index.find_candidates(q_ND, router.index, config.probes, router.cluster_bias_C)
     dot_NJ, scale, bias = found.dot_NJ, found.scale_NJ, None if bias is None else bias[found.tile_NJ]
   else:
@@ -60,7 +66,7 @@ def route(
   logit_NJ = scale_scores(score_NJ, step_N1, config) if logits_NT is None else logits_NT
   probability_NJ = jax.nn.softmax(logit_NJ)
   selection_NJ = routing.selection_scores(dot_NJ, scale, bias)
-  way, kept_NK = routing.ROUTINGS[config.routing], None
+  kept_NK = None
   chosen_NK = way.choose(selection_NJ, config.top_k, key)
   if config.keep_ratio and way.by_scores:
     unit_N1, margin = step_N1, config.keep_margin

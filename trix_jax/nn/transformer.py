@@ -51,14 +51,14 @@ class ModelParts(NamedTuple):
 
   Attributes:
     embed: tokens [B, L] -> [B, L, D].
-    embed_positions: where the tokens stand -> [..., L, D]; the `reference` form asks for it.
+    embed_positions: () -> [..., L, D] of the tokens' positions; the `reference` form asks for it.
     apply_layer: (number of the layer, x_BLD, its cache or None) -> x_BLD, RoutingInfo, its new cache.
     normalise: (name, x_BLD) -> x_BLD.
     drop_out: x -> x; inference leaves it out.
   """
 
   embed: Callable[[jax.Array], jax.Array]
-  embed_positions: Callable[[Positions | None], jax.Array]
+  embed_positions: Callable[[], jax.Array]
   apply_layer: Callable[[int, jax.Array, LayerCache | None], tuple[jax.Array, routing.RoutingInfo, LayerCache | None]]
   normalise: Callable[[str, jax.Array], jax.Array]
   drop_out: Callable[[jax.Array], jax.Array] = _unchanged
@@ -105,7 +105,7 @@ def apply_model(
   """
   x_BLD = parts.embed(token_BL)
   if config.form == 'reference':
-    x_BLD += parts.embed_positions(positions)
+    x_BLD += parts.embed_positions()
   x_BLD = parts.drop_out(x_BLD)
   infos, new_caches = [], []
   for layer in range(config.layers):
@@ -209,7 +209,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BLD: jax.Array, token_BL: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
-    control = controls.TABLE[config.control]
+    control = controls.find(config.control)
     projections = SelfAttention(config, name='attention')
     parts = BlockParts(
       normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
@@ -259,7 +259,7 @@ class TransformerLM(nn.Module):
       raise InputError(f'{L} tokens given to a model of context {config.context}; pass at most {config.context}')
     parts = ModelParts(
       embed=nn.Embed(V, config.d_model, embedding_init=nn.initializers.normal(0.02), name='embedding'),
-      embed_positions=lambda _: self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[
+      embed_positions=lambda: self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[
         :L
       ],
       apply_layer=lambda layer, x_BLD, _: (*Block(config, name=f'layer_{layer}')(x_BLD, token_BL, train), None),

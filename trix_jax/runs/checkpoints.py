@@ -229,5 +229,6 @@ def load_trained(workdir: pathlib.Path | str, kind: str, step: int | None = None
     return TrainState(jnp.zeros((), jnp.int32), params, None, routing_state)
 
   like = jax.eval_shape(without_optimizer)
-  state, best_loss = Checkpoints(workdir, read_only=True).restore(kind, like, step)
+  with Checkpoints(workdir, read_only=True) as saved:
+    state, best_loss = saved.restore(kind, like, step)
   return Trained(config, model, vocabulary, run, kind, int(state.step), best_loss, state.params, state.routing_state)

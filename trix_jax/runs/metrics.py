@@ -32,7 +32,11 @@ class MetricWriter:
       )
       files.write_text(self._path, kept)
     self._file = self._path.open('a')
-    self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
+    try:
+      self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resume_step + 1)
+    except BaseException:
+      self._file.close()
+      raise
 
   def write(self, row: dict[str, Any]) -> None:
     """Write one row: `step`, `split`, and numbers or nested lists of numbers. None means that a number is unknown."""

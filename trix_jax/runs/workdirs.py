@@ -16,13 +16,13 @@ import jax
 
 from trix_jax import configuration
 from trix_jax.configuration import RunConfig
-from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.nn import indexed_ffn, transformer
 from trix_jax.nn.model_config import ModelConfig
 from trix_jax.system import files, host
 
+CHECKOUT = pathlib.Path(__file__).parents[2]
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -163,7 +163,7 @@ def describe_parameters(config: ModelConfig, params: Any, routing_state: Any) ->
   ffn = config.ffn
   layers = [layer['ffn'] for name, layer in params.items() if name.startswith('layer_')]
   in_tiles = sum(layer[name].size for layer in layers for name in indexed_ffn.name_tile_parameters(layer, ffn))
-  idle = 0 if routing.ROUTINGS[ffn.routing].takes_all else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
+  idle = 0 if ffn.way.takes_all else in_tiles * (ffn.tiles - ffn.top_k) // ffn.tiles
   total = transformer.count_parameters(params)
   return {
     'parameters': {
@@ -177,13 +177,12 @@ def describe_parameters(config: ModelConfig, params: Any, routing_state: Any) ->
 
 def _commit() -> str | None:
   """Return the commit of this package's checkout, with `-dirty` if files differ from it; None outside a checkout."""
-  checkout = pathlib.Path(__file__).parent.parent
-  if not (checkout / '.git').exists():  # An installed package may be inside another project's checkout.
+  if not (CHECKOUT / '.git').exists():  # An installed package may be inside another project's checkout.
     return None
   try:
     return subprocess.run(
       ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'],
-      cwd=checkout,
+      cwd=CHECKOUT,
       capture_output=True,
       text=True,
       check=True,

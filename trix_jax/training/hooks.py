@@ -132,15 +132,22 @@ class Log:
 
 
 class Profile:
-  """Traces a few steps of a session into a folder."""
+  """Traces a few steps of a session into a folder; None for no trace. Leaving its `with` block ends the trace."""
 
-  def __init__(self, folder: pathlib.Path, first_step: int, steps: int):
+  def __init__(self, folder: pathlib.Path | None, first_step: int, steps: int):
     self._folder, self._tracing = folder, False
     self._start = max(first_step, min(first_step + PROFILE_AFTER, steps - PROFILE_STEPS))
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self._tracing:
+      jax.profiler.stop_trace()
+
   def before_step(self, step: int, state: TrainState) -> None:
     """Start or end the trace where it is time; `step` steps are done."""
-    if step == self._start:
+    if self._folder is not None and step == self._start:
       jax.block_until_ready(state)
       jax.profiler.start_trace(str(self._folder))
       self._tracing = True

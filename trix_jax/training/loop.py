@@ -16,7 +16,8 @@ from trix_jax.errors import InputError, TrainingStopped
 from trix_jax.evaluation import tables
 from trix_jax.evaluation.evaluator import Evaluator, evaluate_routings
 from trix_jax.nn.transformer import TransformerLM
-from trix_jax.runs import checkpoints, metrics, workdirs
+from trix_jax.runs import metrics, workdirs
+from trix_jax.runs.checkpoints import Checkpoints
 from trix_jax.runs.state import TrainState
 from trix_jax.system import devices
 from trix_jax.system.signals import StopSignals
@@ -44,11 +45,11 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   model = TransformerLM(config.model, len(corpus.vocabulary))
   with (
     workdirs.open_workdir(workdir, config),
-    checkpoints.Checkpoints(workdir, keep=config.training.keep_checkpoints) as saved,
+    Checkpoints(workdir, keep=config.training.keep_checkpoints) as checkpoints,
   ):
     workdirs.check_corpus(workdir, corpus)
     teacher = warm_start.load_teacher(config, corpus)
-    run = Run(config, model, corpus, workdir, saved)
+    run = Run(config, model, corpus, workdir, checkpoints)
     state, best_loss = resume(run)
     state = run_steps(run, state, best_loss, teacher)
     conclude(run, state)
@@ -61,7 +62,7 @@ class Run(NamedTuple):
   model: TransformerLM
   corpus: corpora.Corpus
   workdir: pathlib.Path
-  saved: checkpoints.Checkpoints
+  checkpoints: Checkpoints
 
 
 def resume(run: Run) -> tuple[TrainState, float]:
@@ -70,21 +71,21 @@ def resume(run: Run) -> tuple[TrainState, float]:
   Raises:
     InputError: when the checkpoints of a run that saved some are missing or damaged.
   """
-  config, model, corpus, workdir, saved = run
+  config, model, corpus, workdir, checkpoints = run
   state, best_loss = init_state(config, model), math.nan
-  if saved.latest_step('last') is not None:
-    state, best_loss = saved.restore('last', state)
+  if checkpoints.latest_step('last') is not None:
+    state, best_loss = checkpoints.restore('last', state)
     print(f'resuming from step {int(state.step)} of {config.training.steps} in {workdir}', flush=True)
   else:
-    _refuse_to_start_over(config, workdir, saved)
+    _refuse_to_start_over(config, workdir, checkpoints)
     if config.training.start_from:
       state = warm_start.start_from(config, corpus, state)
-  return state, best_loss if saved.forget_after(int(state.step)) else math.nan
+  return state, best_loss if checkpoints.forget_after(int(state.step)) else math.nan
 
 
-def _refuse_to_start_over(config, workdir, saved):
+def _refuse_to_start_over(config, workdir, checkpoints):
   rows = metrics.read_metrics(workdir) if (workdir / 'metrics.jsonl').exists() else []
-  reached = max([row['step'] for row in rows] + [saved.latest_step('best') or 0])
+  reached = max([row['step'] for row in rows] + [checkpoints.latest_step('best') or 0])
   if reached > config.training.checkpoint_every:
     raise InputError(
       f'workdir {workdir} holds a run that reached step {reached}, but no checkpoint to go on from; bring back its '
@@ -98,7 +99,7 @@ def run_steps(run: Run, state: TrainState, best_loss: float, teacher: Teacher | 
   Raises:
     TrainingStopped: on a signal, after saving, or when a number is no longer finite.
   """
-  config, model, corpus, workdir, saved = run
+  config, model, corpus, workdir, checkpoints = run
   training, first_step = config.training, int(state.step)
   mesh = devices.data_mesh(training.batch_size // training.accumulation)
   workdirs.write_run(workdir, config, corpus, state.params, state.routing_state, mesh, first_step)
@@ -111,7 +112,6 @@ def run_steps(run: Run, state: TrainState, best_loss: float, teacher: Teacher | 
   state = devices.replicate(state, mesh)
   train_step = make_train_step(config, model, mesh, teacher)
   clock = Clock(training.batch_size * config.model.context)
-  profile = hooks.Profile(workdir / 'profile', first_step, training.steps) if config.profile else None
 
   def batch(step: int) -> jax.Array:
     windows = corpora.draw_batch(corpus.train, config.model.context, training.batch_size, config.seed, step)
@@ -121,17 +121,21 @@ def run_steps(run: Run, state: TrainState, best_loss: float, teacher: Teacher | 
     if not values['finite']:
       # The bad step and later ones left the state unchanged, so it is still the state before the bad step.
       name = first_non_finite(config, model, mesh, state, batch(step - 1), teacher)
-      raise hooks.explain_divergence(f'not finite at step {step}: {name}', saved)
+      raise hooks.explain_divergence(f'not finite at step {step}: {name}', checkpoints)
 
-  with metrics.MetricWriter(workdir, first_step) as writer, StopSignals() as signals:
+  folder = workdir / 'profile' if config.profile else None
+  with (
+    metrics.MetricWriter(workdir, first_step) as writer,
+    hooks.Profile(folder, first_step, training.steps) as profile,
+    StopSignals() as signals,
+  ):
     evaluate = Evaluator(config.model, corpus.vocabulary, corpus.validation)
-    validate = hooks.Validate(training, evaluate, writer, saved, clock, best_loss)
-    save = hooks.Save(training, saved, clock, validate)
+    validate = hooks.Validate(training, evaluate, writer, checkpoints, clock, best_loss)
+    save = hooks.Save(training, checkpoints, clock, validate)
     pending = _Pending(check_finite, hooks.Log(training, writer, clock, validate))
     step = first_step
     while step < training.steps and not signals.received:
-      if profile:
-        profile.before_step(step, state)
+      profile.before_step(step, state)
       state, values = train_step(state, batch(step), step)
       step += 1
       pending.replace(step, values)
@@ -140,8 +144,7 @@ def run_steps(run: Run, state: TrainState, best_loss: float, teacher: Teacher | 
         for hook in due:
           hook(step, state)
     pending.finish()
-    if profile:
-      profile.end(state)
+    profile.end(state)
     if signals.received:
       save(step, state)
       raise TrainingStopped(
@@ -174,9 +177,9 @@ class _Pending:
 
 def conclude(run: Run, state: TrainState) -> None:
   """Print the table and the sample from the best checkpoint, or from the last one if the best was removed."""
-  config, model, corpus, workdir, saved = run
-  kind = 'last' if saved.latest_step('best') is None else 'best'
-  state, _ = saved.restore(kind, jax.device_get(state))
+  config, model, corpus, workdir, checkpoints = run
+  kind = 'last' if checkpoints.latest_step('best') is None else 'best'
+  state, _ = checkpoints.restore(kind, jax.device_get(state))
   vocabulary, routing = corpus.vocabulary, config.model.ffn.routing
   print(f'\n{kind} checkpoint, of step {int(state.step)}, under the routing it was trained with and under others:')
   rows = evaluate_routings(config.model, vocabulary, corpus.validation, state.params, state.routing_state)

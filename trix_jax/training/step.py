@@ -36,14 +36,14 @@ def init_state(config: RunConfig, model: transformer.TransformerLM) -> TrainStat
 
   @jax.jit  # One program compiles faster: operation by operation it takes seconds.
   def init(key):
-    params, routing_state = transformer.init(model, key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), routing_state)
+    params, state = transformer.init(model, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), state)
 
   return init(jax.random.key(config.seed))  # The key is an argument, so that all seeds share one program.
 
 
-def make_loss(config: LossConfig, model: transformer.TransformerLM, teacher: Teacher | None = None):
-  """Make the training loss: f(params, routing, windows [B, L + 1], key) -> (objective, metrics).
+def make_loss(settings: LossConfig, model: transformer.TransformerLM, teacher: Teacher | None = None):
+  """Make the training loss: f(params, routing_state, windows [B, L + 1], key) -> (objective, metrics).
 
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers. Trace the loss under
   the mesh axis `devices.AXIS`, because the balance loss uses the load of all devices.
@@ -64,15 +64,15 @@ def make_loss(config: LossConfig, model: transformer.TransformerLM, teacher: Tea
     metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
     objective = loss
     if teacher is not None:
-      weight = config.distillation_weight
+      weight = settings.distillation_weight
       objective = (1 - weight) * loss + weight * teacher.cross_entropy(logits, windows[:, :-1])
-    if config.balance_weight:
+    if settings.balance_weight:
       loads = [jax.lax.pmean(metrics[name], devices.AXIS) for name in ('tile_load', 'cluster_load') if name in metrics]
-      objective += config.balance_weight * jnp.mean(
+      objective += settings.balance_weight * jnp.mean(
         jnp.stack([routing.balance_loss(info, *of_layer) for info, *of_layer in zip(infos, *loads, strict=True)])
       )
-    if config.diversity_weight:
-      objective += config.diversity_weight * jnp.mean(
+    if settings.diversity_weight:
+      objective += settings.diversity_weight * jnp.mean(
         jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos])
       )
     return objective, {'loss': loss, **metrics}

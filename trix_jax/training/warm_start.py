@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from trix_jax.configuration import RunConfig
-from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import model_config
@@ -23,7 +22,7 @@ def load_teacher(config: RunConfig, corpus: corpora.Corpus) -> Teacher | None:
     return None
   trained = _trained('loss.teacher', config.loss.teacher, corpus)
   model, name = trained.model.config, f'config.loss.teacher: the model in {config.loss.teacher}'
-  if routing.ROUTINGS[model.ffn.routing].is_random:
+  if model.ffn.way.is_random:
     raise InputError(f'{name} routes at random, which makes no teacher; give one of another routing')
   if model.context < config.model.context:
     raise InputError(f'{name} has a context of {model.context}; give one of {config.model.context} characters or more')
