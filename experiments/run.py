@@ -28,9 +28,7 @@ import math
 import pathlib
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trix_jax.system import host
@@ -44,22 +42,17 @@ from experiments import suites
 from experiments.findings import other_programs
 from experiments.report import page
 from experiments.runner import own_suites, planning, results_file
+from experiments.runner.execution import RunFailed, call, describe_sessions, sort_runs, train
 from experiments.runner.jobs import Jobs
 from experiments.runner.planning import Run
+from experiments.runner.progress import Progress, say
 from experiments.suites import judgement, patterns
 from trix_jax.cli import arguments, launcher
-from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.errors import InputError
 from trix_jax.runs import workdirs
 from trix_jax.system import files
 
-ROOT = pathlib.Path(__file__).parent.parent
-# Seconds between two lines of progress.
-EVERY = 30
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class RunFailed(Exception):
-  """A training or its measurement ended with an error; the message is the last line of its log."""
 
 
 class Interrupted(BaseException):
@@ -222,14 +215,14 @@ def measured_elsewhere(
   return None
 
 
-def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
+def run_suite(name: str, plan: Plan, progress: Progress, jobs: Jobs) -> int:
   """Run the missing runs of a suite, write its results, and return the number of runs that failed."""
   path, measures = plan.path(name), list(suites.SUITES[name].measures)
   rows, failures, stale = standing(name, plan)
   if stale:
     print(f'{name}: {stale} result(s) in {path} are of other settings or measures, and are dropped', flush=True)
   failed, waiting = 0, {}
-  for run in in_order(plan.runs(name), plan.jobs):
+  for run in sort_runs(plan.runs(name), plan.jobs):
     failures = [failure for failure in failures if (failure['variant'], failure['seed']) != (run.variant, run.seed)]
     if known := [row for row in rows if row['digest'] == run.digest]:
       say(f'{run}: stands in {path}, made at commit {known[0]["commit"]}')
@@ -261,16 +254,7 @@ def run_suite(name: str, plan: Plan, progress: 'Progress', jobs: Jobs) -> int:
   return failed
 
 
-def in_order(runs: list[Run], jobs: int) -> list[Run]:
-  """Return runs in their order of start. With several jobs, runs that others need come first, and their users last.
-
-  In another order a job would wait for a run that another job trains.
-  """
-  needed = {of.digest for run in runs for of in run.needs}
-  return runs if jobs == 1 else sorted(runs, key=lambda run: (run.digest not in needed, bool(run.needs)))
-
-
-def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[str, Any]:
+def result_of(run: Run, plan: Plan, progress: Progress, jobs: Jobs) -> dict[str, Any]:
   """Train a run to its end, or resume it, and measure it, unless another suite has its result."""
   if found := measured_elsewhere(run, rows_of_others(run.suite, plan)):
     say(f'{run}: taken from {found[0]}, made at commit {found[1]["commit"]}')
@@ -294,133 +278,7 @@ def result_of(run: Run, plan: Plan, progress: 'Progress', jobs: Jobs) -> dict[st
   if routing := suite.evaluated.get(run.variant):
     loss = row['routings'][routing]
     row |= {'evaluated': routing, 'loss': loss, 'perplexity': math.exp(loss)}
-  return {**row, **of_sessions(described['sessions'])}
-
-
-def of_sessions(sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Return commit, machine and versions of a run. If they changed between sessions, return all in their order."""
-
-  def all_of(name):
-    together: dict[str, list[Any]] = {}
-    for session in sessions:
-      for key, value in session[name].items():
-        if value not in together.setdefault(key, []):
-          together[key].append(value)
-    return {
-      key: values[0] if len(values) == 1 else ', then '.join(map(str, values)) for key, values in together.items()
-    }
-
-  return {
-    'commit': ', '.join(dict.fromkeys(str(session['commit']) for session in sessions)),
-    'machine': all_of('machine'),
-    'versions': all_of('versions'),
-  }
-
-
-def train(run: Run, progress: 'Progress', jobs: Jobs) -> None:
-  """Train a run to its end, after the runs that it starts from or learns from."""
-  for needed in run.needs:
-    try:
-      train(needed, progress, jobs)
-    except RunFailed as error:
-      raise RunFailed(f'{needed} failed, which it needs: {error}') from error
-  if not run.finished:
-    run.workdir.parent.mkdir(parents=True, exist_ok=True)
-    with progress.timed(run):
-      call(
-        [
-          sys.executable,
-          'train.py',
-          f'--config={suites.CONFIG}',
-          f'--workdir={run.workdir}',
-          *(f'--config.{name}={value}' for name, value in run.settings.items()),
-        ],
-        run,
-        progress,
-        jobs,
-        lambda: run.finished,
-      )
-
-
-def call(
-  command: list[str], run: Run, progress: 'Progress', jobs: Jobs, done: Callable[[], bool] = lambda: False
-) -> None:
-  """Run a program with its output in the run's log and report its progress, unless `done()`.
-
-  It waits when another program trains the run, such as one that a killed runner left behind.
-  """
-  log = run.beside('.log')
-  while not done():
-    code = jobs.call(command, ROOT, log, EVERY, lambda: say(f'{progress}  {run}: {last_line(log)}'))
-    if not code:
-      return
-    if code != WorkdirInUse.exit_code:
-      if code < 0:  # Its output does not tell why.
-        raise RunFailed(
-          f'killed by signal {-code}, which the system sends where memory runs out (output: {log})'
-          if code == -signal.SIGKILL
-          else f'killed by signal {-code} (output: {log})'
-        )
-      raise RunFailed(f'exit code {code}: {last_line(log)} (all of it: {log})')
-    say(f'{progress}  {run}: being trained by another program, waiting for it')
-    jobs.sleep(EVERY)
-
-
-def say(line: str) -> None:
-  """Print a line at once and in one piece, because several jobs print."""
-  print(f'{line}\n', end='', flush=True)
-
-
-def last_line(log: pathlib.Path) -> str:
-  """Return the last line of a log that is not empty."""
-  lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
-  return lines[-1].strip() if lines else 'starting'
-
-
-class Progress:
-  """Report the number of the run and the time left, if further training is as fast as so far.
-
-  It assumes `jobs` jobs at a time, as long as there are as many runs. Jobs call it from their own threads.
-  """
-
-  def __init__(self, runs: Sequence[Run], jobs: int = 1):
-    self._jobs, self._lock = jobs, threading.Lock()
-    self._runs, self._open = len(runs), {str(run) for run in runs}
-    # Count by workdirs, because suites share them.
-    self._left = {run.digest: run.windows for wanted in runs for run in (*wanted.needs, wanted) if not run.finished}
-    self._windows, self._seconds = 0, 0.0
-
-  @contextlib.contextmanager
-  def timed(self, run: Run):
-    """Time the training of a run inside a `with` block."""
-    start = time.monotonic()
-    try:
-      yield
-    finally:  # A failed run costs no more time either.
-      with self._lock:
-        self._left.pop(run.digest, None)
-    with self._lock:
-      self._windows += run.windows
-      self._seconds += time.monotonic() - start
-
-  def done(self, run: Run, failure: str = '') -> None:
-    """Report a run as done or failed. A run that is done without being expected is not reported."""
-    with self._lock:
-      self._left.pop(run.digest, None)  # If a run that it needs has failed, this one was not trained.
-    if failure or str(run) in self._open:
-      say(f'{self}  {run}: ' + (f'FAILED, {failure}' if failure else 'done'))
-    self._open.discard(str(run))
-
-  def __str__(self) -> str:
-    with self._lock:
-      windows = list(self._left.values())
-      side_by_side = max(1, min(self._jobs, len(windows)))
-      left = _hours(self._seconds / self._windows * sum(windows) / side_by_side) if self._windows else '-:--'
-    return f'[{self._runs - max(0, len(self._open) - 1)}/{self._runs}, {left} left]'
-
-
-def _hours(seconds: float) -> str:
-  return f'{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}'
+  return {**row, **describe_sessions(described['sessions'])}
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import pathlib
 import re
 import runpy
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from made_up_rows import rows_of
 
 from experiments import run, suites
 from experiments.findings import measure
-from experiments.runner import planning, results_file
+from experiments.runner import execution, planning, results_file
 from experiments.runner.jobs import Jobs
+from experiments.runner.progress import Progress
 from experiments.suites import frozen_recipe, judgement, patterns
 from trix_jax import configuration
 from trix_jax.errors import InputError
@@ -130,7 +132,7 @@ def runner(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, 'result_of', result_of)
     with Jobs(plan.jobs) as jobs:
-      failed = run.run_suite('stability', plan, run.Progress(run.missing('stability', plan)), jobs)
+      failed = run.run_suite('stability', plan, Progress(run.missing('stability', plan)), jobs)
     return failed, calls, json.loads((out / 'stability.json').read_text())
 
   start.folders = (out, tmp_path / 'runs')
@@ -138,7 +140,7 @@ def runner(tmp_path, monkeypatch):
 
 
 def test_a_suite_goes_on_where_it_was_and_lists_what_failed(runner, capsys, monkeypatch):
-  failed, calls, results = runner('small', {'emergent': 1.5, 'learned': run.RunFailed('exit code 1: no memory')})
+  failed, calls, results = runner('small', {'emergent': 1.5, 'learned': execution.RunFailed('exit code 1: no memory')})
   assert failed == 2 and len(calls) == 4
   assert [(row['variant'], row['seed']) for row in results['rows']] == [('emergent', 0), ('emergent', 1)]
   assert results['failures'] == [
@@ -176,11 +178,11 @@ def test_what_another_suite_has_measured_is_not_made_again(tmp_path, monkeypatch
   results_file.write(plan.path('option_a'), 'small', [row], [], ['sparse'])
 
   def train(of, progress, jobs):
-    raise run.RunFailed(f'{of} is trained')
+    raise execution.RunFailed(f'{of} is trained')
 
   monkeypatch.setattr(run, 'train', train)
   assert run.missing('four_routings', plan) == [other]
-  assert run.run_suite('four_routings', plan, run.Progress([other]), jobs) == 1
+  assert run.run_suite('four_routings', plan, Progress([other]), jobs) == 1
   assert f'seed 0: taken from {tmp_path / "option_a.json"}, made at commit earlier' in capsys.readouterr().out
   written = json.loads(plan.path('four_routings').read_text())
   [failure], [taken] = written['failures'], written['rows']
@@ -275,9 +277,9 @@ def test_damaged_results_are_refused_by_what_they_lack(tmp_path, where, key, val
 
 def test_a_run_that_went_on_elsewhere_has_both_machines():
   first = {'commit': 'a', 'machine': {'processor': 'A', 'cores': 2}, 'versions': {'jax': '0.10'}}
-  assert run.of_sessions([first, first]) == first
+  assert execution.describe_sessions([first, first]) == first
   second = {'commit': 'b', 'machine': {'processor': 'B', 'cores': 2, 'device': 'GPU'}, 'versions': {'jax': '0.11'}}
-  assert run.of_sessions([first, second]) == {
+  assert execution.describe_sessions([first, second]) == {
     'commit': 'a, b',
     'machine': {'processor': 'A, then B', 'cores': 2, 'device': 'GPU'},
     'versions': {'jax': '0.10, then 0.11'},
@@ -286,17 +288,17 @@ def test_a_run_that_went_on_elsewhere_has_both_machines():
 
 def test_the_time_left_is_that_of_trainings_that_are_left(tmp_path, monkeypatch):
   runs = small_runs('data_efficiency', tmp_path)[:4] + small_runs('width', tmp_path)[:1]
-  progress = run.Progress(runs)
+  progress = Progress(runs)
   assert str(progress) == '[1/5, -:-- left]'
   seconds = iter([100.0, 700.0])
-  monkeypatch.setattr(run.time, 'monotonic', lambda: next(seconds))
+  monkeypatch.setattr(time, 'monotonic', lambda: next(seconds))
   with progress.timed(runs[0]):
     pass
   progress.done(runs[0])
   # Ten minutes for an eighth of the steps: of 1/8 + 1/4 + 1/4 + 1 thirteen eighths are left.
   assert str(progress) == '[2/5, 2:10 left]'
   seconds = iter([0.0, 600.0, 0.0, 600.0, 0.0, 1200.0, 0.0, 1200.0])
-  progress = run.Progress(runs, 2)
+  progress = Progress(runs, 2)
   for of in runs[:4]:
     with progress.timed(of):
       pass
@@ -330,8 +332,8 @@ def test_a_stop_is_said_in_a_line_however_often_it_is_asked_for(tmp_path, monkey
 
 def test_no_job_waits_for_what_another_one_trains(tmp_path):
   runs = small_runs('remedies', tmp_path, 2)
-  assert run.in_order(runs, 1) == runs
-  ordered = [(of.variant, of.seed) for of in run.in_order(runs, 3)]
+  assert execution.sort_runs(runs, 1) == runs
+  ordered = [(of.variant, of.seed) for of in execution.sort_runs(runs, 3)]
   assert ordered[:4] == [('dense', 0), ('dense', 1), ('sparse', 0), ('sparse_twice', 0)]
   assert [of for of, _ in ordered[-4:]] == ['continued', 'distilled', 'continued_distilled', 'gradual']
 
@@ -339,13 +341,13 @@ def test_no_job_waits_for_what_another_one_trains(tmp_path):
 def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, capsys, jobs):
   of = small_runs('stability', tmp_path)[0]
   of.workdir.mkdir(parents=True)
-  monkeypatch.setattr(run, 'EVERY', 0.01)
+  monkeypatch.setattr(execution, 'EVERY', 0.01)
   # In use the first time that it is tried.
   program = (
     'import pathlib, sys; from trix_jax import errors; tried = pathlib.Path(sys.argv[1]); '
     'was = tried.exists(); tried.touch(); sys.exit(0 if was else errors.WorkdirInUse.exit_code)'
   )
-  run.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, run.Progress([]), jobs)
+  execution.call([sys.executable, '-c', program, str(tmp_path / 'tried')], of, Progress([]), jobs)
   assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
 
 
@@ -371,28 +373,30 @@ def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_a
   def call(command, of, progress, jobs, done=None):
     calls.append(of.variant)
     if of.variant == 'dense' and len(calls) == 1:
-      raise run.RunFailed('exit code 1: no memory')
+      raise execution.RunFailed('exit code 1: no memory')
     (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
 
-  monkeypatch.setattr(run, 'call', call)
-  with pytest.raises(run.RunFailed, match='remedies/dense, seed 0 failed, which it needs: exit code 1: no memory'):
-    run.train(runs['continued'], run.Progress([]), jobs)
+  monkeypatch.setattr(execution, 'call', call)
+  with pytest.raises(
+    execution.RunFailed, match='remedies/dense, seed 0 failed, which it needs: exit code 1: no memory'
+  ):
+    execution.train(runs['continued'], Progress([]), jobs)
   assert calls == ['dense']
-  run.train(runs['continued'], run.Progress([]), jobs)
-  run.train(runs['continued'], run.Progress([]), jobs)
+  execution.train(runs['continued'], Progress([]), jobs)
+  execution.train(runs['continued'], Progress([]), jobs)
   assert calls == ['dense', 'dense', 'continued']
 
 
 def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):
   of = small_runs('stability', tmp_path)[0]
   of.workdir.parent.mkdir(parents=True)
-  run.call([sys.executable, '-c', 'print("fine")'], of, run.Progress([]), jobs)
-  with pytest.raises(run.RunFailed, match='exit code 3: it broke'):
-    run.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, run.Progress([]), jobs)
+  execution.call([sys.executable, '-c', 'print("fine")'], of, Progress([]), jobs)
+  with pytest.raises(execution.RunFailed, match='exit code 3: it broke'):
+    execution.call([sys.executable, '-c', 'print("it broke\\n"); raise SystemExit(3)'], of, Progress([]), jobs)
   assert of.beside('.log').read_text() == 'fine\nit broke\n\n'
   program = 'import os, signal; print("fine", flush=True); os.kill(os.getpid(), signal.SIGKILL)'
-  with pytest.raises(run.RunFailed, match='killed by signal 9, which the system sends where memory runs out'):
-    run.call([sys.executable, '-c', program], of, run.Progress([]), jobs)
+  with pytest.raises(execution.RunFailed, match='killed by signal 9, which the system sends where memory runs out'):
+    execution.call([sys.executable, '-c', program], of, Progress([]), jobs)
 
 
 def test_kinds_of_lines_are_those_that_were_written():
