@@ -469,9 +469,8 @@ def trained_on_nothing(config):
 def test_another_text_does_not_pass_for_that_of_the_training(tmp_path):
   path = tmp_path / 'text.txt'
   path.write_text('to be or not to be, ' * 20)
-  config = configuration.default_config()
-  config.corpus, config.file = 'file', str(path)
-  corpus = data.load_corpus('file', str(path))
+  config = configuration.RunConfig(corpus='file', file=str(path))
+  corpus = corpora.load_corpus('file', str(path))
   run = {'corpus': {'sha256': corpus.sha256}}
   trained = checkpoints.Trained(config, None, corpus.vocabulary, run, 'best', 0, 0.0, {}, {})
   np.testing.assert_array_equal(trained.corpus().train, corpus.train)

@@ -224,7 +224,7 @@ NN = (
   *_in(
     'nn',
     'trix_jax/nn/ffn.py',
-    'test_ffn test_packed_layer test_inference',
+    'test_ffn test_packed_layer test_inference test_indexed_ffn',
     (
       'accumulators_rescaled_in_another_order',
       'return (accumulator * step) * scale',
@@ -550,7 +550,7 @@ TRAINING = (
   *_in(
     'training',
     'trix_jax/training/loop.py',
-    'test_command_lines',
+    'test_command_lines test_processes',
     ('a_signal_saves_nothing', '      save(step, state)\n', ''),
     ('training_goes_on_without_a_number', "if not values['finite']:", 'if not len(values):'),
     ('resuming_counts_from_zero', 'first_step = config.training, int(state.step)', 'first_step = config.training, 0'),
