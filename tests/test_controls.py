@@ -249,7 +249,7 @@ def test_a_student_moves_towards_its_teacher():
   windows = jnp.pad(token, ((0, 0), (0, 1)))
   loss_fn = jax.jit(
     jax.shard_map(
-      lambda params: jax.value_and_grad(make_loss(config, model, teacher), has_aux=True)(
+      lambda params: jax.value_and_grad(make_loss(config.loss, model, teacher), has_aux=True)(
         params, {}, windows, jax.random.key(0)
       ),
       mesh=devices.data_mesh(1),

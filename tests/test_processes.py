@@ -61,13 +61,13 @@ def test_experiments_on_a_trained_model(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'program', ['without_tiles.py --workdirs=.', 'adaptive_tiles.py --workdir=.', 'residual_toy.py']
+  'program', ['single/without_tiles.py --workdirs=.', 'single/adaptive_tiles.py --workdir=.', 'single/residual_toy.py']
 )
 def test_results_that_cannot_be_written_are_found_before_the_work(program, tmp_path):
   name, *arguments = program.split()
   for out in (tmp_path, tmp_path / 'no' / 'out.json'):
     bad(run_process(f'experiments/{name}', *arguments, f'--out={out}'), f'cannot write {out}')
-  if name == 'adaptive_tiles.py':
+  if name == 'single/adaptive_tiles.py':
     image = tmp_path / 'no' / 'image.png'
     bad(
       run_process(f'experiments/{name}', *arguments, f'--out={tmp_path / "out.json"}', f'--image={image}'),

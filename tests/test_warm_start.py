@@ -23,6 +23,7 @@ def tiny(**model):
   config = configuration.default_config()
   config.model.update({'layers': 1, 'd_model': 16, 'd_ff': 32, 'heads': 2, 'context': 8, **model})
   config.training.start_from = config.loss.teacher = 'earlier'
+  config.loss.balance_bias_rate = 0.02 * config.model.balance_bias
   return configuration.parse(config)
 
 
