@@ -158,7 +158,7 @@ def _fits_controls_of(wanted: str) -> Relation:
   )
 
 
-_CHECKS = (
+_CHECKS: tuple[Check | Relation, ...] = (
   choice_of('corpus', among=corpora.CORPORA),
   choice_of('optimizer.name', among=OPTIMIZERS),
   at_least_1(
@@ -225,8 +225,7 @@ _CHECKS = (
     'config.model.control = {c.model.control} is for model.clusters > 0 with sample_length = 0, as such a model cannot '
     'write',
   ),
-  _fits_controls_of('emergent'),
-  _fits_controls_of('dense'),
+  *map(_fits_controls_of, dict.fromkeys(control.routing for control in controls.TABLE.values())),
   Relation(
     lambda c: not c.model.ffn.way.takes_all or c.model.ffn.gate == 'one_hot',
     'config.model.routing = {c.model.ffn.routing} with config.model.gate = {c.model.ffn.gate}; a dense layer is the '

@@ -76,6 +76,16 @@ def judge(
   return make_verdict(claim, reported, ours, estimate.seeds, true, why, p_value=estimate.p_value(limit))
 
 
+def judge_gap(
+  results: Results, variant: str, baseline: str, claim: str, reported: str, limit: float, why: str = ''
+) -> list[Verdict]:
+  """Judge the claim that a variant's perplexity is above the baseline's by less than a limit; nothing without both."""
+  gap = gap_in_perplexity(results, variant, baseline)
+  if gap is None:
+    return []
+  return [judge(claim, reported, percent_and_nats(gap, results, variant, baseline), gap, limit, why)]
+
+
 def correct(verdicts: list[Verdict]) -> list[Verdict]:
   """Return the verdicts of a table with `adjusted_p`, their p-values corrected for the number of tests there."""
   adjusted = estimates.adjusted([verdict['p_value'] for verdict in verdicts])

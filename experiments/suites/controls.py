@@ -7,9 +7,8 @@ from experiments.findings.verdicts import (
   NOT_ASKED,
   Results,
   Verdict,
-  gap_in_perplexity,
   judge,
-  percent_and_nats,
+  judge_gap,
 )
 from experiments.suites.suite import LEARNED, Suite, control
 
@@ -37,12 +36,10 @@ def _judge_specialisation(results: Results) -> list[Verdict]:
 
 
 def _judge_losses(results: Results) -> list[Verdict]:
-  found = []
+  found: list[Verdict] = []
   for name in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient', 'no_signature_gradient'):
     for variant in filter(None, dict.fromkeys(('emergent', SUITE.baseline(name)))):
-      if gap := gap_in_perplexity(results, variant, name):
-        ours = percent_and_nats(gap, results, variant, name)
-        found.append(judge(f'{variant} better than {name}, in perplexity', NOT_ASKED, ours, gap, 0.0))
+      found += judge_gap(results, variant, name, f'{variant} better than {name}, in perplexity', NOT_ASKED, 0.0)
   return found
 
 

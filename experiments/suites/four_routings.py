@@ -3,40 +3,36 @@
 from experiments.findings.verdicts import (
   Results,
   Verdict,
-  gap_in_perplexity,
-  judge,
+  judge_gap,
   judge_parameters,
   judge_specialisation,
-  percent_and_nats,
 )
 from experiments.suites.suite import DENSE, LEARNED, RANDOM, Suite
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found = []
-  if gap := gap_in_perplexity(results, 'emergent', 'learned'):
-    found.append(
-      judge(
-        'emergent within 5 % of a learned gate, in perplexity',
-        '1.6753 against 1.6475 nats (+2.8 %)',
-        percent_and_nats(gap, results, 'emergent', 'learned'),
-        gap,
-        0.05,
-        'the original ignored its gate in training',
-      )
-    )
-  if gap := gap_in_perplexity(results, 'emergent', 'random'):
-    found.append(
-      judge(
-        'emergent better than random, in perplexity',
-        '"better", with 1.6753 against 1.6749 nats',
-        percent_and_nats(gap, results, 'emergent', 'random'),
-        gap,
-        0.0,
-        'drawn for every character at every step, in training too; Controls has a hash and keys that were drawn once',
-      )
-    )
-  return found + judge_specialisation(results, 'emergent') + judge_parameters(results, 'emergent')
+  return [
+    *judge_gap(
+      results,
+      'emergent',
+      'learned',
+      'emergent within 5 % of a learned gate, in perplexity',
+      '1.6753 against 1.6475 nats (+2.8 %)',
+      0.05,
+      'the original ignored its gate in training',
+    ),
+    *judge_gap(
+      results,
+      'emergent',
+      'random',
+      'emergent better than random, in perplexity',
+      '"better", with 1.6753 against 1.6749 nats',
+      0.0,
+      'drawn for every character at every step, in training too; Controls has a hash and keys that were drawn once',
+    ),
+    *judge_specialisation(results, 'emergent'),
+    *judge_parameters(results, 'emergent'),
+  ]
 
 
 SUITE = Suite(

@@ -1,32 +1,17 @@
 """Ways from a densely trained model to a sparse one."""
 
-from experiments.findings.verdicts import (
-  NOT_ASKED,
-  Results,
-  Verdict,
-  gap_in_perplexity,
-  judge,
-  percent_and_nats,
-)
+from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import DENSE, Suite, control, scaled_steps
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found = []
+  found: list[Verdict] = []
   for variant in ('continued', 'distilled', 'continued_distilled', 'gradual', 'tile_dropout'):
     baseline = SUITE.baseline(variant)
-    if baseline and (gap := gap_in_perplexity(results, variant, baseline)):
+    if baseline:
+      claim = f'{variant}: within 5 % of native sparse training, in perplexity'
       new = '; its own weights start at random, and the text of its teacher is not counted' * (variant == 'distilled')
-      found.append(
-        judge(
-          f'{variant}: within 5 % of native sparse training, in perplexity',
-          NOT_ASKED,
-          percent_and_nats(gap, results, variant, baseline),
-          gap,
-          0.05,
-          f'held against {baseline}{new}',
-        )
-      )
+      found += judge_gap(results, variant, baseline, claim, NOT_ASKED, 0.05, f'held against {baseline}{new}')
   return found
 
 

@@ -1,26 +1,18 @@
 """The same hidden units in more and smaller tiles."""
 
-from experiments.findings.verdicts import (
-  NOT_ASKED,
-  Results,
-  Verdict,
-  gap_in_perplexity,
-  judge,
-  percent_and_nats,
-)
+from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import Suite, tiles
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found = []
+  found: list[Verdict] = []
   for variant, words in (
     ('64_top_16', '16 of 64 tiles, the same compute'),
     ('16_top_1', 'one of 16, a quarter of it'),
     ('64_top_1', 'one of 64, a sixteenth of it'),
   ):
-    if gap := gap_in_perplexity(results, variant, '4_top_1'):
-      ours = percent_and_nats(gap, results, variant, '4_top_1')
-      found.append(judge(f'{words}: within 2 % of one of 4 tiles, in perplexity', NOT_ASKED, ours, gap, 0.02))
+    claim = f'{words}: within 2 % of one of 4 tiles, in perplexity'
+    found += judge_gap(results, variant, '4_top_1', claim, NOT_ASKED, 0.02)
   return found
 
 

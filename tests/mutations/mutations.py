@@ -1055,8 +1055,8 @@ EXPERIMENTS = (
     'test_report',
     (
       'five_percent_are_fifty',
-      "0.05,\n        'the original ignored its gate in training'",
-      "0.5,\n        'the original ignored its gate in training'",
+      "0.05,\n      'the original ignored its gate in training'",
+      "0.5,\n      'the original ignored its gate in training'",
     ),
   ),
   *_in(
