@@ -196,7 +196,7 @@ def measure_jax(size, variant, tiles) -> dict:
 
     def loop(arrays, x_ND):
       def step(x_ND, _):
-        y_ND, _ = computation.apply_tiles(arrays, 'layer_0.ffn', config.model.ffn, x_ND, None)
+        y_ND, _ = computation.apply_tiles(arrays, 'layer_0.ffn', config.model.ffn, x_ND, None, None)
         return x_ND + 1e-6 * y_ND, None
 
       return jax.lax.scan(step, x_ND, length=200)[0]

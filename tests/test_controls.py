@@ -24,6 +24,7 @@ N, D, T = 200, 32, 4
 VOCABULARY = 'abcdefgh'
 CONFIG = dict(d_model=D, d_ff=64, tiles=T)
 TOKEN = np.arange(N) % len(VOCABULARY)
+TOKENS = ffn.Tokens(TOKEN, len(VOCABULARY))
 
 
 def layer_of(control, **settings):
@@ -31,7 +32,7 @@ def layer_of(control, **settings):
   config, made = FFNConfig(**CONFIG, **settings), controls.TABLE[control]
   x = jax.random.normal(jax.random.key(1), (N, D))
   module = ffn.TriXFFN(
-    config, lambda layer, given: made.route(layer, given._replace(token_N=TOKEN)), made.execute or ffn.compute
+    config, lambda layer, given: made.route(layer, given._replace(tokens=TOKENS)), made.execute or ffn.compute
   )
   return module, module.init(jax.random.key(0), x), x
 
@@ -61,6 +62,45 @@ def test_a_hash_sends_equal_characters_to_one_tile_whatever_they_mean():
   for info in (apply(module, variables, x)[1], trained_with(module, variables, x)[1]):
     np.testing.assert_array_equal(info.tile_NK[:, 0], TOKEN % T)
     np.testing.assert_array_equal(info.gate_NK, 1)
+
+
+def test_a_hash_of_the_token_before_shifts_the_tiles_by_one():
+  module, variables, x = layer_of('hash_previous')
+  info = apply(module, variables, x)[1]
+  np.testing.assert_array_equal(info.tile_NK[:, 0], np.concatenate([[0], TOKEN[:-1] % T]))
+
+
+def test_a_redrawn_hash_is_another_one_after_every_hundred_steps():
+  module, variables, x = layer_of('hash_redrawn')
+
+  def tiles_at(steps):
+    state = variables['routing']
+    for step in steps:
+      state = controls.move(state, {}, jnp.int32(step), 1200)
+    tile_N = np.asarray(apply(module, {**variables, 'routing': state}, x)[1].tile_NK[:, 0])
+    assert all(len(set(tile_N[TOKEN == token])) == 1 for token in range(len(VOCABULARY)))
+    return tile_N.tolist()
+
+  assert tiles_at(range(98, 99)) == tiles_at([])
+  assert tiles_at([98, 99]) != tiles_at([])
+  assert tiles_at([99, 198]) == tiles_at([99]) != tiles_at([99, 199])
+
+
+def test_a_balanced_hash_follows_the_frequencies_of_the_first_step_and_stays():
+  module, variables, x = layer_of('hash_balanced')
+  info = apply(module, variables, x)[1]
+  np.testing.assert_array_equal(info.tile_NK[:, 0], TOKEN % T)
+  np.testing.assert_allclose(info.token_share_V, 1 / len(VOCABULARY))
+  share_V = jnp.float32([0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.0])
+  first = {**routing.statistics(info), 'token_share_V': share_V}
+  state = controls.move(variables['routing'], first, jnp.int32(0), 1200)
+  load_T = np.zeros(T)
+  np.add.at(load_T, state['token_tile'], share_V)
+  np.testing.assert_allclose(sorted(load_T), [0.2, 0.2, 0.2, 0.4], atol=1e-6)
+  later = controls.move(state, routing.statistics(info), jnp.int32(1), 1200)
+  np.testing.assert_array_equal(later['token_tile'], state['token_tile'])
+  moved = apply(module, {**variables, 'routing': later}, x)[1]
+  np.testing.assert_array_equal(moved.tile_NK[:, 0], np.asarray(later['token_tile'])[TOKEN])
 
 
 def test_without_a_router_gradient_probabilities_teach_nothing():

@@ -1,12 +1,14 @@
 """The suites, a file each: a question, the runs that answer it, and the verdicts that follow."""
 
 from experiments.suites import (
+  address,
   controls,
   data_efficiency,
   dense_twin,
   dropout,
   four_routings,
   hierarchy,
+  many_tiles,
   option_a,
   option_b,
   recipe,
@@ -52,6 +54,8 @@ SUITES = {
     hierarchy,
     six_patterns,
     controls,
+    address,
+    many_tiles,
     stability,
     data_efficiency,
     width,

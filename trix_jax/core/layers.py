@@ -43,9 +43,9 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
   return jnp.where(bytes_ >= dropped, x * (256 / (256 - dropped)), 0.0)
 
 
-def normalise_heads(x_BLHW: jax.Array) -> jax.Array:
-  """Normalise queries or keys to root mean square 1."""
-  normalised: Any = nn.RMSNorm(use_scale=False, parent=None).apply({}, x_BLHW)
+def normalise_rms(x: jax.Array) -> jax.Array:
+  """Normalise the last axis to root mean square 1."""
+  normalised: Any = nn.RMSNorm(use_scale=False, parent=None).apply({}, x)
   return normalised
 
 

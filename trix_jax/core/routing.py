@@ -45,6 +45,7 @@ class RoutingInfo:
     candidate_NJ: int32, the tiles that a token scores; None for all.
     clusters: the decision about clusters; None without an index.
     activation_TD: for keys that follow activations, the sum of each tile's activations, each of length 1, divided by N.
+    token_share_V: for addresses that follow the tokens' frequencies, the share of each token among the N.
   """
 
   tile_NK: jax.Array
@@ -56,6 +57,7 @@ class RoutingInfo:
   candidate_NJ: jax.Array | None = None
   clusters: Clusters | None = None
   activation_TD: jax.Array | None = None
+  token_share_V: jax.Array | None = None
 
 
 def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
@@ -124,6 +126,10 @@ class Routing:
   def reads_gate(self) -> bool:
     """Return whether a gate scores the tiles where the parameters have one: if scores do not decide, it may as well."""
     return self.has_gate or not self.by_scores
+
+
+# What the tiles' keys score: the layer's contextual input, or the token's own embedding, the same in every layer.
+ADDRESSES = ('stream', 'token')
 
 
 def choose_best(selection_NT: jax.Array, top_k: int, _) -> jax.Array:
@@ -291,7 +297,7 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
   )
   return {
     **of_clusters,
-    **({} if info.activation_TD is None else {'activation_TD': info.activation_TD}),
+    **{name: value for name in ('activation_TD', 'token_share_V') if (value := getattr(info, name)) is not None},
     'tile_load': load(info.tile_NK, info.signatures_TD.shape[0], weight_N, kept_NK),
     'tiles_used': means_4[3],
     'score_std': jnp.std(info.score_NJ),

@@ -30,7 +30,7 @@ DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
 # Training stays far below these limits, and products of scales overflow far above them.
 MAX_FLOAT, MAX_BIAS = 2.0**16, 2.0**32
-_DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8'}
+_DTYPES = {'float32': 'F32', 'int32': 'I32', 'int8': 'I8', 'uint8': 'U8', 'uint16': 'U16'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +131,10 @@ def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
   if entry.dtype == 'float32':
     most = MAX_BIAS if 'bias' in name else MAX_FLOAT
     _require(bool((np.abs(array) <= most).all()), name, f'holds a value that is not finite or beyond {most:g}')
+  elif entry.dtype == 'uint16':
+    _require(int(array.max(initial=0)) < entry.below, name, f'holds a number that is not below {entry.below}')
+    ordered = np.sort(array, axis=-1)
+    _require(not np.any(ordered[..., 1:] == ordered[..., :-1]), name, 'holds a number twice in one row')
   elif entry.dtype == 'int32':
     _require(
       np.array_equal(np.sort(array, axis=None), np.arange(array.size)),

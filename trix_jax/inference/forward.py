@@ -14,10 +14,9 @@ import jax.numpy as jnp
 
 import xla_kernels
 from trix_jax.core import layers, routing, ternary
-from trix_jax.inference.weights import InferenceConfig, unpack_router, wrap_index, wrap_keys, wrap_tiles
-from trix_jax.nn import ffn, indexed_ffn, transformer
+from trix_jax.inference.weights import InferenceConfig, read_addresses, unpack_router, wrap_index, wrap_keys, wrap_tiles
+from trix_jax.nn import ffn, indexed_ffn, router, transformer
 from trix_jax.nn.model_config import FFNConfig
-from trix_jax.nn.router import route
 from trix_jax.nn.transformer import LayerCache
 from xla_kernels import operations, reference
 
@@ -35,7 +34,7 @@ class Computation(NamedTuple):
   """Functions for the two costly parts of a layer; XLA always computes the rest.
 
   Attributes:
-    apply_tiles: (weights, name of the layer, config, x_ND, key for random routing) -> y_ND, RoutingInfo.
+    apply_tiles: (weights, name of the layer, config, x_ND, Tokens, key for random routing) -> y_ND, RoutingInfo.
     attend: (q_BLHW, k_BLHW, v_BLHW, position_B, key_values) -> out_BLHW, key_values.
     empty_key_values: (batch, heads, width, slots) -> key_values, in the form that `attend` takes.
   """
@@ -85,11 +84,12 @@ def forward(
   def normalise(name, x_BLD):
     return _normalise(weights, name, config.model, x_BLD)
 
-  def apply_layer(layer, x_BLD, before):
-    parts = _block_parts(computation, config, weights, layer, cache.position_B, key)
+  def apply_layer(layer, x_BLD, tokens, before):
+    parts = _block_parts(computation, config, weights, layer, tokens, cache.position_B, key)
     return transformer.apply_block(config.model, parts, x_BLD, before, positions)
 
   parts = transformer.ModelParts(
+    vocabulary_size=config.vocabulary_size,
     embed=lambda token_BL: _rows(weights, 'embedding', token_BL),
     embed_positions=lambda: _rows(weights, 'positions', positions.position_BL),
     apply_layer=apply_layer,
@@ -99,7 +99,7 @@ def forward(
   return x_BLD, infos, Cache(new_layers, cache.position_B + length_B)
 
 
-def _block_parts(computation, config, weights, layer, position_B, key):
+def _block_parts(computation, config, weights, layer, tokens, position_B, key):
   model, name = config.model, f'layer_{layer}'
 
   def project_heads(x_BLD):
@@ -109,7 +109,7 @@ def _block_parts(computation, config, weights, layer, position_B, key):
   def apply_tiles(x_BLD):
     layer_key = None if key is None else jax.random.fold_in(key, layer)
     x_ND = x_BLD.reshape(-1, model.d_model)
-    y_ND, info = computation.apply_tiles(weights, f'{name}.ffn', model.ffn, x_ND, layer_key)
+    y_ND, info = computation.apply_tiles(weights, f'{name}.ffn', model.ffn, x_ND, tokens, layer_key)
     return y_ND.reshape(x_BLD.shape), info
 
   return transformer.BlockParts(
@@ -157,19 +157,24 @@ def _normalise(weights, name, model, x):
 
 
 def apply_packed_tiles(
-  weights: Weights, name: str, config: FFNConfig, x_ND: jax.Array, key: jax.Array | None
+  weights: Weights, name: str, config: FFNConfig, x_ND: jax.Array, tokens: ffn.Tokens | None, key: jax.Array | None
 ) -> tuple[jax.Array, routing.RoutingInfo]:
   """Compute a layer of packed tiles, under any routing.
 
-  A routing and a gate that the kernel has are one kernel call. XLA computes the rest of `RoutingInfo` beyond tiles
-  and gates, and only when a caller uses it.
+  A routing and a gate that the kernel has are one kernel call. Addresses that the context does not change are read
+  from their table. XLA computes the rest of `RoutingInfo` beyond tiles and gates, and only when a caller uses it.
   """
   if config.clusters:
     x_ND = indexed_ffn.normalise(x_ND, weights[f'{name}.norm.scale'])
   up, down = wrap_tiles(weights, name, config)
   tiles = up, weights[f'{name}.up_scale'], down, weights[f'{name}.down_scale']
-  info = route(unpack_router(weights, name, config), config, x_ND, *ternary.quantise_int8(x_ND), key)
-  if not config.way.in_kernel or config.gate not in operations.GATES:
+  asked = ffn.choose_asked(config, router.Asked(x_ND, *ternary.quantise_int8(x_ND)), tokens)
+  info = router.route(unpack_router(weights, name, config), config, asked, key)
+  if config.has_fixed_addresses:
+    assert tokens is not None
+    tile_NK, gate_NK = read_addresses(weights, name, config, tokens.number.reshape(-1))
+    info = dataclasses.replace(info, tile_NK=tile_NK, gate_NK=gate_NK)
+  if config.has_fixed_addresses or not config.way.in_kernel or config.gate not in operations.GATES:
     y_ND = xla_kernels.routed_tile_ffn(x_ND, *tiles, info.tile_NK, info.gate_NK, config.activation)
     return y_ND, info
   y_ND, tile_NK, gate_NK = xla_kernels.routed_ffn(
@@ -188,14 +193,14 @@ def apply_packed_tiles(
 
 
 def apply_trained_tiles(
-  weights: Weights, name: str, config: FFNConfig, x_ND: jax.Array, key: jax.Array | None
+  weights: Weights, name: str, config: FFNConfig, x_ND: jax.Array, tokens: ffn.Tokens | None, key: jax.Array | None
 ) -> tuple[jax.Array, routing.RoutingInfo]:
   """Compute a layer of tiles as trained, like the Flax layers."""
   layer = weights[name]
   if 'norm' in layer:
     x_ND = indexed_ffn.normalise(x_ND, layer['norm']['scale'])
   return ffn.apply_tiles(
-    config, layer['tiles'], x_ND, lambda q_ND, step_N1: route(layer['router'], config, x_ND, q_ND, step_N1, key)
+    config, layer['tiles'], x_ND, tokens, lambda asked: router.route(layer['router'], config, asked, key)
   )
 
 

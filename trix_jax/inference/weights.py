@@ -24,6 +24,7 @@ from trix_jax.nn.model_config import NO_CONTROL, FFNConfig, ModelConfig
 from xla_kernels import packing
 
 PRECISIONS = ('float32', 'int8', 'ternary')
+MOST_ADDRESSED = 1 << 16  # Tiles of a layer whose numbers fit into uint16.
 INT8_MAX = 127
 
 
@@ -53,6 +54,10 @@ class InferenceConfig:
         raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
     if self.model.control != NO_CONTROL:
       raise InputError(f'a model with model.control = {self.model.control} is for experiments, and has no packed form')
+    if self.model.ffn.has_fixed_addresses and self.model.ffn.tiles > MOST_ADDRESSED:
+      raise InputError(
+        f'a packed model holds addresses of at most {MOST_ADDRESSED} tiles, not of model.tiles = {self.model.ffn.tiles}'
+      )
     if self.vocabulary_size < 1:
       raise InputError(f'vocabulary_size = {self.vocabulary_size}; it must be at least 1')
 
@@ -62,11 +67,13 @@ class Entry:
   """The dtype and shape of one array. The dtype tells which values it may hold.
 
   float32 arrays are finite. uint8 arrays hold packed ternary codes. int8 arrays hold integers from -127 to 127, packed
-  except for the rows of tables. int32 arrays hold each number from 0 on once.
+  except for the rows of tables. int32 arrays hold each number from 0 on once. uint16 arrays hold numbers below `below`,
+  different ones in every row.
   """
 
   dtype: str
   shape: tuple[int, ...]
+  below: int = 0
 
 
 def layout(config: InferenceConfig) -> dict[str, Entry]:
@@ -85,7 +92,7 @@ def layout(config: InferenceConfig) -> dict[str, Entry]:
         entries[f'{name}.{part}_convolution'] = Entry('float32', (layers.CONVOLUTION_WIDTH, D))
     entries |= _projection(f'{name}.attention.qkv', 3 * D, D, config.attention, reference)
     entries |= _projection(f'{name}.attention.out', D, D, config.attention, reference)
-    entries |= {f'{name}.ffn.{key}': entry for key, entry in _tiles(model.ffn).items()}
+    entries |= {f'{name}.ffn.{key}': entry for key, entry in _tiles(model.ffn, V).items()}
   return entries | _norm('final_norm', D, reference) | _projection('head', V, D, config.head, reference)
 
 
@@ -109,8 +116,8 @@ def _projection(name, rows, columns, precision, with_bias):
   return entries | ({f'{name}.bias': Entry('float32', (rows,))} if with_bias else {})
 
 
-def _tiles(config: FFNConfig) -> dict[str, Entry]:
-  D, T, H, C = config.d_model, config.tiles, config.hidden, config.clusters
+def _tiles(config: FFNConfig, V: int) -> dict[str, Entry]:
+  D, T, H, C, K = config.d_model, config.tiles, config.hidden, config.clusters, config.top_k
   keys = _codes if config.signature == 'sign' else _int8
   of_tiles = (C, T // C) if C else (T,)  # The shape of the numbers that routing keeps for every tile.
   entries = {
@@ -134,7 +141,15 @@ def _tiles(config: FFNConfig) -> dict[str, Entry]:
     entries['balance_bias'] = Entry('float32', of_tiles)
     if C:
       entries['cluster_bias'] = Entry('float32', (C,))
+  if config.has_fixed_addresses:
+    entries['address.tiles'] = Entry('uint16', (V, K), below=T)
+    if _addresses_have_gates(config):
+      entries['address.gates'] = Entry('float32', (V, K))
   return entries
+
+
+def _addresses_have_gates(config):
+  return config.gate != 'one_hot' or config.keep_ratio > 0
 
 
 def _codes(lead, rows, columns):
@@ -150,7 +165,10 @@ def pack(params: Any, routing_state: Any, config: InferenceConfig) -> dict[str, 
   arrays = _around_tiles(params, config)
   for layer in range(config.model.layers):
     name = f'layer_{layer}'
-    tiles = _pack_tiles(params[name]['ffn'], _state_of(routing_state, name), config.model.ffn)
+    of_layer, state = params[name]['ffn'], _state_of(routing_state, name)
+    tiles = _pack_tiles(of_layer, state, config.model.ffn)
+    if config.model.ffn.has_fixed_addresses:
+      tiles |= _pack_addresses(of_layer, state, params['embedding']['embedding'], config.model.ffn)
     arrays |= {f'{name}.ffn.{key}': value for key, value in tiles.items()}
   return {name: jnp.asarray(arrays[name], entry.dtype) for name, entry in layout(config).items()}
 
@@ -281,6 +299,24 @@ def _pack_tiles(params, state, config: FFNConfig) -> dict[str, jax.Array]:
     if config.clusters:
       arrays['cluster_bias'] = state['cluster_bias']
   return arrays
+
+
+def _pack_addresses(params, state, embedding_VD, config: FFNConfig) -> dict[str, jax.Array]:
+  """Route every token of the vocabulary as in training: by its float32 embedding, which the packed model may round."""
+  by = _trained_router(ffn.quantise_tiles(params, config), params, state, config)
+  info = router.route(by, config, ffn.quantise_asked(layers.normalise_rms(embedding_VD), config))
+  gates = {'address.gates': info.gate_NK} if _addresses_have_gates(config) else {}
+  return {'address.tiles': info.tile_NK, **gates}
+
+
+def read_addresses(
+  arrays: Mapping[str, Any], name: str, config: FFNConfig, token_N: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Look up the tiles and the gates of tokens in a layer's table, [N, K] each."""
+  tile_NK = jnp.take(arrays[f'{name}.address.tiles'], token_N, axis=0, mode='clip').astype(jnp.int32)
+  if not _addresses_have_gates(config):
+    return tile_NK, jnp.ones(tile_NK.shape)
+  return tile_NK, jnp.take(arrays[f'{name}.address.gates'], token_N, axis=0, mode='clip')
 
 
 def count_bytes(config: InferenceConfig) -> dict[str, int]:

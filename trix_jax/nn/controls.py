@@ -19,6 +19,8 @@ from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
 KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
+# Steps after which `route_by_redrawn_hash` draws its tiles anew.
+REDRAWN_AFTER = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,45 +42,82 @@ class Control:
   reads_signatures: bool = True
 
 
-def route_by_hash(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
-  """Give each character a fixed tile, its number modulo T, in every context (arXiv 2106.04426)."""
+def route_by_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token a fixed tile, its number modulo T, in every context (arXiv 2106.04426)."""
+  return _send(layer, given, _tokens(given).number % layer.config.tiles)
+
+
+def route_by_previous_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token the tile of the token before it, that one's number modulo T."""
+  before = jnp.roll(_tokens(given).number, 1, axis=-1).at[..., 0].set(0)
+  return _send(layer, given, before % layer.config.tiles)
+
+
+def route_by_balanced_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token a fixed tile, so that tiles get equal shares of the first step's tokens as nearly as can be.
+
+  In the first step a token's tile is its number modulo T.
+  """
+  tokens, T = _tokens(given), layer.config.tiles
+  V = tokens.vocabulary_size
+  tile_V = layer.variable('routing', 'token_tile', lambda: jnp.arange(V, dtype=jnp.int32) % T).value
+  info = _send(layer, given, tile_V[tokens.number])
+  return dataclasses.replace(info, token_share_V=routing.load(tokens.number.reshape(-1, 1), V))
+
+
+def route_by_redrawn_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token a tile that is drawn at random, and drawn anew after every `REDRAWN_AFTER` steps."""
+  tokens = _tokens(given)
+  draw = layer.variable('routing', 'draw', jnp.zeros, (), jnp.int32).value
+  tile_V = jax.random.permutation(jax.random.key(draw), tokens.vocabulary_size) % layer.config.tiles
+  return _send(layer, given, tile_V[tokens.number])
+
+
+def _tokens(given) -> ffn.Tokens:
+  assert given.tokens is not None
+  return given.tokens
+
+
+def _send(layer, given, tile):
+  """Send every token to one tile, with gate 1. Scores are those of the signatures, for the statistics."""
   info = ffn.route_by_signatures(layer, given)
-  assert given.token_N is not None
-  tile_NK = (given.token_N % layer.config.tiles)[:, None].astype(jnp.int32)
+  tile_NK = tile.reshape(-1, 1).astype(jnp.int32)
   return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
 
 
-def route_by_random_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_by_random_keys(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Route by keys that are drawn at random once and never change."""
   return ffn.route_by_keys(
     layer, given, *quantise_keys(layer.variable('routing', 'centroid', _first_centroids, layer).value)
   )
 
 
-def route_by_kmeans_keys(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_by_kmeans_keys(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Route by keys that follow the mean of the activations that chose them, by online k-means."""
   info = route_by_random_keys(layer, given)
   if not layer.has_rng('tiles'):
     return info
-  unit_ND = given.q_ND / jnp.maximum(jnp.linalg.norm(given.q_ND, axis=-1, keepdims=True), 1.0)
+  q_ND = given.asked.q_ND
+  unit_ND = q_ND / jnp.maximum(jnp.linalg.norm(q_ND, axis=-1, keepdims=True), 1.0)
   chosen_NT = jax.nn.one_hot(info.tile_NK[:, 0], layer.config.tiles)
-  activation_TD = jnp.einsum('nt,nd->td', chosen_NT, unit_ND) / len(given.x_ND)
+  activation_TD = jnp.einsum('nt,nd->td', chosen_NT, unit_ND) / len(q_ND)
   return dataclasses.replace(info, activation_TD=activation_TD)
 
 
-def route_without_gradient(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_without_gradient(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Pass no gradient from probabilities into signatures and activations."""
-  q_ND, step_N1 = jax.lax.stop_gradient((given.q_ND, given.step_N1))
-  return route_without_signature_gradient(layer, given._replace(q_ND=q_ND, step_N1=step_N1))
+  q_ND, step_N1 = jax.lax.stop_gradient((given.asked.q_ND, given.asked.step_N1))
+  asked = given.asked._replace(q_ND=q_ND, step_N1=step_N1)
+  return route_without_signature_gradient(layer, given._replace(asked=asked))
 
 
-def route_without_signature_gradient(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_without_signature_gradient(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Pass no gradient from probabilities into signatures; activations still get theirs."""
   keys = jax.lax.stop_gradient((given.tiles.signatures_TD, given.tiles.signature_scale_T))
   return ffn.route_by_keys(layer, given, *keys)
 
 
-def route_by_draw(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_by_draw(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Draw tiles by their probabilities in training (Gumbel-max)."""
   info = ffn.route_by_signatures(layer, given)
   if not layer.has_rng('tiles'):
@@ -88,7 +127,7 @@ def route_by_draw(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInf
   return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=_gates_of(info, tile_NK, layer, given))
 
 
-def route_with_dropout(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_with_dropout(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Drop each tile of a token with probability 1 / 2 in training, and count the others double."""
   info = ffn.route_by_signatures(layer, given)
   if not layer.has_rng('tiles'):
@@ -97,7 +136,7 @@ def route_with_dropout(layer: nn.Module, given: ffn.LayerInput) -> routing.Routi
   return dataclasses.replace(info, gate_NK=2.0 * info.gate_NK * kept_NT)
 
 
-def route_gradually(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_gradually(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Drop each tile of a token except its best in training, with a probability that rises from 0 to 1.
 
   It reaches 1 after `SPARSE_AFTER` of the steps. The balance loss counts the load of the remaining tiles.
@@ -115,7 +154,7 @@ def route_gradually(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingI
 
 def _gates_of(info, tile_NK, layer, given, kept_NK=None):
   """Return the gates of other tiles than those that `info` chose."""
-  logit_NT = router.scale_scores(info.score_NJ, given.step_N1, layer.config)
+  logit_NT = router.scale_scores(info.score_NJ, given.asked.step_N1, layer.config)
   return routing.gates(info.probability_NJ, logit_NT, tile_NK, layer.config.gate, kept_NK)
 
 
@@ -128,6 +167,9 @@ def execute_all_or_chosen(q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTil
 TABLE = {
   NO_CONTROL: Control(),
   'hash': Control(route_by_hash, reads_signatures=False),
+  'hash_balanced': Control(route_by_balanced_hash, reads_signatures=False),
+  'hash_previous': Control(route_by_previous_hash, reads_signatures=False),
+  'hash_redrawn': Control(route_by_redrawn_hash, reads_signatures=False),
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
   'no_router_gradient': Control(route_without_gradient),
@@ -165,8 +207,13 @@ def quantise_keys(centroid_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
 def move(
   state: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array], step: jax.Array, steps: int
 ) -> dict[str, jax.Array]:
-  """Return the state of a layer after a step: centroids moved towards their tokens by `KMEANS_RATE`, and progress."""
+  """Return the state of a layer after a step, in which its control, if any, changes what is its own."""
   after = dict(state)
+  if 'draw' in state:
+    after['draw'] = ((step + 1) // REDRAWN_AFTER).astype(jnp.int32)
+  if 'token_tile' in state:
+    dealt_V = deal_tokens(metrics['token_share_V'], len(metrics['tile_load']))
+    after['token_tile'] = jnp.where(step == 0, dealt_V, state['token_tile'])
   if 'progress' in state:
     after['progress'] = jnp.minimum((step + 1) / (SPARSE_AFTER * steps), 1.0).astype(jnp.float32)
   if 'activation_TD' in metrics:
@@ -175,3 +222,19 @@ def move(
     unit_TD = state['centroid'] / jnp.maximum(jnp.linalg.norm(state['centroid'], axis=-1, keepdims=True), 1e-6)
     after['centroid'] = jnp.where(load_T1 > 0, unit_TD + KMEANS_RATE * (mean_TD - unit_TD), unit_TD)
   return after
+
+
+def deal_tokens(share_V: jax.Array, tiles: int) -> jax.Array:
+  """Deal tokens to tiles, the most frequent one first, each to the tile with the least so far: int32 [V].
+
+  A token that was not seen counts as a thousandth of an equal share.
+  """
+  V = len(share_V)
+
+  def deal(load_T, token):
+    tile = jnp.argmin(load_T).astype(jnp.int32)
+    return load_T.at[tile].add(share_V[token] + 0.001 / V), tile
+
+  order_V = jnp.argsort(-share_V)
+  _, dealt_V = jax.lax.scan(deal, jnp.zeros(tiles), order_V)
+  return jnp.zeros(V, jnp.int32).at[order_V].set(dealt_V)

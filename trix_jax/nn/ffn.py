@@ -125,29 +125,34 @@ def _uniform(limit):
   return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -limit, limit)
 
 
-class LayerInput(NamedTuple):
-  """What a layer routes and computes.
+class Tokens(NamedTuple):
+  """The tokens at a layer's input, for routings that look at them.
 
   Attributes:
-    x_ND: the input.
-    q_ND, step_N1: its quantised form.
-    tiles: of the layer.
-    token_N: int32, the characters, for routings that look at them; None outside a model.
+    number: int32 [...], which entries of the vocabulary.
+    vocabulary_size: V.
+    embedding: [..., D], at root mean square 1; None unless `FFNConfig.address` is `token`.
   """
 
-  x_ND: jax.Array
-  q_ND: jax.Array
-  step_N1: jax.Array
+  number: jax.Array
+  vocabulary_size: int
+  embedding: jax.Array | None = None
+
+
+class RouteInput(NamedTuple):
+  """What a layer routes by: what is asked, its tiles, and the tokens, which are None outside a model."""
+
+  asked: router.Asked
   tiles: TernaryTiles
-  token_N: jax.Array | None
+  tokens: Tokens | None
 
 
 # How a layer chooses tiles, and how it computes them: (q_ND, step_N1, tile_NK, gate_NK, tiles, config) -> y_ND.
-Route = Callable[[nn.Module, LayerInput], routing.RoutingInfo]
+Route = Callable[[nn.Module, RouteInput], routing.RoutingInfo]
 Execute = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, TernaryTiles, FFNConfig], jax.Array]
 
 
-def route_by_signatures(layer: nn.Module, given: LayerInput) -> routing.RoutingInfo:
+def route_by_signatures(layer: nn.Module, given: RouteInput) -> routing.RoutingInfo:
   """Route by the tiles' signatures, by a gate where the layer has one, or as `config.routing` says otherwise.
 
   A gate scores the tiles under `learned` routing, and under any that scores do not decide if the parameters have one.
@@ -171,11 +176,11 @@ class Gate(nn.Module):
 
 
 def route_by_keys(
-  layer: nn.Module, given: LayerInput, key_TD: jax.Array, scale_T: jax.Array, gate: Any = None
+  layer: nn.Module, given: RouteInput, key_TD: jax.Array, scale_T: jax.Array, gate: Any = None
 ) -> routing.RoutingInfo:
   """Route by any keys of the tiles, or by a gate, with the layer's balance bias."""
   by = router.Router(key_TD, scale_T, bias_T=read_balance_bias(layer), gate=gate)
-  return router.route(by, layer.config, given.x_ND, given.q_ND, given.step_N1, draw_routing_key(layer))
+  return router.route(by, layer.config, given.asked, draw_routing_key(layer))
 
 
 def read_balance_bias(layer: nn.Module) -> jax.Array | None:
@@ -216,26 +221,40 @@ def apply_tiles(
   config: FFNConfig,
   tiles: TernaryTiles,
   x_ND: jax.Array,
-  choose: Callable[[jax.Array, jax.Array], routing.RoutingInfo],
+  tokens: Tokens | None,
+  choose: Callable[[router.Asked], routing.RoutingInfo],
   execute: Execute = compute,
 ) -> tuple[jax.Array, routing.RoutingInfo]:
-  """Quantise, route by `choose(q_ND, step_N1)` and compute: what every layer of tiles does."""
-  q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
-  info = choose(q_ND, step_N1)
-  return execute(q_ND, step_N1, info.tile_NK, info.gate_NK, tiles, config), info
+  """Quantise the stream x_ND, route by what is asked, and compute: what every layer of tiles does."""
+  stream = quantise_asked(x_ND, config)
+  info = choose(choose_asked(config, stream, tokens))
+  return execute(stream.q_ND, stream.step_N1, info.tile_NK, info.gate_NK, tiles, config), info
+
+
+def choose_asked(config: FFNConfig, stream: router.Asked, tokens: Tokens | None) -> router.Asked:
+  """Return what the keys score: the stream, or the tokens' embeddings."""
+  if config.address == 'stream':
+    return stream
+  if tokens is None or tokens.embedding is None:
+    raise InputError("a layer with address = 'token' scores the embeddings of its tokens; give it `Tokens` with them")
+  return quantise_asked(tokens.embedding.reshape(stream.x_ND.shape), config)
+
+
+def quantise_asked(x_ND: jax.Array, config: FFNConfig) -> router.Asked:
+  """Return what the keys score, from what it is before it is quantised."""
+  return router.Asked(x_ND, *ternary.quantise_activations(x_ND, config.int8_activations))
 
 
 def apply_layer(
-  layer: nn.Module, x_ND: jax.Array, params: dict[str, jax.Array], token: jax.Array | None
+  layer: nn.Module, x_ND: jax.Array, params: dict[str, jax.Array], tokens: Tokens | None
 ) -> tuple[jax.Array, routing.RoutingInfo]:
   """Call `apply_tiles` with a Flax layer's `config`, `route` and `execute`."""
   tiles = quantise_tiles(params, layer.config)
-  token_N = None if token is None else token.reshape(-1)
 
-  def choose(q_ND, step_N1):
-    return layer.route(layer, LayerInput(x_ND, q_ND, step_N1, tiles, token_N))
+  def choose(asked):
+    return layer.route(layer, RouteInput(asked, tiles, tokens))
 
-  return apply_tiles(layer.config, tiles, x_ND, choose, layer.execute)
+  return apply_tiles(layer.config, tiles, x_ND, tokens, choose, layer.execute)
 
 
 def flatten_tokens(layer: nn.Module, x: jax.Array) -> jax.Array:
@@ -250,7 +269,7 @@ def flatten_tokens(layer: nn.Module, x: jax.Array) -> jax.Array:
 class TriXFFN(nn.Module):
   """A feed-forward layer of ternary tiles: y = the sum of a token's tiles, each times its gate.
 
-  A call takes x [..., D], and the characters [...] where the routing looks at them. It returns y [..., D] and a
+  A call takes x [..., D], and `Tokens` where the routing looks at them. It returns y [..., D] and a
   `routing.RoutingInfo`. `random` routing draws from the RNG stream `routing`. The layer reads a balance bias from the
   collection `routing` and never writes it.
 
@@ -267,9 +286,9 @@ class TriXFFN(nn.Module):
   execute: Execute = compute_all
 
   @nn.compact
-  def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
+  def __call__(self, x: jax.Array, tokens: Tokens | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
     x_ND = flatten_tokens(self, x)
-    y_ND, info = apply_layer(self, x_ND, make_parameters(self), token)
+    y_ND, info = apply_layer(self, x_ND, make_parameters(self), tokens)
     return y_ND.reshape(x.shape), info
 
 

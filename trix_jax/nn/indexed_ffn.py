@@ -51,6 +51,7 @@ def configure_one_tile(config: FFNConfig) -> FFNConfig:
     tiles=1,
     top_k=1,
     routing='first',
+    address='stream',
     gate='one_hot',
     clusters=0,
     probes=1,
@@ -71,7 +72,7 @@ def normalise(x_ND: jax.Array, scale_D: jax.Array) -> jax.Array:
   return result
 
 
-def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingInfo:
+def route_by_index(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Route through the index, or by all tiles' averages where the routing does not use it.
 
   The layer's state in the collection `routing`:
@@ -92,7 +93,7 @@ def route_by_index(layer: nn.Module, given: ffn.LayerInput) -> routing.RoutingIn
   if config.balance_bias and config.way.uses_index:
     cluster_bias_C = layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
   by = router.Router(index.key_TD, index.scale_T, index, ffn.read_balance_bias(layer), cluster_bias_C)
-  return router.route(by, config, given.x_ND, given.q_ND, given.step_N1, ffn.draw_routing_key(layer))
+  return router.route(by, config, given.asked, ffn.draw_routing_key(layer))
 
 
 def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:
@@ -133,7 +134,7 @@ class IndexedFFN(nn.Module):
   scale_outputs: bool = True
 
   @nn.compact
-  def __call__(self, x: jax.Array, token: jax.Array | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
+  def __call__(self, x: jax.Array, tokens: ffn.Tokens | None = None) -> tuple[jax.Array, routing.RoutingInfo]:
     x_ND = ffn.flatten_tokens(self, x)
     if self.normalise:
       x_ND = nn.RMSNorm(name='norm')(x_ND)
@@ -143,7 +144,7 @@ class IndexedFFN(nn.Module):
       else {}
     )
     params = {**ffn.make_parameters(self), **scales}
-    y_ND, info = ffn.apply_layer(self, x_ND, params, token)
+    y_ND, info = ffn.apply_layer(self, x_ND, params, tokens)
     return y_ND.reshape(x.shape), info
 
 

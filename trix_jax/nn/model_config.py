@@ -38,6 +38,7 @@ class FFNConfig:
     top_k: K, tiles that a token computes.
     routing: how the layer chooses tiles, one of `routing.ROUTINGS`.
     signature: kind of signature that emergent routing reads, `sign` or `votes`.
+    address: what the tiles' keys score, one of `routing.ADDRESSES`. The tiles compute on the stream under either.
     gate: factor of a chosen tile's output, one of `routing.GATES`; all but `one_hot` need scores under any routing.
     quantiser: `absmean` or `threshold`.
     int8_activations: quantise inputs and hidden activations to int8.
@@ -55,6 +56,7 @@ class FFNConfig:
   top_k: int = setting(1, may_differ=True)
   routing: str = setting('emergent', may_differ=True)
   signature: str = 'votes'
+  address: str = setting('stream', before='stream', may_differ=True)
   gate: str = setting('probability', may_differ=True)
   quantiser: str = 'absmean'
   int8_activations: bool = True
@@ -74,6 +76,11 @@ class FFNConfig:
     return routing.ROUTINGS[self.routing]
 
   @property
+  def has_fixed_addresses(self) -> bool:
+    """Return whether every token has the same tiles and gates in all contexts, so that a table can hold them."""
+    return self.address == 'token' and self.way.by_scores
+
+  @property
   def hidden(self) -> int:
     """Return H, the hidden units of one tile."""
     return self.d_ff // self.tiles
@@ -87,6 +94,7 @@ class FFNConfig:
 _FFN_CHECKS = (
   choice_of('routing', among=routing.ROUTINGS),
   choice_of('signature', among=signatures.KINDS),
+  choice_of('address', among=routing.ADDRESSES),
   choice_of('gate', among=routing.GATES),
   choice_of('quantiser', among=ternary.QUANTISERS),
   choice_of('activation', among=ACTIVATIONS),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +32,15 @@ class Router:
   gate: tuple[jax.Array, jax.Array] | None = None
 
 
-def route(
-  router: Router,
-  config: FFNConfig,
-  x_ND: jax.Array,
-  q_ND: jax.Array,
-  step_N1: jax.Array,
-  key: jax.Array | None = None,
-) -> routing.RoutingInfo:
+class Asked(NamedTuple):
+  """What the keys of the tiles score, see `FFNConfig.address`, as it is and quantised."""
+
+  x_ND: jax.Array
+  q_ND: jax.Array
+  step_N1: jax.Array
+
+
+def route(router: Router, config: FFNConfig, asked: Asked, key: jax.Array | None = None) -> routing.RoutingInfo:
   """Compute scores, tiles and gates of every token under the configured routing.
 
   Routing through an index costs C + P * T / C scores a token. Routings that do not use the index of a layer are for
@@ -46,10 +48,10 @@ def route(
 
   Args:
     router, config: of the layer.
-    x_ND: the layer's input, which a gate reads; its logits replace the scores of the keys.
-    q_ND, step_N1: the same, quantised.
+    asked: what the keys score. A gate reads it as it is, and its logits replace the scores of the keys.
     key: for random routing.
   """
+  x_ND, q_ND, step_N1 = asked
   way, logits_NT = config.way, None
   if router.gate is not None and way.reads_gate:
     kernel_DT, bias_T = router.gate

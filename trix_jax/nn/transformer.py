@@ -50,16 +50,20 @@ class ModelParts(NamedTuple):
   """What a model computes with, apart from its head.
 
   Attributes:
+    vocabulary_size: V.
     embed: tokens [B, L] -> [B, L, D].
     embed_positions: () -> [..., L, D] of the tokens' positions; the `reference` form asks for it.
-    apply_layer: (number of the layer, x_BLD, its cache or None) -> x_BLD, RoutingInfo, its new cache.
+    apply_layer: (number of the layer, x_BLD, Tokens, its cache or None) -> x_BLD, RoutingInfo, its new cache.
     normalise: (name, x_BLD) -> x_BLD.
     drop_out: x -> x; inference leaves it out.
   """
 
+  vocabulary_size: int
   embed: Callable[[jax.Array], jax.Array]
   embed_positions: Callable[[], jax.Array]
-  apply_layer: Callable[[int, jax.Array, LayerCache | None], tuple[jax.Array, routing.RoutingInfo, LayerCache | None]]
+  apply_layer: Callable[
+    [int, jax.Array, ffn.Tokens, LayerCache | None], tuple[jax.Array, routing.RoutingInfo, LayerCache | None]
+  ]
   normalise: Callable[[str, jax.Array], jax.Array]
   drop_out: Callable[[jax.Array], jax.Array] = _unchanged
 
@@ -104,12 +108,14 @@ def apply_model(
     positions: of the tokens; needed with caches.
   """
   x_BLD = parts.embed(token_BL)
+  embedding_BLD = layers.normalise_rms(x_BLD) if config.ffn.address == 'token' else None
+  tokens = ffn.Tokens(token_BL, parts.vocabulary_size, embedding_BLD)
   if config.form == 'reference':
     x_BLD += parts.embed_positions()
   x_BLD = parts.drop_out(x_BLD)
   infos, new_caches = [], []
   for layer in range(config.layers):
-    x_BLD, info, cache = parts.apply_layer(layer, x_BLD, None if caches is None else caches[layer])
+    x_BLD, info, cache = parts.apply_layer(layer, x_BLD, tokens, None if caches is None else caches[layer])
     infos.append(info)
     new_caches.append(cache)
   return parts.normalise('final_norm', x_BLD), infos, new_caches
@@ -142,7 +148,7 @@ def apply_block(
   q_BLHW, k_BLHW, v_BLHW = parts.project_heads(h_BLD)
   if config.form == 'modern':
     where = () if positions is None else (positions.position_BL, config.context)
-    q_BLHW, k_BLHW = (attention.rotary(layers.normalise_heads(x_BLHW), *where) for x_BLHW in (q_BLHW, k_BLHW))
+    q_BLHW, k_BLHW = (attention.rotary(layers.normalise_rms(x_BLHW), *where) for x_BLHW in (q_BLHW, k_BLHW))
   out_BLHW, key_values = parts.attend(q_BLHW, k_BLHW, v_BLHW, before.key_values)
   x_BLD = x_BLD + parts.drop_out(parts.project_out(out_BLHW.reshape(B, L, D)))
   h_BLD, ffn_inputs_BWD = prepare('ffn', x_BLD, before.ffn_inputs_BWD)
@@ -207,7 +213,7 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BLD: jax.Array, token_BL: jax.Array, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
+  def __call__(self, x_BLD: jax.Array, tokens: ffn.Tokens, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
     config = self.config
     control = controls.find(config.control)
     projections = SelfAttention(config, name='attention')
@@ -217,7 +223,7 @@ class Block(nn.Module):
       project_heads=projections.project_heads,
       attend=lambda q_BLHW, k_BLHW, v_BLHW, _: (attention.causal_attention(q_BLHW, k_BLHW, v_BLHW), None),
       project_out=projections.project_out,
-      apply_tiles=lambda x_BLD: make_tiles(config.ffn, control)(x_BLD, token_BL),
+      apply_tiles=lambda x_BLD: make_tiles(config.ffn, control)(x_BLD, tokens),
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
       has_residual=control.without != 'residual',
     )
@@ -258,11 +264,12 @@ class TransformerLM(nn.Module):
     if L > config.context:
       raise InputError(f'{L} tokens given to a model of context {config.context}; pass at most {config.context}')
     parts = ModelParts(
+      vocabulary_size=V,
       embed=nn.Embed(V, config.d_model, embedding_init=nn.initializers.normal(0.02), name='embedding'),
       embed_positions=lambda: self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[
         :L
       ],
-      apply_layer=lambda layer, x_BLD, _: (*Block(config, name=f'layer_{layer}')(x_BLD, token_BL, train), None),
+      apply_layer=lambda layer, x_BLD, tokens, _: (*Block(config, name=f'layer_{layer}')(x_BLD, tokens, train), None),
       normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
     )

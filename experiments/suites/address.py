@@ -1,0 +1,77 @@
+"""What to ask: the contextual stream, or the token itself, which then has one address in all contexts."""
+
+from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.suites.suite import BIASED, LEARNED, LOSS_FREE, Suite, control, tiles
+
+TOKEN = {'model.address': 'token'}
+# A hash has no scores, so it has no probability and no balance loss. What it is held against has neither.
+UNSCORED = {'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+HASHES = ('hash', 'hash_balanced', 'hash_redrawn', 'hash_previous')
+
+
+def _at(count: int, variants: dict) -> dict:
+  return {f'{count}_{name}': {**tiles(count, 1), **settings} for name, settings in variants.items()}
+
+
+_FEW = {
+  'stream': {},
+  'token': TOKEN,
+  'hash': {**control('hash'), **UNSCORED},
+  'token_unscored': {**TOKEN, **UNSCORED},
+  'learned': LEARNED,
+  'learned_token': {**LEARNED, **TOKEN},
+  'random_keys': control('random_keys'),
+  'random_keys_token': {**control('random_keys'), **TOKEN},
+}
+_MANY = {
+  **_FEW,
+  'stream_unscored': UNSCORED,
+  'token_biased': {**TOKEN, **BIASED},
+  'token_unscored_biased': {**TOKEN, **UNSCORED, **LOSS_FREE},
+  **{name: {**control(name), **UNSCORED} for name in HASHES},
+}
+_TOP_K = {
+  f'{count}_top_{count // 4}_{name}': {**tiles(count, count // 4), **settings}
+  for count in (16, 64)
+  for name, settings in (('stream', {}), ('token', TOKEN))
+}
+
+
+def _baselines() -> dict[str, str | None]:
+  against: dict[str, str | None] = {}
+  for count, variants in ((16, _MANY), (4, _FEW), (64, _MANY)):
+    against[f'{count}_stream'] = None
+    for name in variants:
+      # What is asked changes and nothing else, or only what is asked stays.
+      other = {'learned_token': 'learned', 'random_keys_token': 'random_keys', 'token_unscored': 'hash'}.get(name)
+      other = other or ('hash' if name.startswith('hash_') else 'stream_unscored' if name == 'hash' else 'stream')
+      if name != 'stream':
+        against[f'{count}_{name}'] = f'{count}_{other if other in variants else "stream"}'
+  return against | {name: name.replace('token', 'stream') for name in _TOP_K if name.endswith('token')}
+
+
+def judge_claims(results: Results) -> list[Verdict]:
+  found: list[Verdict] = []
+  for variant, baseline, words in (
+    ('16_token', '16_stream', 'of 16 tiles, primary: signatures find them better by token than by stream'),
+    ('16_token_unscored', '16_hash', 'of 16 tiles, primary: signatures by token better than a hash of the token'),
+    ('16_token', '16_random_keys_token', 'of 16 tiles, by token: signatures better than keys at random'),
+    ('16_token', '16_learned_token', 'of 16 tiles, by token: signatures better than a learned gate'),
+    ('16_hash', '16_hash_redrawn', 'of 16 tiles, a hash that stays better than one that is redrawn'),
+    ('16_hash', '16_hash_previous', 'of 16 tiles, a hash of the token better than one of the token before'),
+    ('16_token', '4_stream', 'one of 16 tiles by token better than one of 4 by stream, with a quarter of its tile'),
+    ('64_token_biased', '64_stream', 'of 64 tiles, signatures find them better by token, with biases, than by stream'),
+  ):
+    found += judge_gap(results, variant, baseline, words + ', in perplexity', NOT_ASKED, 0.0)
+  return found
+
+
+SUITE = Suite(
+  'Address by token',
+  'Signatures score the contextual stream, or the token by its own embedding, in every layer. What does a tile gain '
+  'when it stays with its tokens, and does reading find better tiles for them than a hash, a gate or keys at random?',
+  {**_at(16, _MANY), **_at(4, _FEW), **_at(64, _MANY), **_TOP_K},
+  ('specialisation',),
+  against=_baselines(),
+  verdicts=judge_claims,
+)

@@ -1,0 +1,33 @@
+"""The same hidden units in more and smaller tiles, found by the stream, to see where reading wins."""
+
+from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.suites.suite import LEARNED, Suite, control, tiles
+
+COUNTS = (4, 16, 32, 64, 128)
+OTHERS = {'learned': LEARNED, 'random_keys': control('random_keys')}
+
+
+def judge_claims(results: Results) -> list[Verdict]:
+  found: list[Verdict] = []
+  for count in COUNTS:
+    for other, words in (('learned', 'a learned gate'), ('random_keys', 'keys drawn at random')):
+      primary = 'primary: ' if (count, other) == (64, 'learned') else ''
+      claim = f'{primary}of {count} tiles, signatures better than {words}, in perplexity'
+      found += judge_gap(results, f'{count}_emergent', f'{count}_{other}', claim, NOT_ASKED, 0.0)
+  return found
+
+
+SUITE = Suite(
+  'Many tiles',
+  'One tile of 4 to 128 with the same hidden units together, found by signatures, by a learned gate or by keys at '
+  'random. Is reading worth more when tiles are many and small?',
+  {
+    f'{count}_{name}': {**tiles(count, 1), **settings}
+    for count in COUNTS
+    for name, settings in {'emergent': {}, **OTHERS}.items()
+  },
+  ('specialisation',),
+  against={f'{count}_{name}': f'{count}_emergent' for count in COUNTS for name in OTHERS}
+  | {f'{count}_emergent': '4_emergent' for count in COUNTS[1:]},
+  verdicts=judge_claims,
+)
