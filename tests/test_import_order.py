@@ -13,6 +13,7 @@ ORDER = (
   ('settings', 'system'),
   ('core',),
   ('nn',),
+  ('editing',),
   ('data',),
   ('configuration',),
   ('runs',),
@@ -20,7 +21,7 @@ ORDER = (
   ('evaluation',),
   ('inspection', 'training'),
   ('cli',),
-  ('export', 'lookup'),  # Scripts, as are those at the top.
+  ('carve', 'export', 'lookup'),  # Scripts, as are those at the top.
 )
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 

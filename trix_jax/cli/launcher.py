@@ -22,6 +22,7 @@ PROGRAMS = {
   'train': ('trix_jax.cli.train', 'train a model, or go on with a run'),
   'eval': ('trix_jax.cli.evaluate', 'evaluate a run under every routing'),
   'generate': ('trix_jax.cli.generate', 'write text with a run or an exported file'),
+  'carve': ('trix_jax.cli.carve', 'cut a dense run into tiles, without training'),
   'export': ('trix_jax.cli.export', 'pack a run into one file'),
   'lookup': ('trix_jax.cli.lookup', 'see which tiles answer, and what a tile is'),
 }

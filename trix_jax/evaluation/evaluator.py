@@ -193,7 +193,7 @@ def evaluate_packed(
   Each row also holds its distance from the XLA row. `attention` and `head` are precisions. `loss_difference` is packed
   minus XLA, in nats. `tile_disagreement` is, for each layer, the share of tokens whose tiles differ.
   """
-  arrays = weights.pack(params, routing_state, config)
+  packed_as_trained = weights.pack(params, routing_state, config)
   rows = []
   for xla_row in xla_rows:
     if routing.ROUTINGS[
@@ -201,7 +201,10 @@ def evaluate_packed(
     ].is_random:  # The two backends draw different tiles, so their rows cannot be compared.
       continue
     model = change_routing(config.model, xla_row['routing'])
-    packed = make_packed_backend(dataclasses.replace(config, model=model))
+    config_of_row = dataclasses.replace(config, model=model)
+    # Another routing may need other arrays: a table of addresses is for one that scores.
+    arrays = {**packed_as_trained, **weights.pack(params, routing_state, config_of_row)}
+    packed = make_packed_backend(config_of_row)
     row = Evaluator(model, vocabulary, tokens, packed)(arrays)
     trained = make_trained_backend(model, len(vocabulary))
     rows.append(

@@ -1,0 +1,1 @@
+"""Change trained models without training: pure functions of their parameters."""

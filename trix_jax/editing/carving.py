@@ -1,0 +1,171 @@
+"""Carve a densely trained model into tiles that route themselves, without training.
+
+The hidden units of a feed-forward layer can be permuted without changing its function. So units with similar rows
+become one tile, and a token computes the few tiles whose signatures match it. Mixture-of-experts layers were cut out of
+dense ones before (MoEfication, arXiv 2110.01786), with a router that is trained afterwards. Here nothing is.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trix_jax.core import tile_index
+from trix_jax.errors import InputError
+from trix_jax.nn import ffn
+from trix_jax.nn.model_config import FFNConfig, ModelConfig
+
+# Rounds in which latent weights are moved away from the quantiser's threshold before only their codes are kept.
+_ROUNDS = 8
+
+
+class Units(NamedTuple):
+  """The hidden units of a layer: codes, scales and latent weights, with F = T * H units.
+
+  Attributes:
+    up_FD, down_FD: codes in {-1, 0, 1}.
+    up_scale_F: factor of each unit's pre-activation.
+    down_scale_TD, tile_F: output scales of each former tile, and every unit's tile.
+    up_latent_FD, down_latent_FD: latent weights, in units of the scale that their former tile's quantiser read.
+  """
+
+  up_FD: jax.Array
+  down_FD: jax.Array
+  up_scale_F: jax.Array
+  down_scale_TD: jax.Array
+  tile_F: jax.Array
+  up_latent_FD: jax.Array
+  down_latent_FD: jax.Array
+
+
+def list_units(params: dict[str, jax.Array], config: FFNConfig) -> Units:
+  """Take a layer's tiles apart."""
+  T, H, D, F = config.tiles, config.hidden, config.d_model, config.d_ff
+  tiles = ffn.quantise_tiles(params, config)
+
+  def in_rows(up_TDH):
+    return up_TDH.transpose(0, 2, 1).reshape(F, D)
+
+  def in_units_of_scale(latent):
+    if config.quantiser == 'threshold':
+      return latent
+    scale_T11 = jnp.mean(jnp.abs(latent), axis=(-2, -1), keepdims=True)
+    return latent / jnp.where(scale_T11 > 0, scale_T11, 1.0)
+
+  return Units(
+    in_rows(tiles.up_TDH),
+    tiles.down_THD.reshape(F, D),
+    tiles.up_scale_TH.reshape(F),
+    jnp.broadcast_to(tiles.down_scale_TD, (T, D)),
+    jnp.repeat(jnp.arange(T), H),
+    in_rows(in_units_of_scale(params['up'])),
+    in_units_of_scale(params['down']).reshape(F, D),
+  )
+
+
+def cluster_units(units: Units, tiles: int, seed: int = 0) -> jax.Array:
+  """Gather units with similar scaled rows into tiles of equal size, by balanced k-means: int32 [T, H]."""
+  row_FD = units.up_FD * units.up_scale_F[:, None]
+  return tile_index.balanced_kmeans(row_FD, tiles, jax.random.key(seed))
+
+
+def build_tiles(units: Units, member_TH: jax.Array, config: FFNConfig) -> dict[str, jax.Array]:
+  """Make the parameters of a layer whose tiles have the given units. No code changes.
+
+  The up-projection keeps a scale for each unit. The down-projection has scales for each tile and output. So a tile with
+  units of several former tiles takes their mean scales, times a factor for each unit that fits best and moves into the
+  up-projection.
+
+  Args:
+    units: of the former layer.
+    member_TH: the units of each new tile.
+    config: of the new layer.
+  """
+  scale_FD = units.down_scale_TD[units.tile_F]
+  down_scale_THD = scale_FD[member_TH]
+  mean_TD = down_scale_THD.mean(axis=1)
+  square_T1 = jnp.sum(jnp.square(mean_TD), axis=-1, keepdims=True)
+  factor_TH = jnp.einsum('thd,td->th', down_scale_THD, mean_TD) / jnp.where(square_T1 > 0, square_T1, 1.0)
+  # A factor of a unit's output is that of its pre-activation, to the power that the activation has.
+  power = 2 if config.activation == 'relu_squared' else 1
+  up_scale_TH = units.up_scale_F[member_TH] * jnp.maximum(factor_TH, 0.0) ** (1 / power)
+  up_TDH, up_step_T = _hold_codes(
+    units.up_latent_FD[member_TH].transpose(0, 2, 1), units.up_FD[member_TH].transpose(0, 2, 1), config
+  )
+  down_THD, down_step_T = _hold_codes(units.down_latent_FD[member_TH], units.down_FD[member_TH], config)
+  return {
+    'up': up_TDH,
+    'down': down_THD,
+    'up_scale': up_scale_TH / up_step_T[:, None],
+    'down_scale': mean_TD / down_step_T[:, None],
+  }
+
+
+def _hold_codes(latent_TXY, codes_TXY, config):
+  """Return latent weights near the given ones that quantise to the given codes, and the scales that are then read.
+
+  `absmean` reads a tile's scale anew, which can move weights over the threshold. They are moved back, and where that
+  does not settle, the tile's latent weights become its codes.
+  """
+  if config.quantiser == 'threshold':
+    return latent_TXY, jnp.ones(len(latent_TXY))
+
+  def read(latent_TXY):
+    scale_T11 = jnp.mean(jnp.abs(latent_TXY), axis=(-2, -1), keepdims=True)
+    return jnp.where(scale_T11 > 0, scale_T11, 1.0)
+
+  for _ in range(_ROUNDS):
+    # Room for the scale to move a little after the weights have.
+    low_T11, high_T11 = 0.48 * read(latent_TXY), 0.52 * read(latent_TXY)
+    magnitude_TXY = jnp.abs(latent_TXY)
+    held_TXY = jnp.where(codes_TXY == 0, jnp.minimum(magnitude_TXY, low_T11), jnp.maximum(magnitude_TXY, high_T11))
+    latent_TXY = jnp.where(codes_TXY == 0, jnp.sign(latent_TXY), codes_TXY) * held_TXY
+  kept_T11 = jnp.all(jnp.clip(jnp.round(latent_TXY / read(latent_TXY)), -1, 1) == codes_TXY, axis=(-2, -1))[
+    :, None, None
+  ]
+  latent_TXY = jnp.where(kept_T11, latent_TXY, codes_TXY)
+  return latent_TXY, read(latent_TXY)[:, 0, 0]
+
+
+def carve(
+  params: dict[str, Any], config: ModelConfig, tiles: int, top_k: int, seed: int = 0
+) -> tuple[Any, ModelConfig]:
+  """Carve every layer of a densely trained model into `tiles` tiles, of which a token computes `top_k`.
+
+  Args:
+    params: of the model; its layers compute all tiles.
+    config: of the model.
+    tiles, top_k: of the new one.
+    seed: of the clusters.
+
+  Returns:
+    Parameters and config of a model with emergent routing and gates of 1.
+
+  Raises:
+    InputError: for a model that does not compute all tiles alike, or for numbers that do not fit its units.
+  """
+  _require_dense(config)
+  own = dataclasses.replace(
+    config.ffn,
+    tiles=tiles,
+    top_k=top_k,
+    routing='emergent',
+    gate='one_hot',
+    shared_down_scale=False,
+    balance_bias=False,
+  )
+  carved = dict(params)
+  for layer in range(config.layers):
+    name = f'layer_{layer}'
+    units = list_units(params[name]['ffn'], config.ffn)
+    carved[name] = {**params[name], 'ffn': build_tiles(units, cluster_units(units, tiles, seed), own)}
+  return carved, dataclasses.replace(config, ffn=own)
+
+
+def _require_dense(config: ModelConfig):
+  if not config.ffn.way.takes_all or config.ffn.gate != 'one_hot' or config.ffn.clusters:
+    raise InputError(
+      'only a model that computes all its tiles alike can be carved: one with model.routing=dense, model.gate=one_hot '
+      'and model.clusters=0'
+    )
