@@ -322,6 +322,76 @@ NN = (
     ('tile_dropout_loses_the_mean', 'gate_NK=2.0 * info.gate_NK * kept_NT', 'gate_NK=info.gate_NK * kept_NT'),
     ('gradual_sparsity_goes_backwards', "'tiles'), 1 - progress, ", "'tiles'), progress, "),
   ),
+  *_in(
+    'nn',
+    'trix_jax/nn/ffn.py',
+    'test_addresses',
+    (
+      'tiles_by_token_compute_the_embedding',
+      'return execute(stream.q_ND, stream.step_N1,',
+      'return execute(*choose_asked(config, stream, tokens)[1:],',
+    ),
+    (
+      'a_layer_without_tokens_asks_its_stream',
+      "  if config.address == 'stream':\n",
+      "  if config.address == 'stream' or tokens is None:\n",
+    ),
+  ),
+  *_in(
+    'nn',
+    'trix_jax/nn/transformer.py',
+    'test_addresses',
+    (
+      'embeddings_teach_no_address',
+      '= layers.normalise_rms(x_BLD) if',
+      '= layers.normalise_rms(jax.lax.stop_gradient(x_BLD)) if',
+    ),
+  ),
+  *_in(
+    'nn',
+    'trix_jax/nn/controls.py',
+    'test_controls',
+    ('a_redrawn_hash_stays', '(step + 1) // REDRAWN_AFTER', '0 * step // REDRAWN_AFTER'),
+    (
+      'the_hash_of_the_token_before_is_its_own',
+      'jnp.roll(_tokens(given).number, 1, axis=-1)',
+      'jnp.roll(_tokens(given).number, 0, axis=-1)',
+    ),
+    ('rare_tokens_are_dealt_first', 'order_V = jnp.argsort(-share_V)', 'order_V = jnp.argsort(share_V)'),
+    ('a_balanced_hash_is_dealt_at_every_step', 'jnp.where(step == 0, dealt_V,', 'jnp.where(step >= 0, dealt_V,'),
+  ),
+)
+
+EDITING = (
+  *_in(
+    'editing',
+    'trix_jax/editing/carving.py',
+    'test_carving',
+    ('carving_changes_codes', 'latent_TXY = jnp.where(kept_T11, latent_TXY, codes_TXY)\n', ''),
+    (
+      'carved_units_share_the_scale_of_their_tile',
+      'units.up_scale_F[member_TH] *',
+      'units.up_scale_F[member_TH].mean(axis=1, keepdims=True) *',
+    ),
+    (
+      'carved_tiles_forget_what_absmean_reads',
+      "'up_scale': up_scale_TH / up_step_T[:, None],",
+      "'up_scale': up_scale_TH,",
+    ),
+    (
+      'carving_clusters_units_by_their_outputs',
+      'row_FD = units.up_FD *',
+      'row_FD = units.down_FD *',
+    ),
+    ('any_model_is_carved', 'if not config.ffn.way.takes_all or', 'if'),
+  ),
+  *_in(
+    'editing',
+    'trix_jax/nn/cost.py',
+    'test_carving',
+    ('routing_costs_nothing', 'routing = scored * D if', 'routing = 0 * D if'),
+    ('an_index_scores_all_tiles', 'if C and way.uses_index else T', 'if C and not way.uses_index else T'),
+  ),
 )
 
 DATA = (
@@ -756,6 +826,32 @@ INFERENCE = (
       "_require(bool(name), name, 'is no array of such a model')",
     ),
   ),
+  *_in(
+    'inference',
+    'trix_jax/inference/weights.py',
+    'test_addresses',
+    (
+      'addresses_of_rounded_embeddings',
+      'layers.normalise_rms(embedding_VD)',
+      'layers.normalise_rms(jnp.round(embedding_VD * 64) / 64)',
+    ),
+    (
+      'addresses_without_their_gates',
+      "return config.gate != 'one_hot' or config.keep_ratio > 0",
+      'return config.keep_ratio > 0',
+    ),
+  ),
+  *_in(
+    'inference',
+    'trix_jax/inference/artifact.py',
+    'test_addresses',
+    (
+      'addresses_of_tiles_that_are_not_there',
+      'int(array.max(initial=0)) < entry.below',
+      'int(array.max(initial=0)) <= entry.below',
+    ),
+    ('a_tile_twice_in_an_address', 'ordered[..., 1:] == ordered[..., :-1]', 'ordered[..., 1:] < ordered[..., :-1]'),
+  ),
 )
 
 INSPECTION = (
@@ -1113,6 +1209,7 @@ EXPERIMENTS = (
 MUTATIONS = (
   CORE
   + NN
+  + EDITING
   + DATA
   + CONFIGURATION
   + RUNS
