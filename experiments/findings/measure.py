@@ -18,6 +18,7 @@ if __name__ == '__main__':
 import scipy.stats
 from absl import flags
 
+from experiments.findings import carved
 from experiments.suites import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.configuration import RunConfig
@@ -189,6 +190,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
   'passage': passage,
   'signatures': signatures,
   'stability': stability,
+  'carved': carved.carve_in_many_ways,
 }
 # Measures that read more than one checkpoint.
 OF_WORKDIRS = ('stability',)

@@ -2,6 +2,7 @@
 
 from experiments.suites import (
   address,
+  carve,
   controls,
   data_efficiency,
   dense_twin,
@@ -56,6 +57,7 @@ SUITES = {
     controls,
     address,
     many_tiles,
+    carve,
     stability,
     data_efficiency,
     width,

@@ -29,13 +29,12 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a dense run.', requir
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to carve.', flag_values=FLAGS)
 _TILES = flags.DEFINE_integer('tiles', 128, 'Tiles of each layer; must divide model.d_ff.', flag_values=FLAGS)
 _TOP_K = flags.DEFINE_integer('top_k', 32, 'Tiles that a token computes.', flag_values=FLAGS)
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of the clusters.', flag_values=FLAGS)
 _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True, flag_values=FLAGS)
 
 
 def main() -> None:
   trained, out = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value), arguments.folder_of(_OUT)
-  params, model = carving.carve(trained.params, trained.config.model, _TILES.value, _TOP_K.value, _SEED.value)
+  params, model = carving.carve(trained.params, trained.config.model, _TILES.value, _TOP_K.value)
   config = dataclasses.replace(trained.config, model=model)
   corpus = trained.corpus()
   with workdirs.open_workdir(out, config), checkpoints.Checkpoints(out) as saved:

@@ -6,6 +6,7 @@ dense ones before (MoEfication, arXiv 2110.01786), with a router that is trained
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,10 +65,14 @@ def list_units(params: dict[str, jax.Array], config: FFNConfig) -> Units:
   )
 
 
-def cluster_units(units: Units, tiles: int, seed: int = 0) -> jax.Array:
+# How the units of a layer are cut into tiles: (units, number of tiles, number of the layer) -> int32 [T, H].
+Partition = Callable[[Units, int, int], jax.Array]
+
+
+def cluster_units(units: Units, tiles: int, layer: int = 0) -> jax.Array:
   """Gather units with similar scaled rows into tiles of equal size, by balanced k-means: int32 [T, H]."""
   row_FD = units.up_FD * units.up_scale_F[:, None]
-  return tile_index.balanced_kmeans(row_FD, tiles, jax.random.key(seed))
+  return tile_index.balanced_kmeans(row_FD, tiles, jax.random.key(layer))
 
 
 def build_tiles(units: Units, member_TH: jax.Array, config: FFNConfig) -> dict[str, jax.Array]:
@@ -129,7 +134,7 @@ def _hold_codes(latent_TXY, codes_TXY, config):
 
 
 def carve(
-  params: dict[str, Any], config: ModelConfig, tiles: int, top_k: int, seed: int = 0
+  params: dict[str, Any], config: ModelConfig, tiles: int, top_k: int, partition: Partition = cluster_units
 ) -> tuple[Any, ModelConfig]:
   """Carve every layer of a densely trained model into `tiles` tiles, of which a token computes `top_k`.
 
@@ -137,7 +142,7 @@ def carve(
     params: of the model; its layers compute all tiles.
     config: of the model.
     tiles, top_k: of the new one.
-    seed: of the clusters.
+    partition: how units are cut into tiles.
 
   Returns:
     Parameters and config of a model with emergent routing and gates of 1.
@@ -159,7 +164,7 @@ def carve(
   for layer in range(config.layers):
     name = f'layer_{layer}'
     units = list_units(params[name]['ffn'], config.ffn)
-    carved[name] = {**params[name], 'ffn': build_tiles(units, cluster_units(units, tiles, seed), own)}
+    carved[name] = {**params[name], 'ffn': build_tiles(units, partition(units, tiles, layer), own)}
   return carved, dataclasses.replace(config, ffn=own)
 
 

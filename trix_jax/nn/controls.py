@@ -14,11 +14,13 @@ from flax import linen as nn
 from trix_jax.core import routing, signatures, ternary
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, router
-from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
+from trix_jax.nn.model_config import ACTIVATIONS, NO_CONTROL, FFNConfig
 
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
 KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
+# Correlation of votes with a tile's odd part; see `route_by_energy`.
+ENERGY_RATIO = 0.8
 # Steps after which `route_by_redrawn_hash` draws its tiles anew.
 REDRAWN_AFTER = 100
 
@@ -117,6 +119,39 @@ def route_without_signature_gradient(layer: nn.Module, given: ffn.RouteInput) ->
   return ffn.route_by_keys(layer, given, *keys)
 
 
+def route_by_activity(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by what all hidden units would put out, the most that a routing can know from their pre-activations."""
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  active_NTH = ACTIVATIONS[layer.config.activation](unit_NTH)
+  return _choose_by(layer, given, jnp.einsum('nth,th->nt', active_NTH, norm_TH))
+
+
+def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by votes a and energy e: e + 0.8 a sqrt(e / H), which is near the sum of relu^2 of all units.
+
+  relu^2 of a unit is (u^2 + u |u|) / 2: votes read the odd part of a tile, its energy the even part. Units count by the
+  norm of their outputs.
+  """
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
+  vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
+  return _choose_by(layer, given, energy_NT + ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / layer.config.hidden))
+
+
+def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array, jax.Array]:
+  """Return the pre-activations of all hidden units, [N, T, H], and the norms of their outputs, [T, H]."""
+  unit_NTH = jnp.einsum('nd,tdh->nth', asked.q_ND, tiles.up_TDH)
+  norm_TH = jnp.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  return unit_NTH * (asked.step_N1[..., None] * tiles.up_scale_TH), norm_TH
+
+
+def _choose_by(layer, given, score_NT):
+  """Choose the tiles with the highest of these scores, with gates of 1."""
+  tile_NK = routing.select(score_NT, layer.config.top_k)
+  info = ffn.route_by_signatures(layer, given)
+  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
+
+
 def route_by_draw(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Draw tiles by their probabilities in training (Gumbel-max)."""
   info = ffn.route_by_signatures(layer, given)
@@ -172,6 +207,8 @@ TABLE = {
   'hash_redrawn': Control(route_by_redrawn_hash, reads_signatures=False),
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
+  'activity': Control(route_by_activity, reads_signatures=False),
+  'energy': Control(route_by_energy, reads_signatures=False),
   'no_router_gradient': Control(route_without_gradient),
   'no_signature_gradient': Control(route_without_signature_gradient),
   'gumbel': Control(route_by_draw),

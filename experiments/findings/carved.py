@@ -1,0 +1,145 @@
+"""Carve a dense model in many ways, and measure what each costs and loses: nothing is trained."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trix_jax.core import tile_index
+from trix_jax.data import corpora
+from trix_jax.editing import carving
+from trix_jax.evaluation.evaluator import Evaluator
+from trix_jax.nn import controls, ffn, transformer
+from trix_jax.nn.cost import count_products
+from trix_jax.nn.model_config import ModelConfig
+from trix_jax.runs import checkpoints
+
+# (tiles, kept). The first is the original's Option A. The second is that of the primary question.
+PRIMARY = (128, 32)
+SIZES = ((4, 1), PRIMARY, (32, 8), (64, 16), (256, 64), (512, 128), (64, 8), (128, 16), (256, 32), (128, 48))
+# Ways to route and to cut that are compared with reading and with clusters of rows.
+ROUTES = ('votes', 'energy', 'activity', 'fitted_gate', 'random_keys')
+PARTITIONS = ('contiguous', 'random', 'together')
+# Windows of the training text that a gate and a partition by data see.
+WINDOWS, RIDGE = 96, 1.0
+
+
+class Seen(NamedTuple):
+  """What a layer saw on some of the training text: its inputs, and what its hidden units put out."""
+
+  x_ND: np.ndarray
+  active_NF: np.ndarray
+
+
+def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
+  """Return a row for each size and way: tiles, kept, route, partition, loss and products of a token and layer."""
+  validation = trained.corpus().validation
+  dense = trained.model.config
+  seen = look_at_layers(trained)
+
+  def row(tiles, kept, route, partition, params, model):
+    loss = Evaluator(model, trained.vocabulary, validation)(params, _first_state(model, trained))['loss']
+    cost = count_products(model.ffn)
+    return {
+      'tiles': tiles,
+      'kept': kept,
+      'route': route,
+      'partition': partition,
+      'loss': loss,
+      'routing_products': cost.routing,
+      'products': cost.total,
+    }
+
+  rows = [row(dense.ffn.tiles, dense.ffn.tiles, 'dense', 'none', trained.params, dense)]
+  for tiles, kept, partition in _cuts():
+    params, model = carving.carve(trained.params, dense, tiles, kept, _cut_by(partition, seen))
+    for route in ROUTES if partition == 'rows' else ROUTES[:1]:
+      rows.append(row(tiles, kept, route, partition, *_route_by(route, params, model, seen)))
+      print(f'  {rows[-1]}', flush=True)
+  return rows
+
+
+def _cuts() -> Iterator[tuple[int, int, str]]:
+  yield from ((*size, 'rows') for size in SIZES)
+  yield from ((*PRIMARY, name) for name in PARTITIONS)
+
+
+def look_at_layers(trained: checkpoints.Trained) -> list[Seen]:
+  """Run the dense model over some windows of its training text."""
+  model, config = trained.model, trained.model.config
+  windows = corpora.draw_batch(trained.corpus().train, config.context, WINDOWS, 0, 0)
+  name = 'ffn_convolution' if config.form == 'modern' else 'ffn_norm'
+
+  @jax.jit
+  def inputs(params, window_BL):
+    _, captured = model.apply(
+      {'params': params},
+      window_BL,
+      capture_intermediates=lambda module, _: module.name == name,
+      mutable=['intermediates'],
+    )
+    return [captured['intermediates'][f'layer_{layer}'][name]['__call__'][0] for layer in range(config.layers)]
+
+  parts = [inputs(trained.params, windows[start : start + 16, :-1]) for start in range(0, WINDOWS, 16)]
+  seen = []
+  for layer, of_layer in enumerate(zip(*parts, strict=True)):
+    x_ND = jnp.concatenate(of_layer).reshape(-1, config.d_model)
+    tiles = ffn.quantise_tiles(trained.params[f'layer_{layer}']['ffn'], config.ffn)
+    seen.append(Seen(np.asarray(x_ND), np.asarray(_activity(x_ND, tiles, config)).reshape(len(x_ND), -1)))
+  return seen
+
+
+def _activity(x_ND, tiles, config):
+  """Return what every hidden unit puts out, times the norm of its output, [N, T, H]."""
+  unit_NTH, norm_TH = controls.weigh_units(ffn.quantise_asked(x_ND, config.ffn), tiles)
+  return ffn.ACTIVATIONS[config.ffn.activation](unit_NTH) * norm_TH
+
+
+def _cut_by(name: str, seen: list[Seen]) -> carving.Partition:
+  def in_their_order(units, tiles, _):
+    return jnp.arange(len(units.tile_F)).reshape(tiles, -1)
+
+  def at_random(units, tiles, layer):
+    return jax.random.permutation(jax.random.key(layer), len(units.tile_F)).reshape(tiles, -1)
+
+  def that_are_active_together(units, tiles, layer):
+    return tile_index.balanced_kmeans(jnp.asarray(seen[layer].active_NF.T), tiles, jax.random.key(layer))
+
+  return {
+    'rows': carving.cluster_units,
+    'contiguous': in_their_order,
+    'random': at_random,
+    'together': that_are_active_together,
+  }[name]
+
+
+def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> tuple[Any, ModelConfig]:
+  """Return parameters and config of the carved model under another way to choose its tiles."""
+  if route == 'votes':
+    return params, model
+  if route != 'fitted_gate':
+    return params, dataclasses.replace(model, control=route)
+  params = dict(params)
+  for layer, of_layer in enumerate(seen):
+    name = f'layer_{layer}'
+    tiles = ffn.quantise_tiles(params[name]['ffn'], model.ffn)
+    target_NT = np.concatenate(
+      [_activity(part_ND, tiles, model).sum(axis=-1) for part_ND in np.array_split(of_layer.x_ND, 8)]
+    )
+    params[name] = {**params[name], 'ffn': {**params[name]['ffn'], 'gate': fit_gate(of_layer.x_ND, target_NT)}}
+  return params, dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, routing='learned'))
+
+
+def fit_gate(x_ND: np.ndarray, target_NT: np.ndarray) -> dict[str, jax.Array]:
+  """Fit a linear gate to the activity of tiles, by ridge regression."""
+  x_NE = np.concatenate([x_ND, np.ones((len(x_ND), 1))], axis=1).astype(np.float64)
+  fitted_ET = np.linalg.solve(x_NE.T @ x_NE + RIDGE * np.eye(x_NE.shape[1]), x_NE.T @ target_NT)
+  return {'kernel': jnp.asarray(fitted_ET[:-1], jnp.float32), 'bias': jnp.asarray(fitted_ET[-1], jnp.float32)}
+
+
+def _first_state(model: ModelConfig, trained: checkpoints.Trained) -> Any:
+  """Return the routing state of a model with a control that keeps one, such as keys drawn at random."""
+  return transformer.init(transformer.TransformerLM(model, len(trained.vocabulary)), jax.random.key(0))[1]

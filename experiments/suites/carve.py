@@ -1,0 +1,56 @@
+"""Carve a dense model into tiles without training it, in many ways."""
+
+from experiments.findings import estimates
+from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
+from experiments.suites.suite import DENSE, Suite
+
+# Tiles, and those of them that a token keeps.
+PRIMARY = (128, 32)
+
+
+def judge_claims(results: Results) -> list[Verdict]:
+  found: list[Verdict] = []
+  votes = more_than_dense(results, *PRIMARY)
+  if gap := estimates.gap(votes, dict.fromkeys(votes, 0.0)):
+    claim = 'primary: 32 of 128 tiles, cut by rows and found by votes, lose at most 0.03 nats'
+    found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.03))
+  for other, words in (
+    ('fitted_gate', 'second: votes find them better than a linear gate that is fitted to data'),
+    ('random_keys', 'votes find them better than keys at random'),
+    ('energy', 'votes find them better than votes and exact energy'),
+  ):
+    if gap := estimates.gap(votes, more_than_dense(results, *PRIMARY, route=other)):
+      found.append(judge(f'32 of 128 tiles, {words}', NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
+  for other, words in (
+    ('contiguous', 'of neighbours'),
+    ('random', 'drawn at random'),
+    ('together', 'that are active together'),
+  ):
+    if gap := estimates.gap(votes, more_than_dense(results, *PRIMARY, partition=other)):
+      claim = f'32 of 128 tiles: clusters of rows lose less than tiles of units {words}'
+      found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
+  return found
+
+
+def more_than_dense(
+  results: Results, tiles: int, kept: int, route: str = 'votes', partition: str = 'rows'
+) -> dict[int, float]:
+  """Return by seed the loss of a carved model less that of its dense one, in nats."""
+  found = {}
+  for result in results:
+    rows = result.get('carved', [])
+    losses = {(row['tiles'], row['kept'], row['route'], row['partition']): row['loss'] for row in rows}
+    if (wanted := (tiles, kept, route, partition)) in losses:
+      found[result['seed']] = losses[wanted] - rows[0]['loss']
+  return found
+
+
+SUITE = Suite(
+  'Carve',
+  'A densely trained model, cut into tiles by the rows of its weights and routed by the votes of each tile, with '
+  'nothing trained. What does it lose when a token computes a part of its tiles, and does reading find them as well as '
+  'a gate that is fitted to data?',
+  {'dense': DENSE},
+  ('carved',),
+  verdicts=judge_claims,
+)
