@@ -17,10 +17,11 @@ from trix_jax.nn.cost import count_products
 from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
 
-# (tiles, kept). The first is the original's Option A. The second is that of the primary question.
+# (tiles, kept): a quarter of the units, of which four tiles are the original's Option A, and other parts of them.
 PRIMARY = (128, 32)
-SIZES = ((4, 1), PRIMARY, (32, 8), (64, 16), (256, 64), (512, 128), (64, 8), (128, 16), (256, 32), (128, 48))
-# Ways to route and to cut that are compared with reading and with clusters of rows.
+QUARTERS = ((4, 1), (16, 4), (32, 8), (64, 16), PRIMARY, (256, 64))
+OTHERS = ((64, 8), (128, 16), (128, 24), (128, 48), (128, 64), (256, 32), (256, 48), (256, 128), (512, 128))
+# Ways to route and to cut that are compared with votes and with clusters of rows.
 ROUTES = ('votes', 'energy', 'activity', 'fitted_gate', 'random_keys')
 PARTITIONS = ('contiguous', 'random', 'together')
 # Windows of the training text that a gate and a partition by data see.
@@ -43,6 +44,9 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
   def row(tiles, kept, route, partition, params, model):
     loss = Evaluator(model, trained.vocabulary, validation)(params, _first_state(model, trained))['loss']
     cost = count_products(model.ffn)
+    if route in ('energy', 'activity'):  # All units' pre-activations, of which those of kept tiles are needed anyway.
+      idle = model.ffn.d_ff - kept * model.ffn.hidden
+      cost = cost._replace(routing=idle * model.d_model)
     return {
       'tiles': tiles,
       'kept': kept,
@@ -56,14 +60,14 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
   rows = [row(dense.ffn.tiles, dense.ffn.tiles, 'dense', 'none', trained.params, dense)]
   for tiles, kept, partition in _cuts():
     params, model = carving.carve(trained.params, dense, tiles, kept, _cut_by(partition, seen))
-    for route in ROUTES if partition == 'rows' else ROUTES[:1]:
+    for route in ROUTES if partition == 'rows' and (tiles, kept) in QUARTERS else ROUTES[:1]:
       rows.append(row(tiles, kept, route, partition, *_route_by(route, params, model, seen)))
       print(f'  {rows[-1]}', flush=True)
   return rows
 
 
 def _cuts() -> Iterator[tuple[int, int, str]]:
-  yield from ((*size, 'rows') for size in SIZES)
+  yield from ((*size, 'rows') for size in (*QUARTERS, *OTHERS))
   yield from ((*PRIMARY, name) for name in PARTITIONS)
 
 
@@ -119,7 +123,7 @@ def _cut_by(name: str, seen: list[Seen]) -> carving.Partition:
 def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> tuple[Any, ModelConfig]:
   """Return parameters and config of the carved model under another way to choose its tiles."""
   if route == 'votes':
-    return params, model
+    return params, dataclasses.replace(model, control='masked')
   if route != 'fitted_gate':
     return params, dataclasses.replace(model, control=route)
   params = dict(params)
@@ -130,7 +134,7 @@ def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> 
       [_activity(part_ND, tiles, model).sum(axis=-1) for part_ND in np.array_split(of_layer.x_ND, 8)]
     )
     params[name] = {**params[name], 'ffn': {**params[name]['ffn'], 'gate': fit_gate(of_layer.x_ND, target_NT)}}
-  return params, dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, routing='learned'))
+  return params, dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, routing='learned'), control='masked')
 
 
 def fit_gate(x_ND: np.ndarray, target_NT: np.ndarray) -> dict[str, jax.Array]:

@@ -207,8 +207,9 @@ TABLE = {
   'hash_redrawn': Control(route_by_redrawn_hash, reads_signatures=False),
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
-  'activity': Control(route_by_activity, reads_signatures=False),
-  'energy': Control(route_by_energy, reads_signatures=False),
+  'activity': Control(route_by_activity, ffn.compute_all, reads_signatures=False),
+  'energy': Control(route_by_energy, ffn.compute_all, reads_signatures=False),
+  'masked': Control(execute=ffn.compute_all),  # As fast for narrow tiles as for wide ones.
   'no_router_gradient': Control(route_without_gradient),
   'no_signature_gradient': Control(route_without_signature_gradient),
   'gumbel': Control(route_by_draw),
