@@ -11,7 +11,7 @@ from jitted import apply
 from tiers import fast_first, slow
 
 from trix_jax import configuration
-from trix_jax.core import routing
+from trix_jax.core import routing, ternary
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator, change_routing
 from trix_jax.inference import weights
@@ -32,7 +32,9 @@ def layer_of(control, **settings):
   config, made = FFNConfig(**CONFIG, **settings), controls.TABLE[control]
   x = jax.random.normal(jax.random.key(1), (N, D))
   module = ffn.TriXFFN(
-    config, lambda layer, given: made.route(layer, given._replace(tokens=TOKENS)), made.execute or ffn.compute
+    config,
+    lambda layer, given: (made.route or ffn.route_by_signatures)(layer, given._replace(tokens=TOKENS)),
+    made.execute or ffn.compute,
   )
   return module, module.init(jax.random.key(0), x), x
 
@@ -101,6 +103,29 @@ def test_a_balanced_hash_follows_the_frequencies_of_the_first_step_and_stays():
   np.testing.assert_array_equal(later['token_tile'], state['token_tile'])
   moved = apply(module, {**variables, 'routing': later}, x)[1]
   np.testing.assert_array_equal(moved.tile_NK[:, 0], np.asarray(later['token_tile'])[TOKEN])
+
+
+@pytest.mark.parametrize('control', ['activity', 'energy'])
+def test_all_pre_activations_route_by_what_the_units_put_out(control):
+  module, variables, x = layer_of(control, top_k=2, gate='one_hot')
+  info = apply(module, variables, x)[1]
+  tiles = ffn.quantise_tiles(variables['params'], module.config)
+  q, step = ternary.quantise_int8(x)
+  unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
+  norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  active_NT = (np.square(np.maximum(unit_NTH, 0)) * norm_TH).sum(axis=-1)
+  if control == 'activity':
+    np.testing.assert_array_equal(info.tile_NK, np.argsort(-active_NT, axis=1, kind='stable')[:, :2])
+  else:
+    energy_NT, vote_NT = (np.square(unit_NTH) * norm_TH).sum(axis=-1), (unit_NTH * np.sqrt(norm_TH)).sum(axis=-1)
+    want_NT = energy_NT + 0.8 * vote_NT * np.sqrt(energy_NT / unit_NTH.shape[-1])
+    np.testing.assert_array_equal(info.tile_NK, np.argsort(-want_NT, axis=1, kind='stable')[:, :2])
+  np.testing.assert_array_equal(info.gate_NK, 1)
+
+
+def test_masking_the_others_is_computing_the_chosen():
+  module, variables, x = layer_of('masked', top_k=2)
+  assert_same(apply(module, variables, x), plain(x, variables, top_k=2))
 
 
 def test_without_a_router_gradient_probabilities_teach_nothing():

@@ -33,13 +33,14 @@ _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True,
 
 
 def main() -> None:
-  trained, out = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value), arguments.folder_of(_OUT)
+  out = arguments.folder_of(_OUT)
+  if (out / 'checkpoints' / 'last').exists():
+    raise InputError(f'{out} holds a run already; choose another --out')
+  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
   params, model = carving.carve(trained.params, trained.config.model, _TILES.value, _TOP_K.value)
   config = dataclasses.replace(trained.config, model=model)
   corpus = trained.corpus()
   with workdirs.open_workdir(out, config), checkpoints.Checkpoints(out) as saved:
-    if saved.latest_step('last') is not None:
-      raise InputError(f'workdir {out} holds a run already; choose another --out')
     before, after = (
       Evaluator(run.model, corpus.vocabulary, corpus.validation)(of_run)
       for run, of_run in ((trained.config, trained.params), (config, params))
