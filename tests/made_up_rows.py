@@ -43,9 +43,30 @@ def rows_of(suite, losses, **extra):
       'fitted_gate': loss,
       'passage': {'text': 'a<b&\nc', 'tiles': [[0, 0, 1, 1, 0, 1], [1] * 6]},
       'signatures': [[[1, -1], [0, 2]]] * 2,
+      'carved': carved_rows(loss),
       'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}],
       **extra,
     }
     for variant, of in losses.items()
     for seed, loss in enumerate(of)
+  ]
+
+
+def carved_rows(loss, lost=0.02):
+  """A dense model carved in two sizes and by two routes, which lose as much as is said."""
+  row = {'tiles': 4, 'kept': 4, 'route': 'dense', 'partition': 'none', 'loss': loss, 'routing_products': 0}
+  return [
+    {**row, 'products': 100},
+    *(
+      {
+        **row,
+        'tiles': tiles,
+        'kept': tiles // 4,
+        'route': route,
+        'partition': 'rows',
+        'loss': loss + of,
+        'products': 25,
+      }
+      for tiles, route, of in ((128, 'votes', lost), (128, 'fitted_gate', lost + loss / 100), (4, 'votes', 0.4))
+    ),
   ]

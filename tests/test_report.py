@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from made_up_rows import rows_of
+from made_up_rows import carved_rows, rows_of
 from tiers import slow
 
 from experiments import suites
@@ -186,6 +186,12 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'undecided'  # Six on one seed, five on the other.
   rows[0]['patterns'] = rows[1]['patterns']
   assert verdict_of('six_patterns', rows, 'six')['verdict'] == 'refuted'
+  rows = rows_of('carve', {'dense': [1.5, 1.51]})
+  assert verdict_of('carve', rows, 'at most 0.03')['verdict'] == 'holds'
+  assert verdict_of('carve', rows, 'fitted to data')['ours'].startswith('-0.015')
+  assert verdict_of('carve', rows, 'fitted to data')['verdict'] == 'holds'
+  rows = rows_of('carve', {'dense': [1.5, 1.51]}, carved=carved_rows(1.5, 0.04))
+  assert verdict_of('carve', rows, 'at most 0.03')['verdict'] == 'does not hold'
   rows = rows_of('stability', {'emergent': [1.0, 1.1]})
   assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
   assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'

@@ -165,6 +165,38 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
   return figure
 
 
+def frontier(rows: Rows) -> Figure:
+  """Draw what carved models lose over the part of the dense layer's products that they compute, routing included."""
+  figure, [[ax]] = _figure(width=6.4, height=3.8)
+  points: dict[tuple[str, float], dict[float, list[float]]] = {}
+  for row in rows:
+    whole, *carved = row['carved']
+    for of in carved:
+      if of['partition'] == 'rows' and of['route'] != 'random_keys':
+        line = points.setdefault((of['route'], of['kept'] / of['tiles']), {})
+        line.setdefault(of['products'] / whole['products'], []).append(of['loss'] - whole['loss'])
+  routes = list(dict.fromkeys(route for route, _ in points))
+  for (route, part), line in sorted(points.items()):
+    costs = sorted(line)
+    label = f'{route.replace("_", " ")}, {part:.1%} of the units'
+    ax.plot(
+      costs,
+      [float(np.mean(line[cost])) for cost in costs],
+      label=label,
+      linewidth=1.0,
+      markersize=4,
+      marker='osD^v'[routes.index(route) % 5],
+      **_style(len(ax.get_lines())),
+    )
+  ax.set(
+    xlabel="products of a token, part of the dense layer's",
+    ylabel='loss less that of the dense model, nats',
+    yscale='log',
+  )
+  ax.legend(frameon=False, fontsize=7, ncols=2)
+  return figure
+
+
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Draw the share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
   return _shares(

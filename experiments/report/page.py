@@ -288,6 +288,12 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     draw('Validation loss; the band is the range over seeds.', figures.loss_curves(rows, shown))
   if gaps := judgement.gaps(name, rows):
     draw('Differences of loss, with 95 % intervals; hollow for one seed.', figures.differences({'': gaps}))
+  if 'carved' in suite.measures:
+    draw(
+      'What carving loses against what is left to compute, in multiply-accumulates with those of routing, mean over '
+      'seeds; a line joins sizes that keep the same part of the hidden units.',
+      figures.frontier(rows),
+    )
   if 'stability' in suite.measures:
     draw(
       'Share of validation tokens whose first tile changed since the checkpoint before; the band is the range over '

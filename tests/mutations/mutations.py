@@ -367,7 +367,7 @@ EDITING = (
     'editing',
     'trix_jax/editing/carving.py',
     'test_carving',
-    ('carving_changes_codes', 'latent_TXY = jnp.where(kept_T11, latent_TXY, codes_TXY)\n', ''),
+    ('carving_changes_codes', 'jnp.where(kept_T11, latent_TXY, codes_TXY)', 'latent_TXY'),
     (
       'carved_units_share_the_scale_of_their_tile',
       'units.up_scale_F[member_TH] *',
