@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
+from trix_jax.core import tile_index
 from trix_jax.editing import carving
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, transformer
@@ -93,6 +94,23 @@ def test_similar_units_share_a_tile():
   member_TH = carving.cluster_units(units, 4)
   assert sorted(np.ravel(member_TH)) == list(range(32))
   assert all(len(set(np.asarray(member)[of_tile])) == 1 for of_tile in np.asarray(member_TH))
+
+
+def test_no_swap_makes_groups_more_alike():
+  point_FD = np.random.default_rng(0).standard_normal((24, 8))
+  member_TH = np.asarray(carving.gather(point_FD, 6, 0))
+  assert sorted(np.ravel(member_TH)) == list(range(24))
+  unit_FD = point_FD / np.linalg.norm(point_FD, axis=1, keepdims=True)
+
+  def alike(groups):
+    return np.linalg.norm(unit_FD[groups].sum(axis=1), axis=1).sum()
+
+  best = alike(member_TH)
+  assert best > alike(np.asarray(tile_index.balanced_kmeans(point_FD, 6, jax.random.key(0)))) + 0.1
+  for a in range(24):
+    for b in range(24):
+      swapped = np.where(member_TH == a, b, np.where(member_TH == b, a, member_TH))
+      assert alike(swapped) < best + 1e-6
 
 
 def test_a_carved_model_computes_the_tiles_of_its_signatures(token_BL):

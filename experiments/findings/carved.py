@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trix_jax.core import tile_index
 from trix_jax.data import corpora
 from trix_jax.editing import carving
 from trix_jax.evaluation.evaluator import Evaluator
@@ -110,7 +109,7 @@ def _cut_by(name: str, seen: list[Seen]) -> carving.Partition:
     return jax.random.permutation(jax.random.key(layer), len(units.tile_F)).reshape(tiles, -1)
 
   def that_are_active_together(units, tiles, layer):
-    return tile_index.balanced_kmeans(jnp.asarray(seen[layer].active_NF.T), tiles, jax.random.key(layer))
+    return carving.gather(jnp.asarray(seen[layer].active_NF.T[:, ::8]), tiles, layer)
 
   return {
     'rows': carving.cluster_units,

@@ -380,8 +380,13 @@ EDITING = (
     ),
     (
       'carving_clusters_units_by_their_outputs',
-      'row_FD = units.up_FD *',
-      'row_FD = units.down_FD *',
+      'return gather(units.up_FD, tiles, layer)',
+      'return gather(units.down_FD, tiles, layer)',
+    ),
+    (
+      'a_swap_is_judged_by_one_of_its_groups',
+      ' + np.sqrt(np.maximum(of_other_F, 0)) - length_T[tile_F]',
+      '',
     ),
     ('any_model_is_carved', 'if not config.ffn.way.takes_all or', 'if'),
   ),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trix_jax.core import tile_index
 from trix_jax.errors import InputError
@@ -70,9 +71,55 @@ Partition = Callable[[Units, int, int], jax.Array]
 
 
 def cluster_units(units: Units, tiles: int, layer: int = 0) -> jax.Array:
-  """Gather units with similar scaled rows into tiles of equal size, by balanced k-means: int32 [T, H]."""
-  row_FD = units.up_FD * units.up_scale_F[:, None]
-  return tile_index.balanced_kmeans(row_FD, tiles, jax.random.key(layer))
+  """Gather units with similar rows into tiles of equal size, int32 [T, H]; see `gather`."""
+  return gather(units.up_FD, tiles, layer)
+
+
+def gather(point_FD: jax.Array, tiles: int, seed: int) -> jax.Array:
+  """Gather points of similar direction into `tiles` groups of equal size: int32 [T, H].
+
+  Balanced k-means, and then swaps of two points for as long as any makes the groups more alike. A group is as alike as
+  the sum of its points, each of length 1, is long.
+  """
+  member_TH = np.array(tile_index.balanced_kmeans(point_FD, tiles, jax.random.key(seed)))
+  unit_FD = np.asarray(point_FD, np.float64)
+  unit_FD = unit_FD / np.maximum(np.linalg.norm(unit_FD, axis=1, keepdims=True), 1e-12)
+  moved = True
+  while moved:
+    moved = _swap_once_each(unit_FD, member_TH)
+  return jnp.asarray(member_TH, jnp.int32)
+
+
+def _swap_once_each(unit_FD: np.ndarray, member_TH: np.ndarray) -> bool:
+  """Swap each point, in place, with the one whose swap gains most, if any gains. Return whether any was swapped."""
+  T, H = member_TH.shape
+  sum_TD = unit_FD[member_TH].sum(axis=1)
+  square_F = np.einsum('fd,fd->f', unit_FD, unit_FD)
+  tile_F, place_F = np.empty(T * H, int), np.empty(T * H, int)
+  tile_F[member_TH], place_F[member_TH] = np.arange(T)[:, None], np.arange(H)
+  moved = False
+  for point in range(T * H):
+    tile = tile_F[point]
+    length_T = np.linalg.norm(sum_TD, axis=1)
+    rest_D = sum_TD[tile] - unit_FD[point]
+    # Squared lengths of both sums, if this point took the place of every other one.
+    of_tile_F = rest_D @ rest_D + 2 * unit_FD @ rest_D + square_F
+    leaving_F = np.einsum('fd,fd->f', sum_TD[tile_F], unit_FD)
+    coming_F = (sum_TD @ unit_FD[point])[tile_F] - unit_FD @ unit_FD[point]
+    of_other_F = (length_T**2)[tile_F] + square_F + square_F[point] + 2 * (coming_F - leaving_F)
+    gain_F = np.sqrt(np.maximum(of_tile_F, 0)) - length_T[tile] + np.sqrt(np.maximum(of_other_F, 0)) - length_T[tile_F]
+    gain_F[tile_F == tile] = 0.0
+    other = int(np.argmax(gain_F))
+    if gain_F[other] < 1e-6:
+      continue
+    its = tile_F[other]
+    change_D = unit_FD[other] - unit_FD[point]
+    sum_TD[tile] += change_D
+    sum_TD[its] -= change_D
+    member_TH[tile, place_F[point]], member_TH[its, place_F[other]] = other, point
+    tile_F[[point, other]], place_F[[point, other]] = (its, tile), (place_F[other], place_F[point])
+    moved = True
+  return moved
 
 
 def build_tiles(units: Units, member_TH: jax.Array, config: FFNConfig) -> dict[str, jax.Array]:
