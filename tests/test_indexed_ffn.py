@@ -68,7 +68,7 @@ def test_all_clusters_probed_is_flat_routing():
   flat = dataclasses.replace(config, clusters=0, probes=1)
   q, step = ffn.ternary.quantise_int8(indexed_ffn.normalise(x, variables['params']['norm']['scale']))
   by = router.Router(index.key_TD, index.scale_T, bias_T=state['balance_bias'])
-  want = router.route(by, flat, x, q, step)
+  want = router.route(by, flat, router.Asked(x, q, step))
   np.testing.assert_array_equal(info.tile_NK, want.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want.gate_NK, rtol=1e-5)
   assert not np.array_equal(apply(module, variables, x)[1].tile_NK, want.tile_NK)

@@ -143,10 +143,10 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
   compact = packed(transformer.TransformerLM(model, V), params, state)
   trained_arrays = weights.as_trained(params, state, model)
   want, want_info = jax.jit(forward.apply_trained_tiles, static_argnums=(1, 2))(
-    trained_arrays, 'layer_0.ffn', config, x_ND, key
+    trained_arrays, 'layer_0.ffn', config, x_ND, None, key
   )
   got, info = jax.jit(forward.apply_packed_tiles, static_argnums=(1, 2))(
-    compact.arrays, 'layer_0.ffn', config, x_ND, key
+    compact.arrays, 'layer_0.ffn', config, x_ND, None, key
   )
   np.testing.assert_array_equal(info.tile_NK, want_info.tile_NK)
   np.testing.assert_allclose(info.gate_NK, want_info.gate_NK, rtol=2e-6)
