@@ -21,6 +21,8 @@ COLOURS = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9', '#9
 STYLES = ('-', '--', ':')
 # Differences of loss up to this many nats have a linear scale, even next to much larger ones.
 LINEAR = 0.05
+# The frontier leaves out what is lost below this many nats, which seeds do not tell from nothing.
+LEAST_LOSS = 0.003
 
 rcParams.update(
   {
@@ -168,32 +170,26 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
 def frontier(rows: Rows) -> Figure:
   """Draw what carved models lose over the part of the dense layer's products that they compute, routing included."""
   figure, [[ax]] = _figure(width=6.4, height=3.8)
-  points: dict[tuple[str, float], dict[float, list[float]]] = {}
+  lines: dict[tuple[str, float], dict[int, list[tuple[float, float]]]] = {}
   for row in rows:
     whole, *carved = row['carved']
     for of in carved:
       if of['partition'] == 'rows' and of['route'] != 'random_keys':
-        line = points.setdefault((of['route'], of['kept'] / of['tiles']), {})
-        line.setdefault(of['products'] / whole['products'], []).append(of['loss'] - whole['loss'])
-  routes = list(dict.fromkeys(route for route, _ in points))
-  for (route, part), line in sorted(points.items()):
-    costs = sorted(line)
+        line = lines.setdefault((of['route'], of['kept'] / of['tiles']), {})
+        line.setdefault(of['tiles'], []).append((of['products'] / whole['products'], of['loss'] - whole['loss']))
+  routes = list(dict.fromkeys(route for route, _ in lines))
+  for (route, part), line in sorted(lines.items(), key=lambda item: (routes.index(item[0][0]), item[0][1])):
+    cost, lost = np.array([np.mean(line[tiles], axis=0) for tiles in sorted(line)]).T
     label = f'{route.replace("_", " ")}, {part:.1%} of the units'
-    ax.plot(
-      costs,
-      [float(np.mean(line[cost])) for cost in costs],
-      label=label,
-      linewidth=1.0,
-      markersize=4,
-      marker='osD^v'[routes.index(route) % 5],
-      **_style(len(ax.get_lines())),
-    )
+    look = _style(len(ax.get_lines())) | {'marker': 'osD^v'[routes.index(route) % 5], 'markersize': 4}
+    ax.plot(cost, lost, label=label, linewidth=1.0, **look)
   ax.set(
     xlabel="products of a token, part of the dense layer's",
     ylabel='loss less that of the dense model, nats',
     yscale='log',
+    ylim=(LEAST_LOSS, None),
   )
-  ax.legend(frameon=False, fontsize=7, ncols=2)
+  ax.legend(frameon=False, fontsize=7, loc='upper center')
   return figure
 
 

@@ -1,7 +1,8 @@
-"""Draw two figures of the documentation from the results of suites: `python -m experiments.report.readme_figures`.
+"""Draw figures of the documentation from the results of suites: `python -m experiments.report.readme_figures`.
 
 differences.png   the difference in loss of each variant of the suites in COMPARED to its baseline
 tile_use.png      the tiles of each class of characters, in the emergent model of seed 0
+carved.png        what carved models lose over what they compute, if the suite carve has results
 """
 
 import pathlib
@@ -21,7 +22,7 @@ COMPARED = ('four_routings', 'controls', 'remedies', 'hierarchy', 'recipe')
 
 
 def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
-  """Draw both figures from the results in one folder into another folder.
+  """Draw the figures from the results in one folder into another folder.
 
   Raises:
     InputError: when there are no results of `four_routings`, or the figures cannot be written.
@@ -42,6 +43,8 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
     ),
     'tile_use': figures.class_tiles(shown[0]['specialisation']),
   }
+  if (path := results / 'carve.json').exists():
+    drawn['carved'] = figures.frontier(results_file.read_whole(path)['rows'])
   paths = []
   for name, figure in drawn.items():
     paths.append(images / f'{name}.png')
