@@ -77,9 +77,11 @@ def test_no_code_changes(token_BL):
     assert len(np.unique(np.abs(carved[layer]['ffn']['up']))) > 100
 
 
-def test_codes_hold_where_latent_weights_cannot():
+@pytest.mark.parametrize('votes', [1, 0])
+def test_codes_hold_where_latent_weights_cannot(votes):
+  """A tile without any vote has no scale that would hold its latent weights below a threshold."""
   config = FFNConfig(d_model=8, d_ff=4, tiles=1)
-  codes = jnp.array([[[1, 0], [0, 0], [0, 0], [0, 0]]], jnp.float32)
+  codes = jnp.zeros((1, 4, 2)).at[0, 0, 0].set(votes)
   latent, scale = carving._hold_codes(jnp.where(codes == 0, 0.49, 0.51), codes, config)
   np.testing.assert_array_equal(jnp.clip(jnp.round(latent / scale[:, None, None]), -1, 1), codes)
 
