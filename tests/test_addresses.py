@@ -93,6 +93,7 @@ def test_a_layer_without_its_tokens_says_what_it_needs():
   'settings',
   fast_first(
     [
+      {'top_k': 2},
       {'top_k': 2, 'keep_ratio': 0.5},
       {'routing': 'learned'},
       {'gate': 'one_hot', 'form': 'reference'},
