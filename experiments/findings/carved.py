@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.suites.carve import PRIMARY
 from trix_jax.data import corpora
 from trix_jax.editing import carving
 from trix_jax.evaluation.evaluator import Evaluator
@@ -17,7 +18,6 @@ from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
 
 # (tiles, kept): a quarter of the units, of which four tiles are the original's Option A, and other parts of them.
-PRIMARY = (128, 32)
 QUARTERS = ((4, 1), (16, 4), (32, 8), (64, 16), PRIMARY, (256, 64))
 OTHERS = ((64, 8), (128, 16), (128, 24), (128, 48), (128, 64), (256, 32), (256, 48), (256, 128), (512, 128))
 # Ways to route and to cut that are compared with votes and with clusters of rows.

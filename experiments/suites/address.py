@@ -6,7 +6,7 @@ from experiments.suites.suite import BIASED, LEARNED, LOSS_FREE, Suite, control,
 TOKEN = {'model.address': 'token'}
 # A hash has no scores, so it has no probability and no balance loss. What it is held against has neither.
 UNSCORED = {'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
-HASHES = ('hash', 'hash_balanced', 'hash_redrawn', 'hash_previous')
+OTHER_HASHES = ('hash_balanced', 'hash_redrawn', 'hash_previous')
 
 
 def _at(count: int, variants: dict) -> dict:
@@ -15,6 +15,7 @@ def _at(count: int, variants: dict) -> dict:
 
 _FEW = {
   'stream': {},
+  'stream_unscored': UNSCORED,
   'token': TOKEN,
   'hash': {**control('hash'), **UNSCORED},
   'token_unscored': {**TOKEN, **UNSCORED},
@@ -25,10 +26,9 @@ _FEW = {
 }
 _MANY = {
   **_FEW,
-  'stream_unscored': UNSCORED,
   'token_biased': {**TOKEN, **BIASED},
   'token_unscored_biased': {**TOKEN, **UNSCORED, **LOSS_FREE},
-  **{name: {**control(name), **UNSCORED} for name in HASHES},
+  **{name: {**control(name), **UNSCORED} for name in OTHER_HASHES},
 }
 _TOP_K = {
   f'{count}_top_{count // 4}_{name}': {**tiles(count, count // 4), **settings}
@@ -37,17 +37,30 @@ _TOP_K = {
 }
 
 
+# What a variant is held against, of as many tiles, where that is not `stream`: only one thing differs in each pair.
+_OTHERS = {
+  'learned_token': 'learned',
+  'random_keys_token': 'random_keys',
+  'token_unscored': 'hash',
+  'hash': 'stream_unscored',
+  'hash_balanced': 'hash',
+  'hash_redrawn': 'hash',
+  'hash_previous': 'hash',
+}
+
+
 def _baselines() -> dict[str, str | None]:
-  against: dict[str, str | None] = {}
-  for count, variants in ((16, _MANY), (4, _FEW), (64, _MANY)):
-    against[f'{count}_stream'] = None
-    for name in variants:
-      # What is asked changes and nothing else, or only what is asked stays.
-      other = {'learned_token': 'learned', 'random_keys_token': 'random_keys', 'token_unscored': 'hash'}.get(name)
-      other = other or ('hash' if name.startswith('hash_') else 'stream_unscored' if name == 'hash' else 'stream')
-      if name != 'stream':
-        against[f'{count}_{name}'] = f'{count}_{other if other in variants else "stream"}'
-  return against | {name: name.replace('token', 'stream') for name in _TOP_K if name.endswith('token')}
+  of_top_k = {name: name.replace('token', 'stream') for name in _TOP_K if name.endswith('token')}
+  return (
+    {f'{count}_stream': None for count in (4, 16, 64)}
+    | of_top_k
+    | {
+      f'{count}_{name}': f'{count}_{_OTHERS.get(name, "stream")}'
+      for count, variants in ((16, _MANY), (4, _FEW), (64, _MANY))
+      for name in variants
+      if name != 'stream'
+    }
+  )
 
 
 def judge_claims(results: Results) -> list[Verdict]:

@@ -202,8 +202,10 @@ def evaluate_packed(
       continue
     model = change_routing(config.model, xla_row['routing'])
     config_of_row = dataclasses.replace(config, model=model)
-    # Another routing may need other arrays: a table of addresses is for one that scores.
-    arrays = {**packed_as_trained, **weights.pack(params, routing_state, config_of_row)}
+    arrays = packed_as_trained
+    # Another routing may need more arrays: a table of addresses is for one that scores.
+    if weights.layout(config_of_row).keys() - arrays.keys():
+      arrays = {**arrays, **weights.pack(params, routing_state, config_of_row)}
     packed = make_packed_backend(config_of_row)
     row = Evaluator(model, vocabulary, tokens, packed)(arrays)
     trained = make_trained_backend(model, len(vocabulary))

@@ -46,13 +46,13 @@ class Control:
 
 def route_by_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Give each token a fixed tile, its number modulo T, in every context (arXiv 2106.04426)."""
-  return _send(layer, given, _tokens(given).number % layer.config.tiles)
+  return _send_to_one(layer, given, _tokens(given).number % layer.config.tiles)
 
 
 def route_by_previous_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Give each token the tile of the token before it, that one's number modulo T."""
   before = jnp.roll(_tokens(given).number, 1, axis=-1).at[..., 0].set(0)
-  return _send(layer, given, before % layer.config.tiles)
+  return _send_to_one(layer, given, before % layer.config.tiles)
 
 
 def route_by_balanced_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
@@ -63,7 +63,7 @@ def route_by_balanced_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.R
   tokens, T = _tokens(given), layer.config.tiles
   V = tokens.vocabulary_size
   tile_V = layer.variable('routing', 'token_tile', lambda: jnp.arange(V, dtype=jnp.int32) % T).value
-  info = _send(layer, given, tile_V[tokens.number])
+  info = _send_to_one(layer, given, tile_V[tokens.number])
   return dataclasses.replace(info, token_share_V=routing.load(tokens.number.reshape(-1, 1), V))
 
 
@@ -72,7 +72,7 @@ def route_by_redrawn_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.Ro
   tokens = _tokens(given)
   draw = layer.variable('routing', 'draw', jnp.zeros, (), jnp.int32).value
   tile_V = jax.random.permutation(jax.random.key(draw), tokens.vocabulary_size) % layer.config.tiles
-  return _send(layer, given, tile_V[tokens.number])
+  return _send_to_one(layer, given, tile_V[tokens.number])
 
 
 def _tokens(given) -> ffn.Tokens:
@@ -80,11 +80,14 @@ def _tokens(given) -> ffn.Tokens:
   return given.tokens
 
 
-def _send(layer, given, tile):
-  """Send every token to one tile, with gate 1. Scores are those of the signatures, for the statistics."""
+def _send(layer, given, tile_NK):
+  """Send every token to the given tiles, with gates of 1. Scores are those of the signatures, for the statistics."""
   info = ffn.route_by_signatures(layer, given)
-  tile_NK = tile.reshape(-1, 1).astype(jnp.int32)
   return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
+
+
+def _send_to_one(layer, given, tile):
+  return _send(layer, given, tile.reshape(-1, 1).astype(jnp.int32))
 
 
 def route_by_random_keys(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
@@ -123,7 +126,8 @@ def route_by_activity(layer: nn.Module, given: ffn.RouteInput) -> routing.Routin
   """Route by what all hidden units would put out, the most that a routing can know from their pre-activations."""
   unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
   active_NTH = ACTIVATIONS[layer.config.activation](unit_NTH)
-  return _choose_by(layer, given, jnp.einsum('nth,th->nt', active_NTH, norm_TH))
+  score_NT = jnp.einsum('nth,th->nt', active_NTH, norm_TH)
+  return _send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
 def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
@@ -135,7 +139,8 @@ def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingI
   unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
   energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
   vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
-  return _choose_by(layer, given, energy_NT + ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / layer.config.hidden))
+  score_NT = energy_NT + ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / layer.config.hidden)
+  return _send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
 def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array, jax.Array]:
@@ -143,13 +148,6 @@ def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array
   unit_NTH = jnp.einsum('nd,tdh->nth', asked.q_ND, tiles.up_TDH)
   norm_TH = jnp.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
   return unit_NTH * (asked.step_N1[..., None] * tiles.up_scale_TH), norm_TH
-
-
-def _choose_by(layer, given, score_NT):
-  """Choose the tiles with the highest of these scores, with gates of 1."""
-  tile_NK = routing.select(score_NT, layer.config.top_k)
-  info = ffn.route_by_signatures(layer, given)
-  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
 
 
 def route_by_draw(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
