@@ -2,6 +2,7 @@
 
 from experiments.suites import (
   address,
+  better,
   carve,
   controls,
   data_efficiency,
@@ -65,5 +66,6 @@ SUITES = {
     dropout,
     dense_twin,
     recipe,
+    better,
   )
 }

@@ -1,0 +1,35 @@
+"""Candidates for a better recipe of at most 842,817 parameters: other addresses, finer tiles, longer training.
+
+The first variant is the recipe. One seed of each candidate tells which are worth five.
+"""
+
+from experiments.suites.suite import Suite, control, scaled_steps, tiles
+
+TOKEN = {'model.address': 'token'}
+HASH = {**control('hash'), 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+TWICE = scaled_steps(2)
+FINE_BY_TOKEN = {**tiles(16, 4), **TOKEN}
+
+LONGER = {
+  'twice': TWICE,
+  'twice_dropout_0.05': {**TWICE, 'model.dropout': 0.05},
+  '16_top_4_token_twice': {**FINE_BY_TOKEN, **TWICE},
+  '16_top_4_token_twice_dropout_0.05': {**FINE_BY_TOKEN, **TWICE, 'model.dropout': 0.05},
+  '16_top_4_token_twice_dropout_0.1': {**FINE_BY_TOKEN, **TWICE, 'model.dropout': 0.1},
+}
+
+SUITE = Suite(
+  'A better recipe',
+  'Which settings lower the loss of the recipe, without more parameters?',
+  {
+    'recipe': {},
+    '4_token': TOKEN,
+    '16_top_4': tiles(16, 4),
+    '16_top_1_token': {**tiles(16, 1), **TOKEN},
+    '16_top_4_token': FINE_BY_TOKEN,
+    '4_hash': HASH,
+    **LONGER,
+  },
+  ('specialisation',),
+  against={name: 'twice' if name != 'twice' else None for name in LONGER},
+)
