@@ -9,10 +9,10 @@ The models have two sizes, both in the reference form with random weights: `refe
   prefill   a prompt of 256 tokens a row
   ffn       one feed-forward layer alone, as a step of a compiled loop (PyTorch: a Python loop)
 
-with 1 and 64 rows (`ffn`: tokens; `torch original`: 1 row). The variants are `packed` (one tile a token) and `packed
-all tiles`, `xla dense` and `xla sparse` (xla_inference.py), `torch cached` and `torch original` (torch_inference.py).
-Each runs in its own process, for --rounds rounds, and the variants take turns. The table gives medians; --json also
-writes the least and the most.
+with 1 and 64 rows (`ffn`: tokens; `torch original`: 1 row). The variants are `packed` (one tile a token), `packed by
+token` (a table holds each token's tile) and `packed all tiles`, `xla dense` and `xla sparse` (xla_inference.py), `torch
+cached` and `torch original` (torch_inference.py). Each runs in its own process, for --rounds rounds, and the variants
+take turns. The table gives medians; --json also writes the least and the most.
 
 Memory is the size of the weights, and the growth of the process to its peak. With PyTorch the growth counts from before
 the model exists. With JAX it counts from after, and includes compilation. So compare it within one library only. `torch
@@ -41,6 +41,7 @@ VARIANTS = tuple(
   for size in SIZES
   for name, counts in (
     ('packed', TILES),
+    ('packed by token', TILES),
     ('packed all tiles', TILES),
     ('xla dense', TILES[:1]),
     ('xla sparse', TILES),
@@ -170,11 +171,12 @@ def measure_jax(size, variant, tiles) -> dict:
 
   from trix_jax import configuration, inference
   from trix_jax.inference import forward, weights
-  from trix_jax.nn import transformer
+  from trix_jax.nn import ffn, transformer
   from trix_jax.training.step import init_state
 
   settings = configuration.reference_config('dense' if 'all tiles' in variant or 'dense' in variant else 'emergent')
-  settings.model.update({**size, 'tiles': tiles, 'context': CONTEXT})
+  address = 'token' if 'by token' in variant else 'stream'
+  settings.model.update({**size, 'tiles': tiles, 'context': CONTEXT, 'address': address})
   config = configuration.parse(settings)
   vocabulary = ''.join(chr(64 + i) for i in range(VOCABULARY))
   params = jax.jit(lambda: init_state(config, transformer.TransformerLM(config.model, len(vocabulary))).params)()
@@ -193,10 +195,11 @@ def measure_jax(size, variant, tiles) -> dict:
   times, before = {}, peak_memory()
   for rows in ROWS:
     x_ND = jax.random.normal(jax.random.key(0), (rows, size['d_model']))
+    tokens = ffn.Tokens(jnp.arange(rows, dtype=jnp.int32) % VOCABULARY, VOCABULARY, x_ND)
 
     def loop(arrays, x_ND):
       def step(x_ND, _):
-        y_ND, _ = computation.apply_tiles(arrays, 'layer_0.ffn', config.model.ffn, x_ND, None, None)
+        y_ND, _ = computation.apply_tiles(arrays, 'layer_0.ffn', config.model.ffn, x_ND, tokens, None)  # noqa: B023
         return x_ND + 1e-6 * y_ND, None
 
       return jax.lax.scan(step, x_ND, length=200)[0]
@@ -207,8 +210,8 @@ def measure_jax(size, variant, tiles) -> dict:
     keys_B = jax.vmap(jax.random.key)(np.arange(rows, dtype=np.uint32))
 
     def read(length, rows=rows):
-      tokens, lengths = np.zeros((rows, length), np.int32), np.full(rows, length, np.int32)
-      return jax.block_until_ready(inference.prefill(computation, packed_config, arrays, tokens, lengths))
+      token_BL, lengths = np.zeros((rows, length), np.int32), np.full(rows, length, np.int32)
+      return jax.block_until_ready(inference.prefill(computation, packed_config, arrays, token_BL, lengths))
 
     times[f'prefill {rows}'] = timed(lambda: read(CONTEXT), 1)
     beginning = read(64)
