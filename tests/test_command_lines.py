@@ -131,8 +131,10 @@ def test_looking_tiles_up(trained):
     (['--text=€'], "never seen: '€'"),
     (['--text='], 'has 0 characters'),
     (['--layer=0', '--tile=4'], 'tile 4 is not there; this model has tiles 0 to 3'),
-    (['--layer=0'], 'give either --text'),
-    ([], 'give either --text'),
+    (['--layer=0'], 'give one of --text'),
+    ([], 'give one of --text'),
+    (['--text=to', '--addresses'], 'give one of --text'),
+    (['--addresses'], 'needs model.address=token'),
   ):
     bad(run('lookup', f'--workdir={trained[0]}', *wrong), message)
 

@@ -8,7 +8,8 @@ import pytest
 from tiers import fast_first
 
 from trix_jax import configuration
-from trix_jax.inspection import tile_cards
+from trix_jax.errors import InputError
+from trix_jax.inspection import address_map, tile_cards
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
 from trix_jax.training.step import init_state
@@ -56,3 +57,25 @@ def test_a_card_says_when_its_signature_did_not_route():
   words = 'its signature did not'
   assert words not in tile_cards.format_card(tile_cards.make_card(trained(), 0, 1, tokens))
   assert words in tile_cards.format_card(tile_cards.make_card(trained(routing='learned'), 0, 1, tokens))
+
+
+@pytest.mark.parametrize('top_k', fast_first([2, 1]))
+def test_a_map_has_the_tiles_that_characters_get_in_a_text(top_k):
+  model = trained(address='token', top_k=top_k, layers=2)
+  tile_YVK = address_map.map_addresses(model)
+  answers = tile_cards.look_up(model, 'hgfedcba')
+  np.testing.assert_array_equal(tile_YVK[:, ::-1], [answer.tile_LK for answer in answers])
+  blocks = address_map.format_map(tile_YVK, VOCABULARY, 8).split('layer ')[1:]
+  for block, tile_VK in zip(blocks, tile_YVK, strict=True):
+    rows = [line.split()[2:] for line in block.splitlines()[1:]]
+    assert rows == [[VOCABULARY[v] for v in range(8) if tile in tile_VK[v]] for tile in range(8)]
+
+
+def test_a_map_names_characters_that_would_not_be_seen():
+  shown = address_map.format_map(np.zeros((1, 3, 1), int), ' \na', 1)
+  assert shown.splitlines()[1].split('0  ')[1] == r"' ' '\n' a"
+
+
+def test_a_model_with_other_addresses_in_other_contexts_has_no_map():
+  with pytest.raises(InputError, match='depend on the context'):
+    address_map.map_addresses(trained())

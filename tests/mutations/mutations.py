@@ -876,6 +876,12 @@ INSPECTION = (
       'first_N - info.probability_NJ.max(axis=-1)',
     ),
   ),
+  *_in(
+    'inspection',
+    'trix_jax/inspection/address_map.py',
+    'test_tile_cards',
+    ('a_map_of_first_tiles_only', '(tile_VK == tile).any(axis=1)', '(tile_VK[:, 0] == tile)'),
+  ),
 )
 
 CLI = (
