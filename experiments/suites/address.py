@@ -1,11 +1,8 @@
 """What to ask: the contextual stream, or the token itself, which then has one address in all contexts."""
 
 from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
-from experiments.suites.suite import BIASED, LEARNED, LOSS_FREE, Suite, control, tiles
+from experiments.suites.suite import BIASED, LEARNED, LOSS_FREE, TOKEN, UNSCORED, Suite, control, tiles
 
-TOKEN = {'model.address': 'token'}
-# A hash has no scores, so it has no probability and no balance loss. What it is held against has neither.
-UNSCORED = {'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
 OTHER_HASHES = ('hash_balanced', 'hash_redrawn', 'hash_previous')
 
 

@@ -3,10 +3,8 @@
 The first variant is the recipe. One seed of each candidate tells which are worth five.
 """
 
-from experiments.suites.suite import Suite, control, scaled_steps, tiles
+from experiments.suites.suite import TOKEN, UNSCORED, Suite, control, scaled_steps, tiles
 
-TOKEN = {'model.address': 'token'}
-HASH = {**control('hash'), 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
 TWICE = scaled_steps(2)
 FINE_BY_TOKEN = {**tiles(16, 4), **TOKEN}
 
@@ -27,9 +25,9 @@ SUITE = Suite(
     '16_top_4': tiles(16, 4),
     '16_top_1_token': {**tiles(16, 1), **TOKEN},
     '16_top_4_token': FINE_BY_TOKEN,
-    '4_hash': HASH,
+    '4_hash': {**control('hash'), **UNSCORED},
     **LONGER,
   },
   ('specialisation',),
-  against={name: 'twice' if name != 'twice' else None for name in LONGER},
+  against=dict.fromkeys(LONGER, 'twice') | {'twice': None},
 )

@@ -128,9 +128,12 @@ class Suite:
     return self.against.get(variant, first if variant != first else None)
 
 
-DENSE = {'model.routing': 'dense', 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+# A gate of 1 and no balance loss, for routings without scores and what is held against them.
+UNSCORED = {'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+DENSE = {'model.routing': 'dense', **UNSCORED}
 LEARNED = {'model.routing': 'learned'}
-RANDOM = {'model.routing': 'random', 'model.gate': 'one_hot', 'loss.balance_weight': 0.0}
+RANDOM = {'model.routing': 'random', **UNSCORED}
+TOKEN = {'model.address': 'token'}
 BIASED = {'model.balance_bias': True, 'loss.balance_bias_rate': 0.02}
 LOSS_FREE = {**BIASED, 'loss.balance_weight': 0.0}
 

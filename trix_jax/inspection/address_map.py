@@ -18,7 +18,8 @@ def map_addresses(trained: checkpoints.Trained) -> np.ndarray:
   config = trained.model.config
   if not config.ffn.has_fixed_addresses or config.control != NO_CONTROL:
     raise InputError(
-      'the tiles of this model depend on the context; a map needs model.address=token, without a control'
+      'the tiles of this model may depend on the context; a map needs model.address=token, a routing by scores, and no '
+      'control'
     )
   token_V1 = np.arange(len(trained.vocabulary), dtype=np.int32)[:, None]
   apply = jax.jit(transformer.apply, static_argnums=0)
