@@ -44,6 +44,9 @@ def rows_of(suite, losses, **extra):
       'passage': {'text': 'a<b&\nc', 'tiles': [[0, 0, 1, 1, 0, 1], [1] * 6]},
       'signatures': [[[1, -1], [0, 2]]] * 2,
       'carved': carved_rows(loss),
+      'best_tiles': best_tiles_rows(loss),
+      'readings': READINGS,
+      'stand_ins': stand_ins_rows(loss),
       'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}],
       **extra,
     }
@@ -69,4 +72,42 @@ def carved_rows(loss, lost=0.02):
       }
       for tiles, route, of in ((128, 'votes', lost), (128, 'fitted_gate', lost + loss / 100), (4, 'votes', 0.4))
     ),
+  ]
+
+
+def best_tiles_rows(loss, gain=0.4, fitted=0.0):
+  """Layers whose oracle gains as much as is said, a quarter of it beyond luck, and whose fitted gate gains so much."""
+  way = {'loss': loss, 'together': loss, 'best': loss / 5, 'best_two': loss / 4}
+  ways = {'routed': way, 'fitted': {**way, 'loss': loss - fitted}, 'by_character': way, 'uniform': way}
+  row = {'routed': loss, 'oracle': loss - gain, 'borrowed': loss - 0.75 * gain, 'own_gate_oracle': loss, 'ways': ways}
+  return [{'layer': layer, **row} for layer in (0, 1)]
+
+
+_TILES = {
+  'apart': [0.1, 0.2, 0.3, 0.4],
+  'agreement': [1.0, 1.3, 1.2, 1.1],
+  'magnitude': [1.0, 1.0, 1.0, 1.0],
+  'load': [0.4, 0.3, 0.2, 0.1],
+  'margin': [0.1, 0.2, 0.4, 0.3],
+  'removed': [0.01, 0.02, 0.03, 0.05],
+  'silent': [0.01, 0.02, 0.03, 0.05],
+}
+# Signatures tell what each tile is worth, and loads tell the contrary. The first layer is worth most.
+READINGS = {
+  'layers': [
+    {'agreement': 1.5 - layer, 'diversity': 0.5, 'codes': 0.6, 'magnitude': 1.0, 'depth': layer, 'silent': 0.5 - layer}
+    for layer in (0.0, 0.1, 0.2)
+  ],
+  'tiles': [_TILES, _TILES],
+  'difficulty': {'margin': [0.1, 0.2], 'mean_margin': 0.2, 'rarity': -0.3, 'by_character': 0.4, 'entropy': 0.7},
+}
+
+
+def stand_ins_rows(loss, matched=0.3):
+  """Layers that lose 0.2 when silent, and as much as is said, or less behind rotations, with tiles of another model."""
+  pair = {'matched': matched, 'others': loss / 4, 'best': 0.1, 'matched_is_best': 0.5, 'likeness': 0.1}
+  names = ('plain_signatures', 'aligned_signatures', 'aligned_usage', 'plain_usage')
+  pairs = {name: {**pair, 'matched': matched - 0.2 * name.startswith('aligned')} for name in names}
+  return [
+    {'layer': layer, 'routed': loss, 'silent': 0.2, 'own': 0.4, 'any_own': 0.5, 'pairs': pairs} for layer in (0, 1)
   ]

@@ -53,6 +53,36 @@ def test_what_is_given_in_parts_is_a_part_of_what_the_budget_has(tmp_path):
   ] == [(16, 1200), (32, 600), (16, 2400)]
 
 
+def test_a_run_is_measured_with_one_of_its_seed_that_differs_in_its_draws(tmp_path):
+  runs = {of.variant: of for of in small_runs('transfer', tmp_path, 1)}
+  for variant, partner in suites.SUITES['transfer'].partners.items():
+    ours, theirs = runs[variant], runs[partner]
+    assert ours.partner == theirs and theirs in ours.needs and theirs.partner is None
+    assert ours.settings == {**theirs.settings, 'seed': ours.settings['seed']}
+    assert theirs.settings['seed'] == ours.settings['seed'] + 100
+  assert runs['branch'].needs[0] == runs['twin_branch'].needs[0] == runs['trunk']
+  # The other run is the one of the suite `address`, which is trained once.
+  [of] = planning.runs_of('address', ['16_stream'], 'small', tmp_path, 1)
+  assert of.digest == runs['emergent'].digest
+
+
+def test_the_program_that_measures_gets_the_partner(tmp_path, monkeypatch, jobs):
+  plan = run.Plan('small', tmp_path, tmp_path / 'runs', 1)
+  commands = []
+
+  def call(command, of, *_):
+    commands.append(command)
+    raise execution.RunFailed('enough')
+
+  monkeypatch.setattr(run, 'train', lambda *_: None)
+  monkeypatch.setattr(run, 'call', call)
+  for of in small_runs('transfer', tmp_path, 1)[:2]:
+    with pytest.raises(execution.RunFailed):
+      run.result_of(of, plan, Progress([]), jobs)
+  twin = small_runs('transfer', tmp_path, 1)[1].workdir
+  assert [[word for word in words if 'partner' in word] for words in commands] == [[f'--partner={twin}'], []]
+
+
 def test_a_budget_does_not_train_what_it_has_already_under_another_name():
   def dropouts(budget):
     return [name for name in suites.variants_of(suites.SUITES['recipe'], suites.BUDGETS[budget]) if 'dropout' in name]
@@ -427,7 +457,8 @@ def test_every_measure_of_a_small_run(tmp_path):
   )
   config.update({'corpus': 'file', 'file': str(tmp_path / 'patterns.txt'), 'sample_length': 0})
   loop.train(config, tmp_path / 'run')
-  result = json.loads(json.dumps(measure.of_run(tmp_path / 'run', list(measure.MEASURES))))
+  names = [name for name in measure.MEASURES if name != 'carved']  # A model with tiles that were trained is not carved.
+  result = json.loads(json.dumps(measure.of_run(tmp_path / 'run', names, tmp_path / 'run')))
   trained = checkpoints.load_trained(tmp_path / 'run', 'best')
   validation = trained.corpus().validation
   assert result['loss'] == pytest.approx(trained.validation_loss) and result['routings']['emergent'] == pytest.approx(
@@ -451,6 +482,12 @@ def test_every_measure_of_a_small_run(tmp_path):
   [pair] = result['stability']
   assert (pair['from'], pair['to']) == (2, 4) and all(0 <= changed < 1 for changed in pair['changed'])
   assert np.shape(result['signatures']) == (2, 4, 16) and result['fitted_gate'] > 0
+  # A model stands in for itself at no loss, and its routing takes the best tile as often as its table says.
+  assert [of['pairs']['plain_signatures']['matched'] for of in result['stand_ins']] == pytest.approx([0, 0], abs=1e-5)
+  for of in result['best_tiles']:
+    assert of['ways']['routed']['loss'] == pytest.approx(of['routed'], rel=1e-4)
+    assert of['oracle'] <= min(way['loss'] for way in of['ways'].values())
+  assert [len(of['removed']) for of in result['readings']['tiles']] == [4, 4]
 
 
 STORED = [

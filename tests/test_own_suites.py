@@ -130,7 +130,11 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
       "{'loss.teacher': '{for}'}",
       "'eight': loss.teacher = '{for}' names no variant; choose from",
     ),
-    ("{'model.tiles': 8}", "{'loss.teacher': '{eight}'}", "'eight' starts from, or learns from, what needs it in turn"),
+    (
+      "{'model.tiles': 8}",
+      "{'loss.teacher': '{eight}'}",
+      "'eight' starts from, learns from, or is measured with, what needs it",
+    ),
     ("('routings',)", "('routing',)", "measures has 'routing'; choose from routings, "),
     ("('routings',)", "('routings')", r"measures is the text 'routings'; give a tuple, such as \('routings',\)"),
     ('verdicts=', "against={'eight': 'five'}, verdicts=", "against has 'five'; choose from four, eight"),

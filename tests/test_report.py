@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from made_up_rows import carved_rows, rows_of
+from made_up_rows import best_tiles_rows, carved_rows, rows_of, stand_ins_rows
 from tiers import slow
 
 from experiments import suites
@@ -192,6 +192,35 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('carve', rows, 'fitted to data')['verdict'] == 'holds'
   rows = rows_of('carve', {'dense': [1.5, 1.51]}, carved=carved_rows(1.5, 0.04))
   assert verdict_of('carve', rows, 'at most 0.03')['verdict'] == 'does not hold'
+  rows = rows_of('oracle', {'16_emergent': [1.50, 1.51], '16_learned': [1.40, 1.41]})
+  assert verdict_of('oracle', rows, 'primary')['ours'] == '+2.0 ± 0.0 % of tokens'
+  assert verdict_of('oracle', rows, 'primary')['verdict'] == 'holds'
+  fits, fitted = '16_emergent: an oracle', '16_emergent: a gate fitted'
+  assert verdict_of('oracle', rows, fits)['ours'].startswith('-0.1000 ± 0.0000 nats; 0.4000')
+  assert verdict_of('oracle', rows, fitted)['verdict'] == 'undecided'
+  rows = rows_of('oracle', {'16_emergent': [1.5, 1.51]}, best_tiles=best_tiles_rows(1.5, -0.4, 0.01))
+  assert [verdict_of('oracle', rows, words)['verdict'] for words in (fits, fitted)] == ['does not hold', 'holds']
+  rows = rows_of('transfer', {'emergent': [1.50, 1.52], 'deep': [1.4, 1.4]})
+  assert verdict_of('transfer', rows, 'primary')['ours'].startswith('-0.0775')
+  assert verdict_of('transfer', rows, 'primary')['verdict'] == 'holds'
+  assert verdict_of('transfer', rows, 'independent model, as it is, loses less than no tile')['verdict'] == (
+    'does not hold'
+  )
+  assert verdict_of('transfer', rows, 'independent model, behind rotations, loses less than no tile')['verdict'] == (
+    'holds'
+  )
+  assert verdict_of('transfer', rows, 'better than load')['ours'] == '1.00 ± 0.00 against -1.00 ± 0.00, +2.00 ± 0.00'
+  assert verdict_of('transfer', rows, 'better than load')['verdict'] == 'holds'
+  assert verdict_of('transfer', rows, 'less than the one with the least load')['ours'].startswith('-0.0400')
+  assert verdict_of('transfer', rows, 'better than earlier layers')['verdict'] == 'undecided'
+  assert verdict_of('transfer', rows, 'better than mean loss')['verdict'] == 'does not hold'
+  rows = rows_of('transfer', {'emergent': [1.5, 1.5]}, stand_ins=stand_ins_rows(1.0))
+  assert verdict_of('transfer', rows, 'primary')['verdict'] == 'does not hold'
+  # Runs without a partner have no stand-ins.
+  assert not any(
+    'primary' in of['claim']
+    for of in judgement.judge_suite('transfer', rows_of('transfer', {'emergent': [1.5]}, stand_ins=[]))
+  )
   rows = rows_of('stability', {'emergent': [1.0, 1.1]})
   assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
   assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'

@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import scipy.stats
 from absl import flags
 
-from experiments.findings import carved
+from experiments.findings import best_tiles, carved, readings, stand_ins
 from experiments.suites import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.configuration import RunConfig
@@ -191,32 +191,48 @@ MEASURES: dict[str, Callable[..., Any]] = {
   'signatures': signatures,
   'stability': stability,
   'carved': carved.carve_in_many_ways,
+  'best_tiles': best_tiles.force_every_tile,
+  'readings': readings.read_and_hold,
+  'stand_ins': stand_ins.let_stand_in,
 }
-# Measures that read more than one checkpoint.
+# Measures that read more than one checkpoint, and those that also take another run, or None.
 OF_WORKDIRS = ('stability',)
+OF_PAIRS = ('stand_ins',)
 
 
-def of_run(workdir: pathlib.Path, measures: Sequence[str]) -> dict[str, Any]:
-  """Return `basics` and these measures of the best checkpoint in a workdir."""
+def of_run(workdir: pathlib.Path, measures: Sequence[str], partner: pathlib.Path | None = None) -> dict[str, Any]:
+  """Return `basics` and these measures of the best checkpoint in a workdir, some with that in a partner's workdir."""
   trained = checkpoints.load_trained(workdir, 'best')
   result = basics(trained, workdir)
   for name in measures:
     print(f'measuring {name}', flush=True)
-    of = (trained, workdir) if name in OF_WORKDIRS else (trained,)
+    of: tuple[Any, ...] = (trained, workdir) if name in OF_WORKDIRS else (trained,)
+    if name in OF_PAIRS:
+      of = (trained, checkpoints.load_trained(partner, 'best') if partner else None)
     result[name] = MEASURES[name](*of)
   return result
 
 
-def main(workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path) -> None:
+def main(
+  workdir: pathlib.Path, measures: Sequence[str], path: pathlib.Path, partner: pathlib.Path | None = None
+) -> None:
   """Measure a run and write the result. Raise InputError before any work if that is impossible."""
   if unknown := [name for name in measures if name not in MEASURES]:
     raise InputError(f'unknown measure {unknown[0]!r}; choose from {", ".join(MEASURES)}')
   files.check_writable(path)
-  files.write_text(path, json.dumps(of_run(workdir, measures)))
+  files.write_text(path, json.dumps(of_run(workdir, measures, partner)))
 
 
 if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
   _MEASURES = flags.DEFINE_list('measures', [], 'Measures to take, of experiments.findings.measure.MEASURES.')
   _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
-  launcher.run_main(lambda: main(arguments.folder_of(_WORKDIR), _MEASURES.value, pathlib.Path(_JSON.value)))
+  _PARTNER = flags.DEFINE_string('partner', '', 'Folder of another run, for measures that compare two.')
+  launcher.run_main(
+    lambda: main(
+      arguments.folder_of(_WORKDIR),
+      _MEASURES.value,
+      pathlib.Path(_JSON.value),
+      arguments.folder_of(_PARTNER) if _PARTNER.value else None,
+    )
+  )

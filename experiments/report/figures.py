@@ -193,6 +193,75 @@ def frontier(rows: Rows) -> Figure:
   return figure
 
 
+def oracle(rows: Rows, variants: Sequence[str]) -> Figure:
+  """Draw for the last layer what ways to choose lose, less what was routed, and how often they take the best tile."""
+  shown = [name for name in variants if any(row['variant'] == name for row in rows)]
+  figure, axes = _figure(columns=2, width=4.2, height=0.9 + 0.3 * len(shown))
+  marks = {'borrowed': ('x', 'oracle of changes that fit other tokens'), 'oracle': ('o', 'oracle')}
+  chosen = {'fitted': ('D', 'fitted gate'), 'by_character': ('s', 'table by character'), 'routed': ('o', 'routed')}
+  lost, taken = axes[0]
+  for place, name in enumerate(shown):
+    last = [row['best_tiles'][-1] for row in rows if row['variant'] == name]
+    points = {key: [of[key] - of['routed'] for of in last] for key in marks}
+    points |= {key: [of['ways'][key]['loss'] - of['routed'] for of in last] for key in chosen if key != 'routed'}
+    for colour, (key, values) in enumerate(points.items()):
+      mark, label = (marks | chosen)[key]
+      of = {'marker': mark, 'color': COLOURS[colour], 'linestyle': '', 'markersize': 4, 'alpha': 0.8}
+      lost.plot(values, [place] * len(values), label=label if not place else None, **of)
+    for key in ('routed', 'fitted', 'by_character'):
+      mark, label = chosen[key]
+      of = {
+        'marker': mark,
+        'linestyle': '',
+        'markersize': 4,
+        'alpha': 0.8,
+        'color': COLOURS[4 - list(chosen).index(key)],
+      }
+      values = [100 * row['ways'][key]['best'] for row in last]
+      taken.plot(values, [place] * len(values), label=label if not place else None, **of)
+    chance = 100 * last[0]['ways']['uniform']['best']
+    taken.plot([chance] * 2, [place - 0.3, place + 0.3], color=INK, label='' if place else 'chance')
+  lost.axvline(0, color=INK, linewidth=0.8, linestyle=':')
+  lost.set(xlabel='loss less that of the routing, nats', yticks=range(len(shown)), yticklabels=shown)
+  taken.set(xlabel='% of tokens with the best tile', yticks=[], xlim=(0, None))
+  for ax in axes[0]:
+    ax.set_ylim(len(shown) - 0.5, -0.5)
+    ax.legend(frameon=False, fontsize=7, loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=2)
+  return figure
+
+
+def stand_ins(rows: Rows, variants: Sequence[str]) -> Figure:
+  """Draw what models lose when tiles of another model stand in, mean over layers, with a point for each seed."""
+  shown = [name for name in variants if any(row['variant'] == name and row['stand_ins'] for row in rows)]
+  figure, [axes] = _figure(columns=max(1, len(shown)), width=3.8, height=2.8)
+
+  def lose(layer, label):
+    if label in ('no tile', 'own tile, most similar'):
+      return layer['silent' if label == 'no tile' else 'own']
+    way, kind = label.split(': ')
+    return layer['pairs'][way.replace(', by ', '_')][kind]
+
+  for ax, name in zip(axes, shown, strict=False):
+    of = [row['stand_ins'] for row in rows if row['variant'] == name]
+    ways = [way.replace('_', ', by ') for way in of[0][0]['pairs']]
+    lines = ['no tile', 'own tile, most similar', *(f'{way}: {kind}' for way in ways for kind in ('matched', 'others'))]
+    for place, label in enumerate(lines):
+      points = [float(np.mean([lose(layer, label) for layer in layers])) for layers in of]
+      ax.plot(points, [place] * len(points), 'o', markersize=4, alpha=0.8, color=COLOURS[place // 2 % len(COLOURS)])
+    ax.set(xlabel='nats lost', title=name, xlim=(0, None), yticks=range(len(lines)))
+    ax.set_yticklabels(lines if ax is axes[0] else [])
+    ax.invert_yaxis()
+    ax.grid(axis='x', alpha=0.2)
+  return figure
+
+
+def correlations(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figure:
+  """Draw rank correlations of what was read with the loss that it should predict, with intervals."""
+  figure, ax, place = _intervals(groups)
+  ax.set(xlabel="Spearman's correlation with the loss", ylim=(place - 0.4, -0.6), xlim=(-1.05, 1.05))
+  return figure
+
+
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Draw the share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
   return _shares(
@@ -240,6 +309,22 @@ def _shares(
 
 def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figure:
   """Draw differences of loss with intervals, a line each, under the heads of their groups; hollow for one seed."""
+  figure, ax, place = _intervals(groups)
+  label = 'nats to what it is held against; left is better'
+  if max(map(abs, ax.get_xlim())) > 2 * LINEAR:  # This keeps a large difference from hiding the others.
+    ax.set_xscale('symlog', linthresh=LINEAR)
+    label += f'\n(logarithmic beyond {LINEAR:g})'
+    ticks_x = [-0.1, -0.04, -0.02, 0, 0.02, 0.04, 0.1, 0.2, 0.5, 1, 2, 5]
+    low, high = ax.get_xlim()
+    ax.set_xticks([at for at in ticks_x if low <= at <= high])
+    ax.xaxis.set_major_formatter('{x:g}')
+  ax.set(xlabel=label, ylim=(place - 0.4, -0.6))
+  ax.minorticks_off()
+  return figure
+
+
+def _intervals(groups: Mapping[str, Mapping[str, estimates.Estimate]]):
+  """Draw estimates with their intervals. Return the figure, its axes and the number of lines."""
   lines = sum(len(group) + 1 for group in groups.values())
   figure, [[ax]] = _figure(width=6.4, height=0.6 + 0.2 * lines)
   place, ticks = 0, []
@@ -266,16 +351,6 @@ def differences(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figur
   ax.set_yticks([at for at, _, _ in ticks], labels=[name for _, name, _ in ticks])
   for label, (_, _, weight) in zip(ax.get_yticklabels(), ticks, strict=True):
     label.set_fontweight(weight)
-  label = 'nats to what it is held against; left is better'
-  if max(map(abs, ax.get_xlim())) > 2 * LINEAR:  # This keeps a large difference from hiding the others.
-    ax.set_xscale('symlog', linthresh=LINEAR)
-    label += f'\n(logarithmic beyond {LINEAR:g})'
-    ticks_x = [-0.1, -0.04, -0.02, 0, 0.02, 0.04, 0.1, 0.2, 0.5, 1, 2, 5]
-    low, high = ax.get_xlim()
-    ax.set_xticks([at for at in ticks_x if low <= at <= high])
-    ax.xaxis.set_major_formatter('{x:g}')
-  ax.set(xlabel=label, ylim=(place - 0.4, -0.6))
   ax.tick_params(axis='y', length=0)
-  ax.minorticks_off()
   ax.grid(axis='x', alpha=0.2)
-  return figure
+  return figure, ax, place

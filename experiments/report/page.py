@@ -12,7 +12,7 @@ from experiments import suites
 from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import judgement, patterns
+from experiments.suites import judgement, patterns, transfer
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
@@ -293,6 +293,22 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
       'What carving loses against what is left to compute, in multiply-accumulates with those of routing, mean over '
       'seeds; a line joins sizes that keep the same part of the hidden units.',
       figures.frontier(rows),
+    )
+  if 'best_tiles' in suite.measures:
+    draw(
+      'What other choices of the last layer lose or gain against the routing, and how often a choice is the best tile; '
+      'every seed is a point.',
+      figures.oracle(rows, variants),
+    )
+  if 'stand_ins' in suite.measures and any(row['stand_ins'] for row in rows):
+    draw(
+      'What a model loses when tiles of another model stand in for its own, mean over layers; every seed is a point.',
+      figures.stand_ins(rows, list(suite.partners)),
+    )
+  if 'readings' in suite.measures and (read := transfer.correlations(rows)):
+    draw(
+      'What was read, and the cheapest other ways to tell, by their rank correlation with the loss.',
+      figures.correlations(read),
     )
   if 'stability' in suite.measures:
     draw(

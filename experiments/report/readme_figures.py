@@ -3,6 +3,9 @@
 differences.png   the difference in loss of each variant of the suites in COMPARED to its baseline
 tile_use.png      the tiles of each class of characters, in the emergent model of seed 0
 carved.png        what carved models lose over what they compute, if the suite carve has results
+oracle.png        what other choices of tiles lose or gain, if the suite oracle has results
+correlations.png  what was read against the loss that it should predict, if the suite transfer has results
+stand_ins.png     what models lose with tiles of another model, if it has
 """
 
 import pathlib
@@ -12,7 +15,7 @@ from absl import flags
 from experiments import suites
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import judgement
+from experiments.suites import judgement, transfer
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.system import files
@@ -45,6 +48,13 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
   }
   if (path := results / 'carve.json').exists():
     drawn['carved'] = figures.frontier(results_file.read_whole(path)['rows'])
+  if (path := results / 'oracle.json').exists():
+    drawn['oracle'] = figures.oracle(results_file.read_whole(path)['rows'], list(suites.SUITES['oracle'].variants))
+  if (path := results / 'transfer.json').exists():
+    of = results_file.read_whole(path)['rows']
+    drawn['correlations'] = figures.correlations(transfer.correlations(of))
+    if any(row['stand_ins'] for row in of):
+      drawn['stand_ins'] = figures.stand_ins(of, list(suites.SUITES['transfer'].partners))
   paths = []
   for name, figure in drawn.items():
     paths.append(images / f'{name}.png')

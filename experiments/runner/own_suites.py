@@ -72,6 +72,7 @@ KINDS = {
   'question': str,
   'base': dict,
   'against': dict,
+  'partners': dict,
   'evaluated': dict,
   'measures': Collection,
   'large': Collection,
@@ -91,6 +92,7 @@ def _check(name: str, suite: suites.Suite, budget: str) -> None:
       raise InputError(f'{part} is a {type(getattr(suite, part)).__name__}; give a {kind.__name__.lower()}')
   variants: Collection[str] = suite.variants
   _check_names('against', [*suite.against, *filter(None, suite.against.values())], variants)
+  _check_names('partners', [*suite.partners, *suite.partners.values()], variants)
   _check_names('evaluated', suite.evaluated, variants)
   _check_names('evaluated', suite.evaluated.values(), routing.ROUTINGS)
   _check_names('large', suite.large, variants)
@@ -105,7 +107,9 @@ def _check(name: str, suite: suites.Suite, budget: str) -> None:
     except (InputError, TypeError, ValueError) as error:
       raise InputError(f'variant {variant!r}: {" ".join(str(error).split())}') from error
     except RecursionError as error:
-      raise InputError(f'variant {variant!r} starts from, or learns from, what needs it in turn') from error
+      raise InputError(
+        f'variant {variant!r} starts from, learns from, or is measured with, what needs it in turn'
+      ) from error
 
 
 def _check_settings(settings: suites.Settings, variants: Collection[str]) -> None:

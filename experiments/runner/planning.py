@@ -24,7 +24,8 @@ class Run:
     portable: the same settings, with digests for other runs, so that they are equal on any machine.
     digest: of the whole config; see `frozen_recipe.digest_of`.
     folder: folder of the runs of this budget.
-    needs: runs that this one starts from or learns from.
+    needs: runs that this one starts from, learns from, or is measured with.
+    partner: the one of them that it is measured with, if any.
   """
 
   suite: str
@@ -35,6 +36,7 @@ class Run:
   digest: str
   folder: pathlib.Path
   needs: tuple['Run', ...] = ()
+  partner: 'Run | None' = None
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -76,6 +78,10 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
       settings[key], portable[key] = str(needed.workdir), needed.digest
       if needed not in needs:
         needs.append(needed)
+  partner = suites.SUITES[name].partners.get(variant)
+  with_it = run_of(name, partner, budget, folder, seed) if partner else None
+  if with_it:
+    needs.append(with_it)
   return Run(
     name,
     variant,
@@ -85,6 +91,7 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
     frozen_recipe.digest_of(config_of(portable)),
     folder / budget,
     tuple(needs),
+    with_it,
   )
 
 

@@ -13,12 +13,14 @@ from experiments.suites import (
   many_tiles,
   option_a,
   option_b,
+  oracle,
   recipe,
   remedies,
   shape,
   six_patterns,
   stability,
   tile_count,
+  transfer,
   width,
 )
 from experiments.suites.suite import (
@@ -59,6 +61,8 @@ SUITES = {
     address,
     many_tiles,
     carve,
+    oracle,
+    transfer,
     stability,
     data_efficiency,
     width,

@@ -1,6 +1,7 @@
 """What a suite is, and the budgets. A run is `frozen_recipe.py` with settings of a budget and a variant.
 
-A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed.
+A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed. The
+setting `seed` of a variant is added to the run's seed.
 """
 
 import dataclasses
@@ -103,6 +104,7 @@ class Suite:
     question: the question in one or two sentences.
     variants: settings of each variant.
     against: baseline of a variant, if it is not the first variant; None for no baseline.
+    partners: variants that are measured together with a run of another variant, of the same seed.
     evaluated: variants whose loss is measured under another routing than that of their training.
     measures: names from `measure.MEASURES`, to measure every run beyond its loss.
     base: settings that all variants share.
@@ -117,6 +119,7 @@ class Suite:
   measures: tuple[str, ...] = ()
   base: Settings = dataclasses.field(default_factory=dict)
   against: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+  partners: Mapping[str, str] = dataclasses.field(default_factory=dict)
   evaluated: Mapping[str, str] = dataclasses.field(default_factory=dict)
   large: tuple[str, ...] = ()
   verdicts: Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]] | None = None
@@ -191,8 +194,8 @@ def settings_of(suite: Suite, variant: str, budget: Budget, seed: int) -> dict[s
   """Return the settings of a run, with references to other runs unresolved."""
   own = {**suite.base, **suite.variants[variant]}
   own |= {name: max(1, round(own[name] * budget.settings[name])) for name in SCALED if name in own}
-  later = LATER_SEED if 'training.start_from' in own else 0
-  return {'sample_length': 0, 'training.keep_checkpoints': 20, **budget.settings, **own, 'seed': seed + later}
+  seed += own.get('seed', 0) + (LATER_SEED if 'training.start_from' in own else 0)
+  return {'sample_length': 0, 'training.keep_checkpoints': 20, **budget.settings, **own, 'seed': seed}
 
 
 def describe_error(error: BaseException, file: str) -> str:
