@@ -209,10 +209,15 @@ def test_verdicts_follow_the_figures():
   assert verdict_of('transfer', rows, 'independent model, behind rotations, loses less than no tile')['verdict'] == (
     'holds'
   )
-  assert verdict_of('transfer', rows, 'better than load')['ours'] == '1.00 ± 0.00 against -1.00 ± 0.00, +2.00 ± 0.00'
-  assert verdict_of('transfer', rows, 'better than load')['verdict'] == 'holds'
-  assert verdict_of('transfer', rows, 'less than the one with the least load')['ours'].startswith('-0.0400')
-  assert verdict_of('transfer', rows, 'better than earlier layers')['verdict'] == 'undecided'
+  assert (
+    verdict_of('transfer', rows, 'nearest tells better than load')['ours']
+    == '1.00 ± 0.00 against -1.00 ± 0.00, +2.00 ± 0.00'
+  )
+  assert verdict_of('transfer', rows, 'nearest tells better than load')['verdict'] == 'holds'
+  assert verdict_of('transfer', rows, 'nearest to another one costs less than the one with the least load')[
+    'ours'
+  ].startswith('-0.0400')
+  assert verdict_of('transfer', rows, 'agreement of units tells better than earlier layers')['verdict'] == 'undecided'
   assert verdict_of('transfer', rows, 'better than mean loss')['verdict'] == 'does not hold'
   rows = rows_of('transfer', {'emergent': [1.5, 1.5]}, stand_ins=stand_ins_rows(1.0))
   assert verdict_of('transfer', rows, 'primary')['verdict'] == 'does not hold'

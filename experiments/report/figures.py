@@ -200,25 +200,21 @@ def oracle(rows: Rows, variants: Sequence[str]) -> Figure:
   marks = {'borrowed': ('x', 'oracle of changes that fit other tokens'), 'oracle': ('o', 'oracle')}
   chosen = {'fitted': ('D', 'fitted gate'), 'by_character': ('s', 'table by character'), 'routed': ('o', 'routed')}
   lost, taken = axes[0]
+  colours = dict(zip((*marks, *chosen), COLOURS, strict=False))
+
+  def draw(ax, key, values, place):
+    mark, label = (marks | chosen)[key]
+    of = {'marker': mark, 'color': colours[key], 'linestyle': '', 'markersize': 4, 'alpha': 0.8}
+    ax.plot(values, [place] * len(values), label='' if place else label, **of)
+
   for place, name in enumerate(shown):
     last = [row['best_tiles'][-1] for row in rows if row['variant'] == name]
-    points = {key: [of[key] - of['routed'] for of in last] for key in marks}
-    points |= {key: [of['ways'][key]['loss'] - of['routed'] for of in last] for key in chosen if key != 'routed'}
-    for colour, (key, values) in enumerate(points.items()):
-      mark, label = (marks | chosen)[key]
-      of = {'marker': mark, 'color': COLOURS[colour], 'linestyle': '', 'markersize': 4, 'alpha': 0.8}
-      lost.plot(values, [place] * len(values), label=label if not place else None, **of)
+    for key in marks:
+      draw(lost, key, [of[key] - of['routed'] for of in last], place)
+    for key in ('fitted', 'by_character'):
+      draw(lost, key, [of['ways'][key]['loss'] - of['routed'] for of in last], place)
     for key in ('routed', 'fitted', 'by_character'):
-      mark, label = chosen[key]
-      of = {
-        'marker': mark,
-        'linestyle': '',
-        'markersize': 4,
-        'alpha': 0.8,
-        'color': COLOURS[4 - list(chosen).index(key)],
-      }
-      values = [100 * row['ways'][key]['best'] for row in last]
-      taken.plot(values, [place] * len(values), label=label if not place else None, **of)
+      draw(taken, key, [100 * of['ways'][key]['best'] for of in last], place)
     chance = 100 * last[0]['ways']['uniform']['best']
     taken.plot([chance] * 2, [place - 0.3, place + 0.3], color=INK, label='' if place else 'chance')
   lost.axvline(0, color=INK, linewidth=0.8, linestyle=':')
@@ -248,7 +244,8 @@ def stand_ins(rows: Rows, variants: Sequence[str]) -> Figure:
     for place, label in enumerate(lines):
       points = [float(np.mean([lose(layer, label) for layer in layers])) for layers in of]
       ax.plot(points, [place] * len(points), 'o', markersize=4, alpha=0.8, color=COLOURS[place // 2 % len(COLOURS)])
-    ax.set(xlabel='nats lost', title=name, xlim=(0, None), yticks=range(len(lines)))
+    ax.set(xlabel='nats lost', title=name, yticks=range(len(lines)))
+    ax.axvline(0, color=INK, linewidth=0.8, linestyle=':')
     ax.set_yticklabels(lines if ax is axes[0] else [])
     ax.invert_yaxis()
     ax.grid(axis='x', alpha=0.2)

@@ -1,6 +1,7 @@
 """What else can be read: stand-ins for tiles, the layers and tiles that matter, and hard characters."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,12 +46,16 @@ def rank(read: list[float], lost: list[float]) -> float:
   return float(scipy.stats.spearmanr(read, lost).statistic)
 
 
-# For each question: the variant, what is read, and other ways to tell. The first reading is judged against those.
+# For each question: the variant, what is read, and the cheapest other ways to tell.
 READINGS: dict[str, tuple[str, dict[str, Reading], dict[str, Reading]]] = {
   'which of 16 tiles costs most when removed': (
     'emergent',
-    {'distance of its signature to the nearest': _of_tiles('apart'), 'agreement of its units': _of_tiles('agreement')},
-    {'load': _of_tiles('load'), 'size of weights': _of_tiles('magnitude'), 'sum of margins': _of_tiles('margin')},
+    {
+      'distance of its signature to the nearest': _of_tiles('apart'),
+      'agreement of its units': _of_tiles('agreement'),
+      'sum of its margins on text': _of_tiles('margin'),
+    },
+    {'load': _of_tiles('load'), 'size of weights': _of_tiles('magnitude')},
   ),
   'which of 8 layers costs most when silent': (
     'deep',
@@ -131,13 +136,11 @@ def _judge_stand_ins(results: Results) -> list[Verdict]:
 
 
 def _judge_readings(results: Results) -> list[Verdict]:
-  """Judge the first reading of each question against each baseline."""
+  """Judge every reading of a question against every other way to tell."""
   found: list[Verdict] = []
   for question, (variant, readings, baselines) in READINGS.items():
-    name, reading = next(iter(readings.items()))
-    read = values(results, variant, reading)
-    for other, baseline in baselines.items():
-      held = values(results, variant, baseline)
+    for (name, reading), (other, baseline) in itertools.product(readings.items(), baselines.items()):
+      read, held = values(results, variant, reading), values(results, variant, baseline)
       if gap := estimates.gap(read, held):
         ours, theirs = (estimates.estimate(list(of.values())) for of in (read, held))
         text = f'{ours.text(2)} against {theirs.text(2)}, {gap.text(2, sign=True)}'
@@ -160,10 +163,12 @@ def removal(result: dict[str, Any], name: str | None) -> float:
 
 def _judge_pruning(results: Results) -> list[Verdict]:
   found: list[Verdict] = []
-  nearest = values(results, 'emergent', lambda result: removal(result, 'apart'))
-  for other, words in (('load', 'the one with the least load'), (None, 'any one')):
-    if gap := estimates.gap(nearest, values(results, 'emergent', functools.partial(removal, name=other))):
-      claim = f'to remove the tile whose signature is nearest to another one costs less than {words}'
+  chosen = {'apart': 'whose signature is nearest to another one', 'margin': 'with the least sum of margins'}
+  others = {'load': 'the one with the least load', 'magnitude': 'the one with the smallest weights', None: 'any one'}
+  for (name, whose), (other, words) in itertools.product(chosen.items(), others.items()):
+    ours, theirs = (values(results, 'emergent', functools.partial(removal, name=of)) for of in (name, other))
+    if gap := estimates.gap(ours, theirs):
+      claim = f'to remove the tile {whose} costs less than {words}'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   return found
 
