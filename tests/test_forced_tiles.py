@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow
 
 from experiments.findings import best_tiles, forced, readings, stand_ins
 from trix_jax.nn import ffn, transformer
@@ -46,7 +47,7 @@ def shifted(at_work, shift_ND):
   return (at_work.y_ND + shift_ND)[None]
 
 
-@pytest.mark.parametrize('layer', [0, 1])
+@pytest.mark.parametrize('layer', [0, *slow(1)])
 def test_a_token_that_changes_alone_loses_what_the_whole_model_says(windows, layer):
   trained = model_of()
   shift_BLD = np.asarray(jax.random.normal(jax.random.key(6), (3, L, 16)))
@@ -75,7 +76,7 @@ def test_tokens_that_change_together_are_those_of_a_changed_model(windows):
   np.testing.assert_allclose(loss_N, losses_of(dataclasses.replace(trained, params=silent), windows), rtol=1e-5)
 
 
-@pytest.mark.parametrize('gate', ['probability', 'one_hot'])
+@pytest.mark.parametrize('gate', ['probability', *slow('one_hot')])
 def test_the_forced_tile_of_the_routing_is_the_model(windows, gate):
   trained = model_of(gate=gate)
   table = best_tiles.look_at(trained, 1, windows)
@@ -145,7 +146,7 @@ def test_rotations_are_found_again():
   np.testing.assert_allclose(stand_ins.rotation(x_ND, x_ND @ turn_DD), turn_DD, atol=1e-6)
 
 
-@pytest.mark.parametrize('gate', ['probability', 'one_hot'])
+@pytest.mark.parametrize('gate', ['probability', *slow('one_hot')])
 def test_a_removed_tile_is_a_model_without_it(windows, gate):
   trained = model_of(layers=1, gate=gate)
   of_layer, of_tiles = readings.lose_parts(trained, 0, windows)
