@@ -5,8 +5,7 @@ from typing import Any
 
 from experiments.findings import estimates
 from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
-from experiments.suites.address import TOKEN, UNSCORED
-from experiments.suites.suite import LEARNED, Suite, control, tiles
+from experiments.suites.suite import LEARNED, TOKEN, UNSCORED, Suite, control, tiles
 
 _WAYS = {
   'emergent': {},
