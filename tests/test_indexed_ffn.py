@@ -74,6 +74,24 @@ def test_all_clusters_probed_is_flat_routing():
   assert not np.array_equal(apply(module, variables, x)[1].tile_NK, want.tile_NK)
 
 
+@pytest.mark.parametrize('cluster_bias', ['mean', 'max'])
+def test_tokens_find_a_tile_by_its_bias(cluster_bias):
+  """A cluster with its own bias hides the tile that all tokens want."""
+  wanted = {}
+  for carried in ('own', cluster_bias):
+    config = config_of(balance_bias=True, cluster_bias=carried)
+    module, variables, x = layer_of(config)
+    assert ('cluster_bias' in variables['routing']) == (carried == 'own')
+    state = {**variables['routing'], 'balance_bias': jnp.zeros(16).at[7].set(1e6)}
+    info = apply(module, {**variables, 'routing': state}, x)[1]
+    wanted[carried] = np.mean(np.asarray(info.tile_NK) == 7)
+    # The bias chooses; the scores and the probabilities of clusters are without it.
+    without = apply(module, variables, x)[1]
+    np.testing.assert_array_equal(info.clusters.score_NC, without.clusters.score_NC)
+    np.testing.assert_array_equal(info.clusters.probability_NC, without.clusters.probability_NC)
+  assert wanted['own'] < 0.6 and wanted[cluster_bias] == 1
+
+
 def test_the_layer_is_the_sum_of_its_tiles():
   config = config_of(16, 4, top_k=2, probes=2)
   module, variables, x = layer_of(config)
@@ -198,6 +216,25 @@ def test_the_state_moves_after_a_step():
   np.testing.assert_array_equal(rebuilt['member'], tile_index.recluster(points, points[state['member']].sum(axis=1)))
 
 
+def test_clusters_that_carry_biases_are_built_anew():
+  """Not from the clusters that the biases adapted to."""
+  config = config_of(64, 8, balance_bias=True, cluster_bias='mean')
+  _module, variables, _x = layer_of(config)
+  state, params = variables['routing'], {**variables['params'], 'up': jax.random.normal(jax.random.key(9), (64, D, 8))}
+  other = {**state, 'member': jnp.arange(64, dtype=jnp.int32).reshape(8, 8)}
+  fair = jnp.full(64, 1 / 64)
+  kept, _ = moved(config, other, params, 0, fair, average_decay=0.0)
+  np.testing.assert_array_equal(kept['member'], other['member'])
+  rebuilt, again = (moved(config, of, params, 1, fair, average_decay=0.0)[0] for of in (state, other))
+  np.testing.assert_array_equal(rebuilt['member'], again['member'])
+  np.testing.assert_array_equal(np.sort(rebuilt['member'], axis=None), np.arange(64))
+  points = indexed_ffn.scale_keys(rebuilt, config)
+  unit = points / jnp.linalg.norm(points, axis=1, keepdims=True)
+  fits = [jnp.linalg.norm(unit[members].sum(axis=1), axis=1).sum() for members in (rebuilt['member'], other['member'])]
+  assert fits[0] > 1.1 * fits[1]
+  assert 'cluster_bias' not in rebuilt and rebuilt['balance_bias'].shape == (64,)
+
+
 @pytest.mark.slow
 def test_frozen_routing_stays_and_gets_no_gradient():
   config = config_of(balance_bias=True)
@@ -258,6 +295,7 @@ def test_a_dead_tile_becomes_a_copy_of_the_busiest_and_gets_tokens():
     ({'routing': 'learned'}, 'model.routing = learned with model.clusters'),
     ({'keep_ratio': 1.5}, 'model.keep_ratio = 1.5'),
     ({'keep_ratio': -0.1}, 'model.keep_ratio = -0.1'),
+    ({'cluster_bias': 'sum'}, "model.cluster_bias is 'sum'; choose one of own, mean, max"),
   ],
 )
 def test_impossible_settings_are_refused(settings, message):

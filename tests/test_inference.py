@@ -55,6 +55,7 @@ KINDS = [
   {'routing': 'first'},
   {'signature': 'sign', 'activation': 'relu'},
   {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 3},
+  {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 2, 'balance_bias': True, 'cluster_bias': 'max'},
   {'tiles': 8, 'clusters': 2, 'balance_bias': True, 'keep_ratio': 0.7, 'top_k': 2, 'form': 'reference'},
 ]
 
@@ -114,12 +115,12 @@ def test_every_kind_of_model_is_the_one_that_was_trained(settings):
   )
 
 
-@pytest.mark.parametrize('clusters', [0, 4])
+@pytest.mark.parametrize('clusters, cluster_bias', [(0, 'own'), (4, 'own'), (4, 'mean'), (4, 'max')])
 @pytest.mark.parametrize('routing', ['emergent', 'learned', 'dense', 'first', 'random'])
 @pytest.mark.parametrize('signature', fast_first(['votes', 'sign']))
-def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters):
-  if clusters and routing == 'learned':
-    return  # Refused, see test_indexed_ffn.py.
+def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signature, clusters, cluster_bias):
+  if (clusters and routing == 'learned') or (cluster_bias != 'own' and routing != 'emergent'):
+    return  # Refused, see test_indexed_ffn.py, or without biases.
   config = FFNConfig(
     48,
     192,
@@ -131,6 +132,7 @@ def test_a_packed_layer_is_the_trained_layer_under_every_routing(routing, signat
     gate='one_hot' if routing == 'dense' else 'probability',
     keep_ratio=0.6,
     clusters=clusters,
+    cluster_bias=cluster_bias,
     probes=2 if clusters else 1,
   )
   x_ND = jax.random.normal(jax.random.key(0), (60, 48))

@@ -139,6 +139,39 @@ def test_a_lookup_sees_the_tiles_of_the_best_clusters(kind, probes, N):
   np.testing.assert_array_equal(found.scale_NJ, np.asarray(index.scale_T)[np.asarray(found.tile_NJ)])
 
 
+def test_the_score_of_a_cluster_is_the_mean_of_its_members():
+  index, q = index_of(64, 8, 40), activations(50, 40)
+  means = tile_index.make_index(index.key_TD, index.member_CM, 'votes', scores_are_means=True)
+  np.testing.assert_array_equal(means.cluster_key_CD, index.cluster_key_CD)
+  want = np.asarray(q @ (index.key_TD * index.scale_T[:, None]).T)[:, np.asarray(index.member_CM)].mean(axis=2)
+  found = tile_index.find_candidates(q, means, 2).cluster_score_NC
+  # An entry of a cluster's key rounds by up to half a step, either way.
+  np.testing.assert_allclose(found, want, atol=0.03 * np.std(want))
+  by_hand = tile_index.make_index(
+    jnp.array([[1.0, 1], [1, -1], [-1, 0], [-1, 1]]), jnp.array([[0, 1], [2, 3]]), 'sign', scores_are_means=True
+  )
+  np.testing.assert_array_equal(by_hand.cluster_key_CD, [[1, 0], [-1, 1]])
+  np.testing.assert_array_equal(by_hand.cluster_scale_C, [0.5, 0.75])
+
+
+def test_clusters_carry_the_biases_of_their_members():
+  member_CM, bias_T = jnp.array([[0, 2, 5], [1, 3, 4]]), jnp.array([1.0, -6, 3, 0, 2, 5])
+  np.testing.assert_array_equal(tile_index.bias_of_members(bias_T, member_CM, 'max'), [5, 2])
+  np.testing.assert_allclose(tile_index.bias_of_members(bias_T, member_CM, 'mean'), [3, -4 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize('members', [7, 32])
+def test_every_program_gets_the_same_bits_of_a_mean(members):
+  """By a loop of NumPy, whose order of additions is known."""
+  bias_T = np.random.default_rng(0).normal(size=5 * members).astype(np.float32) * 1e3
+  member_CM = np.random.default_rng(1).permutation(5 * members).reshape(5, members)
+  total_C = np.zeros(5, np.float32)
+  for column_C in bias_T[member_CM].T:
+    total_C += column_C
+  for run in (tile_index.bias_of_members, jax.jit(tile_index.bias_of_members, static_argnums=2)):
+    np.testing.assert_array_equal(run(bias_T, member_CM, 'mean'), total_C * np.float32(1 / members))
+
+
 def test_no_tokens_find_nothing():
   index = index_of(64, 8, 40)
   assert tile_index.find_candidates(jnp.zeros((0, 40)), index, 2).dot_NJ.shape == (0, 16)

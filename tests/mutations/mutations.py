@@ -217,6 +217,17 @@ CORE = (
       'routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, cluster_bias_C)',
       'routing.selection_scores(cluster_dot_NC, index.cluster_scale_C, None)',
     ),
+    (
+      'score_of_a_cluster_is_the_sum_of_its_members',
+      'cluster_scale_C = step_C * np.float32(1 / member_CM.shape[1])',
+      'cluster_scale_C = step_C',
+    ),
+    ('clusters_carry_the_least_bias', 'return bias_CM.max(axis=1)', 'return bias_CM.min(axis=1)'),
+    (
+      'mean_bias_in_the_order_of_the_compiler',
+      'return total_C * np.float32(1 / bias_CM.shape[1])',
+      'return bias_CM.mean(axis=1)',
+    ),
   ),
 )
 
@@ -276,6 +287,11 @@ NN = (
       'frozen_routing_gets_a_gradient',
       "signatures_TD = signatures_TD * (1 - state['frozen'])",
       'signatures_TD = signatures_TD',
+    ),
+    (
+      'a_cluster_never_carries_biases',
+      "return config.balance_bias and config.cluster_bias != 'own'",
+      'return False',
     ),
     ('indexed_block_without_its_residual', 'return x + y, info', 'return y, info'),
     (
@@ -613,6 +629,11 @@ TRAINING = (
       'clusters_are_never_rebuilt',
       'rebuild = (step + 1) % config.hierarchy.rebuild_every == 0',
       'rebuild = step < 0',
+    ),
+    (
+      'clusters_grow_from_those_that_biases_adapted_to',
+      'if indexed_ffn.carries_biases(config.model.ffn):',
+      'if False:',
     ),
     ('routing_never_freezes', 'frozen = (step >= round(', 'frozen = (step >= 2 * config.training.steps + round('),
     ('dead_tiles_stay_dead', 'dead_T = T * load_T < below', 'dead_T = load_T < 0'),

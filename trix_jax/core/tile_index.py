@@ -6,6 +6,7 @@ scores their J = P * M tiles, its *candidates*, instead of all T. With C near sq
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from trix_jax.core import dispatch, routing, signatures, ternary
@@ -139,7 +140,13 @@ def _unit(x):
   return x / jnp.where(length > 0, length, 1.0)
 
 
-def make_index(average_TD: jax.Array, member_CM: jax.Array, kind: str, signature_TD: jax.Array | None = None) -> Index:
+def make_index(
+  average_TD: jax.Array,
+  member_CM: jax.Array,
+  kind: str,
+  signature_TD: jax.Array | None = None,
+  scores_are_means: bool = False,
+) -> Index:
   """Make the index whose keys are the running averages of the tiles' signatures.
 
   Args:
@@ -147,24 +154,47 @@ def make_index(average_TD: jax.Array, member_CM: jax.Array, kind: str, signature
     member_CM: clusters.
     kind: of the signatures, `sign` or `votes`; the rounded averages become keys of the same kind.
     signature_TD: the current signatures; the keys pass their gradient straight through to them. By default none.
+    scores_are_means: a cluster's score is about the mean of its members' scores, so biases of tiles fit it. By default
+      the keys of clusters have the length of tiles' keys instead.
   """
   key_TD = jnp.clip(jnp.round(jax.lax.stop_gradient(average_TD)), -ternary.INT8_MAX, ternary.INT8_MAX)
   if signature_TD is not None:
     key_TD = ternary.straight_through(key_TD, signature_TD)
   scale_T = signatures.scale_of(key_TD, kind)
-  cluster_key_CD = cluster_keys((key_TD * scale_T[:, None])[member_CM], kind)
-  return Index(key_TD, scale_T, member_CM, cluster_key_CD, signatures.scale_of(cluster_key_CD, kind))
+  cluster_key_CD, step_C = cluster_keys((key_TD * scale_T[:, None])[member_CM], kind)
+  if scores_are_means:
+    cluster_scale_C = step_C * np.float32(1 / member_CM.shape[1])
+  else:
+    cluster_scale_C = signatures.scale_of(cluster_key_CD, kind)
+  return Index(key_TD, scale_T, member_CM, cluster_key_CD, cluster_scale_C)
 
 
-def cluster_keys(key_CMD: jax.Array, kind: str) -> jax.Array:
-  """Return the sum of the members' scaled keys as a key of the same kind, with a straight-through gradient: [C, D].
+def cluster_keys(key_CMD: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
+  """Return the sum of the members' scaled keys as a key of the same kind, with a straight-through gradient.
 
   For `sign` the key holds the signs of the sum. For `votes` it holds integers whose largest magnitude is 127.
+
+  Returns:
+    key [C, D], and its step [C]: the sum is about key * step.
   """
   sum_CD = key_CMD.sum(axis=1)
   if kind == 'sign':
-    return signatures.with_gradient_of(jnp.sign(jax.lax.stop_gradient(sum_CD)), sum_CD)
-  return ternary.quantise_int8(sum_CD)[0]
+    step_C = jnp.abs(jax.lax.stop_gradient(sum_CD)).mean(axis=1)
+    return signatures.with_gradient_of(jnp.sign(jax.lax.stop_gradient(sum_CD)), sum_CD), step_C
+  key_CD, step_C1 = ternary.quantise_int8(sum_CD)
+  return key_CD, step_C1[:, 0]
+
+
+def bias_of_members(bias_T: jax.Array, member_CM: jax.Array, how: str) -> jax.Array:
+  """Return what clusters carry of their members' biases, one of `CARRIED`: [C]."""
+  bias_CM = bias_T[member_CM]
+  if how == 'max':
+    return bias_CM.max(axis=1)
+  # All programs must get the same bits, and compilers choose the order of a sum. So the order is explicit.
+  total_C = bias_CM[:, 0]
+  for place in range(1, bias_CM.shape[1]):
+    total_C = total_C + bias_CM[:, place]
+  return total_C * np.float32(1 / bias_CM.shape[1])
 
 
 def find_candidates(q_ND: jax.Array, index: Index, probes: int, cluster_bias_C: jax.Array | None = None) -> Candidates:

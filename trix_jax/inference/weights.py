@@ -190,9 +190,9 @@ def as_trained(params: Any, routing_state: Any, model: ModelConfig) -> dict[str,
 
 
 def _trained_router(tiles, params, state, config):
-  bias_T, cluster_bias_C = (state.get(key) if config.balance_bias else None for key in ('balance_bias', 'cluster_bias'))
+  bias_T = state.get('balance_bias') if config.balance_bias else None
   if config.clusters:
-    index = indexed_ffn.read_index(state, config)
+    index, cluster_bias_C = indexed_ffn.read_index(state, config), indexed_ffn.read_cluster_bias(state, config)
     return router.Router(index.key_TD, index.scale_T, index, bias_T, cluster_bias_C)
   gate = (params['gate']['kernel'], params['gate']['bias']) if 'gate' in params else None
   return router.Router(tiles.signatures_TD, tiles.signature_scale_T, None, bias_T, None, gate)
@@ -297,7 +297,7 @@ def _pack_tiles(params, state, config: FFNConfig) -> dict[str, jax.Array]:
   if config.balance_bias:
     arrays['balance_bias'] = in_order(state['balance_bias'])
     if config.clusters:
-      arrays['cluster_bias'] = state['cluster_bias']
+      arrays['cluster_bias'] = indexed_ffn.read_cluster_bias(state, config)
   return arrays
 
 

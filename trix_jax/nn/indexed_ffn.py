@@ -40,7 +40,22 @@ def read_index(
   """Make the index from a layer's state. Gradients pass to the current `signatures_TD`, unless routing is frozen."""
   if signatures_TD is not None:
     signatures_TD = signatures_TD * (1 - state['frozen'])
-  return tile_index.make_index(state['average'], state['member'], config.signature, signatures_TD)
+  scores_are_means = carries_biases(config)
+  return tile_index.make_index(state['average'], state['member'], config.signature, signatures_TD, scores_are_means)
+
+
+def carries_biases(config: FFNConfig) -> bool:
+  """Return whether the scores of clusters carry the biases of their tiles."""
+  return config.balance_bias and config.cluster_bias != 'own'
+
+
+def read_cluster_bias(state: Mapping[str, jax.Array], config: FFNConfig) -> jax.Array | None:
+  """Return what the clusters' scores carry, see `FFNConfig.cluster_bias`, [C]; None without balance biases."""
+  if not config.balance_bias:
+    return None
+  if config.cluster_bias == 'own':
+    return state['cluster_bias']
+  return tile_index.bias_of_members(state['balance_bias'], state['member'], config.cluster_bias)
 
 
 def configure_one_tile(config: FFNConfig) -> FFNConfig:
@@ -80,7 +95,8 @@ def route_by_index(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingIn
     member: int32 [C, T / C], the clusters.
     load: [T], running averages of the shares of assignments.
     frozen: [], 1 when routing no longer learns.
-    balance_bias, cluster_bias: [T] and [C], with `config.balance_bias`.
+    balance_bias: [T], with `config.balance_bias`.
+    cluster_bias: [C], with `config.balance_bias` for clusters with their own biases.
   """
   config: FFNConfig = layer.config
   if not config.clusters:
@@ -88,11 +104,10 @@ def route_by_index(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingIn
       'a layer behind an index finds its tiles through clusters: set model.clusters to a number that '
       f'divides model.tiles = {config.tiles}, or use SparseTriXFFN'
     )
-  index = read_index(_index_state(layer, given.tiles), config, given.tiles.signatures_TD)
-  cluster_bias_C = None
-  if config.balance_bias and config.way.uses_index:
-    cluster_bias_C = layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
-  by = router.Router(index.key_TD, index.scale_T, index, ffn.read_balance_bias(layer), cluster_bias_C)
+  state = _index_state(layer, given.tiles)
+  index = read_index(state, config, given.tiles.signatures_TD)
+  cluster_bias_C = read_cluster_bias(state, config) if config.way.uses_index else None
+  by = router.Router(index.key_TD, index.scale_T, index, state.get('balance_bias'), cluster_bias_C)
   return router.route(by, config, given.asked, ffn.draw_routing_key(layer))
 
 
@@ -107,12 +122,17 @@ def _index_state(layer: nn.Module, tiles: TernaryTiles) -> dict[str, jax.Array]:
   def first_load():  # The dtype is explicit, because a weak type would compile the training step twice.
     return jnp.full(config.tiles, 1 / config.tiles, jnp.float32)
 
-  return {
+  state = {
     'average': layer.variable('routing', 'average', lambda: signatures_TD).value,
     'member': layer.variable('routing', 'member', first_clusters).value,
     'load': layer.variable('routing', 'load', first_load).value,
     'frozen': layer.variable('routing', 'frozen', jnp.zeros, ()).value,
   }
+  if config.balance_bias:
+    if config.cluster_bias == 'own' and config.way.uses_index:
+      state['cluster_bias'] = layer.variable('routing', 'cluster_bias', jnp.zeros, (config.clusters,)).value
+    state['balance_bias'] = ffn.read_balance_bias(layer)
+  return state
 
 
 @final

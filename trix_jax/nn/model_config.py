@@ -25,6 +25,7 @@ FORMS = ('reference', 'modern')
 ACTIVATIONS = {'relu': jax.nn.relu, 'relu_squared': lambda x: jnp.square(jax.nn.relu(x))}
 # The control of a model that is for more than experiments; see `controls.TABLE`.
 NO_CONTROL = 'none'
+CLUSTER_BIASES = ('own', 'mean', 'max')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class FFNConfig:
     keep_ratio: a token drops those of its `top_k` tiles whose probability is below this part of its first tile's.
     clusters: C > 0 makes the layer an `IndexedFFN`, which finds tiles through an index of C clusters.
     probes: P, clusters that a token probes.
+    cluster_bias: with `balance_bias`, what a cluster's score carries: its `own` bias, which the load of the clusters
+      moves, or the `mean` or the `max` of its tiles' biases.
   """
 
   d_model: int = 128
@@ -66,6 +69,7 @@ class FFNConfig:
   keep_ratio: float = setting(0.0, before=0.0, may_differ=True)
   clusters: int = setting(0, before=0)
   probes: int = setting(1, before=1, may_differ=True)
+  cluster_bias: str = setting('own', before='own', may_differ=True)
 
   def __post_init__(self):
     require(self, 'model.', _FFN_CHECKS)
@@ -98,6 +102,7 @@ _FFN_CHECKS = (
   choice_of('gate', among=routing.GATES),
   choice_of('quantiser', among=ternary.QUANTISERS),
   choice_of('activation', among=ACTIVATIONS),
+  choice_of('cluster_bias', among=CLUSTER_BIASES),
   at_least_1('d_model'),
   Relation(
     lambda c: c.tiles >= 1 and c.d_ff >= 1 and c.d_ff % c.tiles == 0,

@@ -80,7 +80,14 @@ def _move_index(state, params, metrics, config: RunConfig, step):
       key = jax.random.fold_in(jax.random.key(config.seed), step)
       state, params = revive(state, params, config.model.ffn, config.hierarchy.revive_below, key)
     point_TD = indexed_ffn.scale_keys(state, config.model.ffn)
-    return {**state, 'member': tile_index.recluster(point_TD, point_TD[state['member']].sum(axis=1))}, params
+    if indexed_ffn.carries_biases(config.model.ffn):
+      # Biases adapt to the clusters: a tile in a cluster that few tokens probe rises until they do. New clusters part
+      # them again. Clusters have no biases of their own that would lose their meaning.
+      key = jax.random.fold_in(jax.random.key(config.seed), step)
+      member_CM = tile_index.balanced_kmeans(point_TD, config.model.ffn.clusters, key)
+    else:
+      member_CM = tile_index.recluster(point_TD, point_TD[state['member']].sum(axis=1))
+    return {**state, 'member': member_CM}, params
 
   return jax.lax.cond(rebuild, rebuilt, lambda *unchanged: unchanged, state, params)
 

@@ -53,7 +53,7 @@ def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> 
   if config.model.ffn.clusters and not alike:
     raise InputError(
       f'{name} keeps other routing state than this config, and its index would be lost; give one with '
-      'the same model.control and model.balance_bias'
+      'the same model.control, model.balance_bias and model.cluster_bias'
     )
   return dataclasses.replace(
     state, params=trained.params, routing_state=trained.routing_state if alike else state.routing_state
