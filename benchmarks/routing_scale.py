@@ -2,6 +2,7 @@
 
   python benchmarks/routing_scale.py
   python benchmarks/routing_scale.py --workdir=runs/hierarchical_1024
+  python benchmarks/routing_scale.py --workdir=runs/before,runs/after
 
 The benchmark times a lookup alone, as a step of a compiled loop, with d_model 128, for 1 and for 64 tokens. The T =
 16 ... 4,096 tiles are in sqrt(T) clusters, rounded down to a power of two. `packed` uses the kernels, and `xla` uses
@@ -11,7 +12,8 @@ best of all tiles. Keys are random, so the index cannot exploit any structure.
 
 With a --workdir the kernels do the same for every layer of a trained model, with its keys and the activations of its
 validation text, for every number of probes. The table also gives the validation loss for each number of probes. It
-gives recall twice: by the keys alone, and for the tile that the layer chooses with its balance biases.
+gives recall twice: by the keys alone, and for the tile that the layer chooses with its balance biases. Several models
+with as many layers and clusters take turns too. Another table then gives each as a ratio to the first, by layers.
 
 All variants take turns for --rounds rounds in one process. The table gives medians.
 """
@@ -48,17 +50,17 @@ PROBES = (1, 2, 4)
 ROWS = (1, 64)
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often to measure each variant.', lower_bound=1)
-_WORKDIR = flags.DEFINE_string('workdir', '', 'Measure the index of this trained model instead.')
+_WORKDIRS = flags.DEFINE_list('workdir', [], 'Measure the indexes of these trained models instead.')
 _JSON = flags.DEFINE_string('json', '', 'File for the results.')
 
 
 def main() -> None:
   variants.check_writable(_JSON.value)
-  if not _WORKDIR.value:
+  if not _WORKDIRS.value:
     rows = scale()
     print(exponents(rows))
   else:
-    rows = trained(checkpoints.load_trained(pathlib.Path(_WORKDIR.value), 'best'))
+    rows = trained(load_models(_WORKDIRS.value))
   variants.write(_JSON.value, rows)
 
 
@@ -211,11 +213,44 @@ def exponents(rows: list[dict]) -> str:
   return '\n'.join(lines)
 
 
-def trained(model: checkpoints.Trained) -> list[dict]:
-  """Return the rows of a trained model for every layer and number of probes."""
+def load_models(workdirs: list[str]) -> dict[str, checkpoints.Trained]:
+  """Load the best checkpoints, by workdir. Raise InputError for models that cannot be compared."""
+  models = {workdir: checkpoints.load_trained(pathlib.Path(workdir), 'best') for workdir in workdirs}
+  sizes = {}
+  for workdir, model in models.items():
+    config = model.model.config
+    sizes[workdir] = config.layers, config.ffn.tiles, config.ffn.clusters
+    if not config.ffn.clusters:
+      raise InputError(f'the model in {workdir} has no index; train one of configs/hierarchical_*.py')
+    if sizes[workdir] != sizes[workdirs[0]]:
+      raise InputError(
+        f'layers, tiles and clusters are {sizes[workdir]} in {workdir} and {sizes[workdirs[0]]} in {workdirs[0]}; '
+        'give models of one size'
+      )
+  return models
+
+
+def trained(models: dict[str, checkpoints.Trained]) -> list[dict]:
+  """Return the rows of trained models for every layer and number of probes."""
+  rows: list[dict] = []
+  measured: dict = {}
+  for workdir, model in models.items():
+    found, loops = prepare(model)
+    rows += [{'model': workdir, **row} for row in found]
+    measured |= {(workdir, *name): run for name, run in loops.items()}
+  times = take_turns(measured)
+  for row in rows:
+    of, empty = (times[row['model'], row['layer'], probes, row['tokens']] for probes in (row['probes'], -1))
+    row.update(summary(of, empty, row['tokens']))
+  for workdir in models:
+    print(f'\n{workdir}\n{table([row for row in rows if row["model"] == workdir])}')
+  print(compare(rows))
+  return rows
+
+
+def prepare(model: checkpoints.Trained) -> tuple[list[dict], dict]:
+  """Return the rows of a trained model without times, and its loops by layer, probes and tokens."""
   config = model.model.config
-  if not config.ffn.clusters:
-    raise InputError(f'the model in {_WORKDIR.value} has no index; train one of configs/hierarchical_*.py')
   corpus = model.corpus()
   probe_counts = [1 << i for i in range(config.ffn.clusters.bit_length()) if 1 << i <= config.ffn.clusters]
   windows = corpora.cut_windows(corpus.validation, config.context)[0][:16, :-1]
@@ -233,7 +268,7 @@ def trained(model: checkpoints.Trained) -> list[dict]:
     q_ND, _ = ternary.quantise_int8(x_BLD.reshape(-1, config.d_model))
     state = model.routing_state[name]['ffn']
     index = indexed_ffn.read_index(state, config.ffn)
-    biases = (state.get('balance_bias'), state.get('cluster_bias'))
+    biases = (state.get('balance_bias'), indexed_ffn.read_cluster_bias(state, config.ffn))
     some_ND = q_ND[:: len(q_ND) // max(ROWS)]  # Take distant tokens, because neighbours are alike.
     for count in ROWS:
       measured[layer, -1, count] = loop('packed', one_tile(config.d_model), 0, some_ND[:count])
@@ -252,9 +287,9 @@ def trained(model: checkpoints.Trained) -> list[dict]:
             'tokens': count,
             'recall': round(recalls[0], 4),
             'recall_with_biases': round(recalls[1], 4),
+            'cluster_bias': config.ffn.cluster_bias if config.ffn.balance_bias else None,
           }
         )
-  times = take_turns(measured)
   losses = {}
   for probes in probe_counts:
     if config.ffn.top_k <= probes * config.ffn.tiles // config.ffn.clusters:
@@ -262,11 +297,29 @@ def trained(model: checkpoints.Trained) -> list[dict]:
       evaluator = Evaluator(dataclasses.replace(config, ffn=ffn_config), model.vocabulary, corpus.validation)
       losses[probes] = evaluator(model.params, model.routing_state)['loss']
   for row in rows:
-    of, empty = (times[row['layer'], probes, row['tokens']] for probes in (row['probes'], -1))
-    row.update(summary(of, empty, row['tokens']))
     row.update({'trained_probes': config.ffn.probes, 'loss': losses.get(row['probes'])})
-  print(table(rows))
-  return rows
+  return rows, measured
+
+
+def compare(rows: list[dict]) -> str:
+  """Tabulate means over layers: times as ratios to all keys of the same model, recall, and its ratio to the first."""
+  lines = [
+    '',
+    f'{"probes":>7}{"time / all keys, 1":>20}{"64 tokens":>11}{"recall with biases":>20}{"/ first":>9}   model',
+  ]
+  models = list(dict.fromkeys(row['model'] for row in rows))
+
+  def mean(name, model, probes, tokens):
+    return statistics.mean(
+      row[name] for row in rows if (row['model'], row['probes'], row['tokens']) == (model, probes, tokens)
+    )
+
+  for probes in sorted({row['probes'] for row in rows} - {0}):
+    for model in models:
+      ratios = [mean('nanoseconds', model, probes, n) / mean('nanoseconds', model, 0, n) for n in ROWS]
+      found, first = (mean('recall_with_biases', of, probes, 1) for of in (model, models[0]))
+      lines.append(f'{probes:>7}{ratios[0]:20.2f}{ratios[1]:11.2f}{found:20.3f}{found / first:9.2f}   {model}')
+  return '\n'.join(lines)
 
 
 def table(rows: list[dict]) -> str:
