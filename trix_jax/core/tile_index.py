@@ -186,7 +186,7 @@ def cluster_keys(key_CMD: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
 
 
 def bias_of_members(bias_T: jax.Array, member_CM: jax.Array, how: str) -> jax.Array:
-  """Return what clusters carry of their members' biases, one of `CARRIED`: [C]."""
+  """Return what clusters carry of their members' biases, their `mean` or `max`: [C]."""
   bias_CM = bias_T[member_CM]
   if how == 'max':
     return bias_CM.max(axis=1)
