@@ -38,7 +38,7 @@ if __name__ == '__main__':
 
 from absl import flags
 
-from experiments import suites
+from experiments import suites, texts
 from experiments.findings import other_programs
 from experiments.report import page
 from experiments.runner import own_suites, planning, results_file
@@ -46,7 +46,7 @@ from experiments.runner.execution import RunFailed, call, describe_sessions, sor
 from experiments.runner.jobs import Jobs
 from experiments.runner.planning import Run
 from experiments.runner.progress import Progress, say
-from experiments.suites import judgement, patterns
+from experiments.suites import judgement
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.runs import workdirs
@@ -113,7 +113,8 @@ def main(names: Sequence[str], plan: Plan) -> None:
   with contextlib.ExitStack() as stack, Jobs(plan.jobs) as jobs:  # Results stay locked until all jobs have ended.
     try:
       _check(names, plan)
-      patterns.write(plan.folder / planning.PATTERNS)
+      for text in planning.texts_of(run for name in names for run in missing(name, plan)):
+        texts.write(text, plan.folder)
       for name in names:
         stack.enter_context(results_file.kept(plan.path(name)))
       progress = Progress([run for name in names for run in missing(name, plan)], plan.jobs)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from made_up_rows import rows_of
 
-from experiments import run, suites
+from experiments import run, suites, texts
 from experiments.findings import measure
 from experiments.runner import execution, planning, results_file
 from experiments.runner.jobs import Jobs
 from experiments.runner.progress import Progress
-from experiments.suites import frozen_recipe, judgement, patterns
+from experiments.suites import frozen_recipe, judgement
+from experiments.texts import patterns
 from trix_jax import configuration
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
@@ -429,17 +430,6 @@ def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):
     execution.call([sys.executable, '-c', program], of, Progress([]), jobs)
 
 
-def test_kinds_of_lines_are_those_that_were_written():
-  text, kinds = patterns.text(), patterns.kinds()
-  assert len(text) == len(kinds) and text.count('\n') == patterns.LINES and set(kinds) == set(range(6))
-  lines = text.splitlines(keepends=True)
-  ends = np.cumsum([len(line) for line in lines])
-  for line, end in list(zip(lines, ends, strict=True))[:200]:
-    [kind] = set(kinds[end - len(line) : end])
-    assert ('(' in line) == (patterns.KINDS[kind] == 'brackets')
-    assert (line.split()[0] in patterns.WORDS) == (patterns.KINDS[kind] == 'words')
-
-
 def test_what_cannot_be_measured_is_said_before_anything_is(tmp_path):
   with pytest.raises(InputError, match="unknown measure 'speed'; choose from routings, "):
     measure.main(tmp_path, ['routings', 'speed'], tmp_path / 'measured.json')
@@ -449,7 +439,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(tmp_path):
 
 @pytest.mark.slow
 def test_every_measure_of_a_small_run(tmp_path):
-  patterns.write(tmp_path / 'patterns.txt')
+  texts.write(texts.PATTERNS, tmp_path)
   config = configuration.default_config()
   config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 64})
   config.training.update(

@@ -19,7 +19,7 @@ import scipy.stats
 from absl import flags
 
 from experiments.findings import best_tiles, carved, readings, stand_ins
-from experiments.suites import patterns
+from experiments.texts import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.configuration import RunConfig
 from trix_jax.errors import InputError

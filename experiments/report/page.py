@@ -8,11 +8,12 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import suites
+from experiments import suites, texts
 from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import judgement, patterns, transfer
+from experiments.suites import judgement, transfer
+from experiments.texts import patterns
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
@@ -204,8 +205,8 @@ def _trained(name: str, rows: list[dict[str, Any]]) -> str:
     return ''
   settings = rows[0]['settings']
   file = settings.get('file', '')
-  if suites.SUITES[name].base.get('file') == suites.PATTERNS:
-    file = 'a text of six kinds of lines'
+  if text := texts.TEXTS.get(suites.SUITES[name].base.get('file')):
+    file = text.words
   corpus = {'file': file, 'python_stdlib': "the source of Python's standard library"}.get(
     settings.get('corpus', ''), 'TinyShakespeare'
   )

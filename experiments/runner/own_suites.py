@@ -16,7 +16,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import suites
+from experiments import suites, texts
 from experiments.findings import measure, other_programs
 from experiments.runner import planning
 from trix_jax import configuration
@@ -124,7 +124,7 @@ def _check_settings(settings: suites.Settings, variants: Collection[str]) -> Non
       raise InputError(
         f'there is no setting {name!r}; trix_jax/configuration.py and nn/model_config.py list every setting'
       )
-    if isinstance(value, str) and value.startswith('{') and value != suites.PATTERNS and value[1:-1] not in variants:
+    if isinstance(value, str) and value.startswith('{') and value not in texts.TEXTS and value[1:-1] not in variants:
       raise InputError(f'{name} = {value!r} names no variant; choose from {", ".join(variants)}')
 
 

@@ -1,17 +1,14 @@
 """Plan the runs of a suite: their settings, the runs that each needs, and the workdir, named by the settings."""
 
 import dataclasses
-import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_collections
 
-from experiments import suites
-from experiments.suites import frozen_recipe, patterns
-
-PATTERNS = 'patterns.txt'
+from experiments import suites, texts
+from experiments.suites import frozen_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +23,7 @@ class Run:
     folder: folder of the runs of this budget.
     needs: runs that this one starts from, learns from, or is measured with.
     partner: the one of them that it is measured with, if any.
+    text: the one of `experiments.texts` that it is trained on, if any.
   """
 
   suite: str
@@ -37,6 +35,7 @@ class Run:
   folder: pathlib.Path
   needs: tuple['Run', ...] = ()
   partner: 'Run | None' = None
+  text: str = ''
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -69,10 +68,11 @@ def runs_of(name: str, variants: Sequence[str], budget: str, folder: pathlib.Pat
 def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int) -> Run:
   """Return a run with the runs that it needs."""
   settings = suites.settings_of(suites.SUITES[name], variant, suites.BUDGETS[budget], seed)
-  portable, needs = dict(settings), []
+  portable, needs, text = dict(settings), [], ''
   for key, value in settings.items():
-    if value == suites.PATTERNS:
-      settings[key], portable[key] = str(folder / PATTERNS), hashlib.sha256(patterns.text().encode()).hexdigest()[:12]
+    if value in texts.TEXTS:
+      settings[key], portable[key] = str(texts.path_of(value, folder)), texts.TEXTS[value].sha256()[:12]
+      text = value
     elif isinstance(value, str) and value.startswith('{'):
       needed = run_of(name, value[1:-1], budget, folder, seed)
       settings[key], portable[key] = str(needed.workdir), needed.digest
@@ -92,7 +92,13 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
     folder / budget,
     tuple(needs),
     with_it,
+    text,
   )
+
+
+def texts_of(runs: Iterable[Run]) -> set[str]:
+  """Return the texts of `experiments.texts` that runs are trained on, and those that they need."""
+  return {text for run in runs for text in (run.text, *texts_of(run.needs)) if text}
 
 
 def config_of(settings: suites.Settings) -> ml_collections.ConfigDict:

@@ -26,7 +26,6 @@ from experiments.suites import (
 from experiments.suites.suite import (
   BUDGETS,
   CONFIG,
-  PATTERNS,
   Settings,
   Suite,
   describe_error,
@@ -37,7 +36,6 @@ from experiments.suites.suite import (
 __all__ = [
   'BUDGETS',
   'CONFIG',
-  'PATTERNS',
   'SUITES',
   'Settings',
   'Suite',

@@ -4,7 +4,8 @@ import numpy as np
 
 from experiments.findings import estimates
 from experiments.findings.verdicts import Results, Verdict, in_all, make_verdict
-from experiments.suites.suite import LEARNED, PATTERNS, Suite, scaled_steps
+from experiments.suites.suite import LEARNED, Suite, scaled_steps
+from experiments.texts import PATTERNS
 
 
 def judge_claims(results: Results) -> list[Verdict]:

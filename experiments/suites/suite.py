@@ -1,6 +1,7 @@
 """What a suite is, and the budgets. A run is `frozen_recipe.py` with settings of a budget and a variant.
 
-A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed. The
+A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed. One
+that names a text of `experiments.texts` in braces stands for its file. The
 setting `seed` of a variant is added to the run's seed.
 """
 
@@ -13,8 +14,6 @@ from typing import Any
 Settings = Mapping[str, Any]
 
 CONFIG = 'experiments/suites/frozen_recipe.py'
-# This stands for the file of `patterns.text`.
-PATTERNS = '{patterns}'
 # Settings that variants give as multiples of the budget's.
 SCALED = ('training.steps', 'training.batch_size')
 # A run that starts from another adds this to its seed, so that it does not see the same windows again.
