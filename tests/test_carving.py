@@ -9,7 +9,7 @@ import pytest
 from tiers import fast_first
 
 from trix_jax.core import tile_index
-from trix_jax.editing import carving
+from trix_jax.editing import carving, latent_weights
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, transformer
 from trix_jax.nn.cost import count_products
@@ -82,7 +82,7 @@ def test_codes_hold_where_latent_weights_cannot(votes):
   """A tile without any vote has no scale that would hold its latent weights below a threshold."""
   config = FFNConfig(d_model=8, d_ff=4, tiles=1)
   codes = jnp.zeros((1, 4, 2)).at[0, 0, 0].set(votes)
-  latent, scale = carving._hold_codes(jnp.where(codes == 0, 0.49, 0.51), codes, config)
+  latent, scale = latent_weights.hold_codes(jnp.where(codes == 0, 0.49, 0.51), codes, config)
   np.testing.assert_array_equal(jnp.clip(jnp.round(latent / scale[:, None, None]), -1, 1), codes)
 
 

@@ -381,9 +381,14 @@ NN = (
 EDITING = (
   *_in(
     'editing',
-    'trix_jax/editing/carving.py',
+    'trix_jax/editing/latent_weights.py',
     'test_carving',
     ('carving_changes_codes', 'jnp.where(kept_T11, latent_TXY, codes_TXY)', 'latent_TXY'),
+  ),
+  *_in(
+    'editing',
+    'trix_jax/editing/carving.py',
+    'test_carving',
     (
       'carved_units_share_the_scale_of_their_tile',
       'units.up_scale_F[member_TH] *',

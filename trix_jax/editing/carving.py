@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from trix_jax.core import tile_index
+from trix_jax.editing import latent_weights
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn
 from trix_jax.nn.model_config import FFNConfig, ModelConfig
-
-# Rounds in which latent weights are moved away from the quantiser's threshold before only their codes are kept.
-_ROUNDS = 8
 
 
 class Units(NamedTuple):
@@ -142,42 +140,16 @@ def build_tiles(units: Units, member_TH: jax.Array, config: FFNConfig) -> dict[s
   # A factor of a unit's output is that of its pre-activation, to the power that the activation has.
   power = 2 if config.activation == 'relu_squared' else 1
   up_scale_TH = units.up_scale_F[member_TH] * jnp.maximum(factor_TH, 0.0) ** (1 / power)
-  up_TDH, up_step_T = _hold_codes(
+  up_TDH, up_step_T = latent_weights.hold_codes(
     units.up_latent_FD[member_TH].transpose(0, 2, 1), units.up_FD[member_TH].transpose(0, 2, 1), config
   )
-  down_THD, down_step_T = _hold_codes(units.down_latent_FD[member_TH], units.down_FD[member_TH], config)
+  down_THD, down_step_T = latent_weights.hold_codes(units.down_latent_FD[member_TH], units.down_FD[member_TH], config)
   return {
     'up': up_TDH,
     'down': down_THD,
     'up_scale': up_scale_TH / up_step_T[:, None],
     'down_scale': mean_TD / down_step_T[:, None],
   }
-
-
-def _hold_codes(latent_TXY, codes_TXY, config):
-  """Return latent weights near the given ones that quantise to the given codes, and the scales that are then read.
-
-  `absmean` reads a tile's scale anew, which can move weights over the threshold. They are moved back, and where that
-  does not settle, the tile's latent weights become its codes.
-  """
-  if config.quantiser == 'threshold':
-    return latent_TXY, jnp.ones(len(latent_TXY))
-
-  def read(latent_TXY):
-    scale_T11 = jnp.mean(jnp.abs(latent_TXY), axis=(-2, -1), keepdims=True)
-    return jnp.where(scale_T11 > 0, scale_T11, 1.0)
-
-  for _ in range(_ROUNDS):
-    # Room for the scale to move a little after the weights have.
-    low_T11, high_T11 = 0.48 * read(latent_TXY), 0.52 * read(latent_TXY)
-    magnitude_TXY = jnp.abs(latent_TXY)
-    held_TXY = jnp.where(codes_TXY == 0, jnp.minimum(magnitude_TXY, low_T11), jnp.maximum(magnitude_TXY, high_T11))
-    latent_TXY = jnp.where(codes_TXY == 0, jnp.sign(latent_TXY), codes_TXY) * held_TXY
-  kept_T11 = jnp.all(jnp.clip(jnp.round(latent_TXY / read(latent_TXY)), -1, 1) == codes_TXY, axis=(-2, -1))[
-    :, None, None
-  ]
-  latent_TXY = jnp.where(kept_T11, latent_TXY, codes_TXY)
-  return latent_TXY, read(latent_TXY)[:, 0, 0]
 
 
 def carve(
