@@ -10,19 +10,13 @@ training goes on from it with --config.training.start_from.
 
 import dataclasses
 
-import jax.numpy as jnp
 from absl import flags
 
-from trix_jax.cli import arguments
+from trix_jax.cli import arguments, new_run
 from trix_jax.editing import carving
-from trix_jax.errors import InputError
-from trix_jax.evaluation import tables
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn.cost import count_products
-from trix_jax.runs import checkpoints, workdirs
-from trix_jax.runs.state import TrainState
-from trix_jax.system import devices
-from trix_jax.training import optimizers
+from trix_jax.runs import checkpoints
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a dense run.', required=True, flag_values=FLAGS)
@@ -34,24 +28,16 @@ _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True,
 
 def main() -> None:
   out = arguments.folder_of(_OUT)
-  if (out / 'checkpoints' / 'last').exists():
-    raise InputError(f'{out} holds a run already; choose another --out')
+  new_run.check_free(out)
   trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
   params, model = carving.carve(trained.params, trained.config.model, _TILES.value, _TOP_K.value)
   config = dataclasses.replace(trained.config, model=model)
   corpus = trained.corpus()
-  with workdirs.open_workdir(out, config), checkpoints.Checkpoints(out) as saved:
-    before, after = (
-      Evaluator(run.model, corpus.vocabulary, corpus.validation)(of_run)
-      for run, of_run in ((trained.config, trained.params), (config, params))
-    )
-    optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
-    state = TrainState(jnp.int32(trained.step), params, optimizer.init(params), {})
-    workdirs.write_run(out, config, corpus, params, {}, devices.data_mesh(1), trained.step)
-    for kind in checkpoints.KINDS:
-      saved.save(kind, state, after['loss'])
-  row = {'routing': model.ffn.routing, 'backend': 'xla', **after}
-  tables.write_rows(out / 'eval_sparse.json', [row], 'best', trained.step, 'validation')
+  before, after = (
+    Evaluator(run.model, corpus.vocabulary, corpus.validation)(of_run)
+    for run, of_run in ((trained.config, trained.params), (config, params))
+  )
+  new_run.write(out, config, corpus, params, {}, trained.step, after)
   whole, part = count_products(trained.config.model.ffn).total, count_products(model.ffn)
   print(f'{"":<24}{"loss":>8}{"products a token and layer":>28}{"of them routing":>17}')
   print(f'{"dense":<24}{before["loss"]:8.4f}{whole:28,}{0:17,}')

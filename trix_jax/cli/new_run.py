@@ -1,0 +1,71 @@
+"""Write an edited model as the folder of a run, which every other program takes."""
+
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax.numpy as jnp
+
+from trix_jax.configuration import RunConfig
+from trix_jax.data import corpora
+from trix_jax.errors import InputError
+from trix_jax.evaluation import tables
+from trix_jax.runs import checkpoints, workdirs
+from trix_jax.runs.state import TrainState
+from trix_jax.system import devices
+from trix_jax.training import optimizers
+
+
+def check_free(out: pathlib.Path) -> None:
+  """Raise InputError unless a folder for a new run is missing or empty, and can be written."""
+  if (out / 'checkpoints' / 'last').exists():
+    raise InputError(f'{out} holds a run already; choose another --out')
+  try:
+    if out.exists() and any(out.iterdir()):
+      raise InputError(f'{out} is not empty; choose another --out')
+    partial = _partial(out)
+    partial.mkdir(parents=True)
+    partial.rmdir()
+  except OSError as error:
+    raise InputError(f'cannot write {out}: {error.strerror}; choose another --out') from error
+
+
+def write(
+  out: pathlib.Path,
+  config: RunConfig,
+  corpus: corpora.Corpus,
+  params: Any,
+  routing_state: Any,
+  step: int,
+  figures: dict[str, Any],
+) -> None:
+  """Write a run whole or not at all. The state of its optimizer starts anew.
+
+  Args:
+    out: its folder, see `check_free`.
+    config, corpus: of the run.
+    params, routing_state: of the model.
+    step: steps of training that the model had.
+    figures: of the model by `Evaluator`.
+  """
+  partial = _partial(out)
+  try:
+    partial.mkdir(parents=True)
+    with workdirs.open_workdir(partial, config), checkpoints.Checkpoints(partial) as saved:
+      optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+      state = TrainState(jnp.int32(step), params, optimizer.init(params), routing_state)
+      workdirs.write_run(partial, config, corpus, params, routing_state, devices.data_mesh(1), step)
+      for kind in checkpoints.KINDS:
+        saved.save(kind, state, figures['loss'])
+      row = {'routing': config.model.ffn.routing, 'backend': 'xla', **figures}
+      tables.write_rows(partial / 'eval_sparse.json', [row], 'best', step, 'validation')
+    partial.rename(os.path.realpath(out))
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
+
+
+def _partial(out: pathlib.Path) -> pathlib.Path:
+  out = pathlib.Path(os.path.realpath(out))
+  return out.with_name(f'.{out.name}.{os.getpid()}.partial')
