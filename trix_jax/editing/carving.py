@@ -120,6 +120,11 @@ def _swap_once_each(unit_FD: np.ndarray, member_TH: np.ndarray) -> bool:
   return moved
 
 
+def activation_power(config: FFNConfig) -> int:
+  """Return the power to which a factor of a pre-activation becomes one of its activation."""
+  return 2 if config.activation == 'relu_squared' else 1
+
+
 def build_tiles(units: Units, member_TH: jax.Array, config: FFNConfig) -> dict[str, jax.Array]:
   """Make the parameters of a layer whose tiles have the given units. No code changes.
 
@@ -137,9 +142,7 @@ def build_tiles(units: Units, member_TH: jax.Array, config: FFNConfig) -> dict[s
   mean_TD = down_scale_THD.mean(axis=1)
   square_T1 = jnp.sum(jnp.square(mean_TD), axis=-1, keepdims=True)
   factor_TH = jnp.einsum('thd,td->th', down_scale_THD, mean_TD) / jnp.where(square_T1 > 0, square_T1, 1.0)
-  # A factor of a unit's output is that of its pre-activation, to the power that the activation has.
-  power = 2 if config.activation == 'relu_squared' else 1
-  up_scale_TH = units.up_scale_F[member_TH] * jnp.maximum(factor_TH, 0.0) ** (1 / power)
+  up_scale_TH = units.up_scale_F[member_TH] * jnp.maximum(factor_TH, 0.0) ** (1 / activation_power(config))
   up_TDH, up_step_T = latent_weights.hold_codes(
     units.up_latent_FD[member_TH].transpose(0, 2, 1), units.up_FD[member_TH].transpose(0, 2, 1), config
   )

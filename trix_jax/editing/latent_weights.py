@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from trix_jax.core import ternary
 from trix_jax.nn.model_config import FFNConfig
 
 # Rounds in which latent weights are moved away from the quantiser's threshold before only their codes are kept.
@@ -13,10 +14,11 @@ def hold_codes(latent_TXY: jax.Array, codes_TXY: jax.Array, config: FFNConfig) -
   """Return latent weights near the given ones that quantise to the given codes, and the scales that are then read.
 
   `absmean` reads a tile's scale anew, which can move weights over the threshold. They are moved back, and where that
-  does not settle, the tile's latent weights become its codes.
+  does not settle, the tile's latent weights become its codes. Under `threshold` only weights on the wrong side change.
   """
   if config.quantiser == 'threshold':
-    return latent_TXY, jnp.ones(len(latent_TXY))
+    wrong_TXY = ternary.ternarise(latent_TXY, 'threshold')[0] != codes_TXY
+    return jnp.where(wrong_TXY, codes_TXY, latent_TXY), jnp.ones(len(latent_TXY))
 
   def read(latent_TXY):
     scale_T11 = jnp.mean(jnp.abs(latent_TXY), axis=(-2, -1), keepdims=True)
