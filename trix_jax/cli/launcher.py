@@ -23,6 +23,7 @@ PROGRAMS = {
   'eval': ('trix_jax.cli.evaluate', 'evaluate a run under every routing'),
   'generate': ('trix_jax.cli.generate', 'write text with a run or an exported file'),
   'carve': ('trix_jax.cli.carve', 'cut a dense run into tiles, without training'),
+  'edit': ('trix_jax.cli.edit', 'prune, merge, split, clone, remove or replace tiles, without training'),
   'export': ('trix_jax.cli.export', 'pack a run into one file'),
   'lookup': ('trix_jax.cli.lookup', 'see which tiles answer, and what a tile is'),
 }
