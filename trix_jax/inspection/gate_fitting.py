@@ -16,11 +16,19 @@ BATCH = 16
 LEARNING_RATE = 1e-2
 
 
-def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
+def fit_gate(
+  trained: checkpoints.Trained, steps: int, seed: int = 0, start: dict[str, dict[str, jax.Array]] | None = None
+) -> Any:
   """Fit gates for `learned` routing to the training text and return the parameters with them; all else is unchanged.
 
   The gates minimise the language-model loss of the sparse model itself. The fit keeps the one-hot or probability gate
   of the model's training (straight-through for one_hot). Adam at 1e-2, cosine to 0, 16 windows a step.
+
+  Args:
+    trained: the model.
+    steps: of fitting.
+    seed: of the windows, and of the first gates.
+    start: gates to start from, by the name of their layer; by default random ones.
 
   Raises:
     InputError: when the model already has a learned gate, or an index.
@@ -33,8 +41,10 @@ def fit_gate(trained: checkpoints.Trained, steps: int, seed: int = 0) -> Any:
   model = transformer.TransformerLM(config, len(trained.vocabulary))
   corpus = trained.corpus()
   layers = [f'layer_{layer}' for layer in range(config.layers)]
-  fresh = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))['params']
-  gates = {name: fresh[name]['ffn']['gate'] for name in layers}
+  gates = start
+  if gates is None:
+    fresh = model.init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))['params']
+    gates = {name: fresh[name]['ffn']['gate'] for name in layers}
   optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
   def with_gates(gates):
