@@ -1,6 +1,7 @@
 """Results of suites that nobody measured, for tests of what is made of them."""
 
 from experiments import suites
+from experiments.suites import edits
 from trix_jax.runs import workdirs
 
 
@@ -47,6 +48,7 @@ def rows_of(suite, losses, **extra):
       'best_tiles': best_tiles_rows(loss),
       'readings': READINGS,
       'stand_ins': stand_ins_rows(loss),
+      'edited': edited_rows(loss),
       'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}],
       **extra,
     }
@@ -111,3 +113,15 @@ def stand_ins_rows(loss, matched=0.3):
   return [
     {'layer': layer, 'routed': loss, 'silent': 0.2, 'own': 0.4, 'any_own': 0.5, 'pairs': pairs} for layer in (0, 1)
   ]
+
+
+def edited_rows(loss, stale=0.05, near=('prune', 'merge')):
+  """An edited model that loses as much more by stale keys than by re-read ones as is said, or nothing where near."""
+  more = {'reread': 0.1, 'refitted': 0.07, 'stale_row': 0.1, 'stale_read': 0.1}
+  rows = [
+    {'edit': edit, 'key': key, 'loss': loss + of + (stale if key.startswith('stale') and edit not in near else 0.0)}
+    for edit in edits.PRIMARY
+    for key, of in more.items()
+  ]
+  others = {'prune_by_magnitude': 0.12 + loss / 100, 'prune_by_activation': 0.08, 'drop_one_of_the_pair': 0.2}
+  return rows + [{'edit': edit, 'key': 'reread', 'loss': loss + of} for edit, of in others.items()]

@@ -6,13 +6,13 @@ import pathlib
 import re
 
 import pytest
-from made_up_rows import best_tiles_rows, carved_rows, rows_of, stand_ins_rows
+from made_up_rows import best_tiles_rows, carved_rows, edited_rows, rows_of, stand_ins_rows
 from tiers import slow
 
 from experiments import suites
 from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures, page, readme_figures
-from experiments.suites import judgement
+from experiments.suites import edits, judgement
 from trix_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -226,6 +226,7 @@ def test_verdicts_follow_the_figures():
     'primary' in of['claim']
     for of in judgement.judge_suite('transfer', rows_of('transfer', {'emergent': [1.5]}, stand_ins=[]))
   )
+  judge_edits()
   rows = rows_of('stability', {'emergent': [1.0, 1.1]})
   assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
   assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'
@@ -241,6 +242,47 @@ def test_verdicts_follow_the_figures():
     'reproduced',
     'refuted',
   ]
+
+
+def judge_edits():
+  def rows(near, stale=0.05, seeds=3):
+    found = rows_of('edits', dict.fromkeys(('emergent', 'learned'), [1.5, 1.52, 1.51][:seeds]))
+    for number, row in enumerate(found):
+      row['edited'] = edited_rows(row['loss'], stale + 0.001 * row['seed'] * (1 + number // seeds), near)
+    return found
+
+  primary = verdict_of('edits', rows(('prune', 'merge')), 'primary')
+  assert (
+    primary['verdict'] == 'holds' and primary['p_value'] < 0.01 and primary['ours'].startswith('in 2 of them: prune ')
+  )
+  assert verdict_of('edits', rows(('prune', 'merge', 'split')), 'primary')['verdict'] == 'does not hold'
+  assert verdict_of('edits', rows(('prune', 'merge', 'split')), 'primary')['p_value'] == 1
+  # A difference beyond 0 is not enough.
+  assert verdict_of('edits', rows((), 0.01), 'primary')['verdict'] == 'does not hold'
+  # Seeds on both sides of the margin.
+  undecided = rows(('prune', 'merge'))
+  for row in undecided:
+    row['edited'] = edited_rows(row['loss'], 0.021 + 0.02 * row['seed'], ('prune', 'merge'))
+  assert verdict_of('edits', undecided, 'primary')['verdict'] == 'undecided'
+  # The model that has a stale row is that of a learned gate, and its own refitted gate is its measure.
+  one = rows(('prune', 'merge'))
+  for row in one:
+    if row['variant'] == 'learned':
+      for of in row['edited']:
+        of['loss'] += 0.03 if of['key'] == 'refitted' else 0.0
+  assert verdict_of('edits', one, 'split: re-reading beats the stale learned row')['ours'].startswith('-0.022')
+  assert verdict_of('edits', one, 'split: re-reading beats the stale read key')['ours'].startswith('-0.051')
+  assert verdict_of('edits', one, 'prune: loses less than prune by magnitude')['ours'].startswith('-0.035')
+  assert verdict_of('edits', one, 'prune: loses less than prune by activation')['verdict'] == 'does not hold'
+  assert verdict_of('edits', one, 'merge: loses less than drop one of the pair')['verdict'] == 'holds'
+  assert not any('primary' in verdict['claim'] for verdict in judgement.judge_suite('edits', one[:3]))
+
+
+def test_a_partial_conjunction_takes_the_worst_of_an_edit_and_the_second_best_edit():
+  p_values = [[0.001, 0.004], [0.5, 0.01], [0.01, 0.002], [1.0, 1.0]]
+  assert edits.partial_conjunction(p_values) == pytest.approx(3 * 0.01)
+  assert edits.partial_conjunction([[0.6, 0.001]] * 4) == 1
+  assert edits.partial_conjunction([*p_values[:3], [0.1, None]]) is None
 
 
 def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
