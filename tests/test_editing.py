@@ -316,10 +316,7 @@ def test_units_that_read_alike_stay_together_when_their_tile_is_split():
   change = splitting.split(params, config, 1)
   new = codes_of(change.tiles, edited_layer(config, change))
   assert [len({sides[bytes(row.astype(np.int8))] for row in new[tile]}) for tile in (1, T)] == [1, 1]
-  # Of all tiles it is the one whose units agree least only if they oppose one another.
-  params['up'] = (
-    params['up'].at[1].multiply(jnp.where(side_H == 0, 1, -jnp.sign(jnp.sum(centre_DX[:, 0] * centre_DX[:, 1]))))
-  )
+  # Units that oppose one another agree least of all.
   params['up'] = params['up'].at[1].set(centre_DX[:, :1] * jnp.where(side_H == 0, 1.0, -1.0))
   assert splitting.find_least_agreed(params, config) == 1
   assert splitting.split(params, config).said.startswith('tile 1 became tiles 1 and 4, with 8 of its units each')

@@ -413,6 +413,50 @@ EDITING = (
   ),
   *_in(
     'editing',
+    'trix_jax/editing/edits.py',
+    'test_editing',
+    (
+      'a_removed_tile_leaves_its_column',
+      "carry_rows(order, config.tiles), f'tile {tile} is gone'",
+      "carry_rows(range(len(order)), config.tiles), f'tile {tile} is gone'",
+    ),
+    ('edited_tiles_share_their_scales', 'dataclasses.replace(config.ffn, shared_down_scale=False)', 'config.ffn'),
+    (
+      'balance_biases_stay_as_they_were',
+      "new_state[name] = {'ffn': {key: carry(change, value_T) for key, value_T in state.items()}}",
+      "new_state[name] = {'ffn': state}",
+    ),
+  ),
+  *_in(
+    'editing',
+    'trix_jax/editing/merging.py',
+    'test_editing',
+    ('one_tile_of_a_pair_votes', 'jnp.sign(up_2HD.sum(axis=0))', 'jnp.sign(up_2HD[0])'),
+    (
+      'merged_units_meet_in_their_order',
+      'return second_H[jnp.argsort(tile_index.balanced_assignment(cosine_HH))]',
+      'return second_H',
+    ),
+  ),
+  *_in(
+    'editing',
+    'trix_jax/editing/pruning.py',
+    'test_editing',
+    ('units_weigh_without_their_output', 'active_TH * size_TH ** (1 / carving.activation_power(config))', 'active_TH'),
+  ),
+  *_in(
+    'editing',
+    'trix_jax/editing/splitting.py',
+    'test_editing',
+    (
+      'halves_are_cut_in_order',
+      'half_2X = carving.gather(units.up_FD[own], 2, seed)',
+      'half_2X = jnp.arange(H).reshape(2, -1)',
+    ),
+    ('halves_put_out_twice_as_much', 'factor = 0.5 **', 'factor = 1.0 **'),
+  ),
+  *_in(
+    'editing',
     'trix_jax/nn/cost.py',
     'test_carving',
     ('routing_costs_nothing', 'routing = scored * D if', 'routing = 0 * D if'),
@@ -1294,6 +1338,27 @@ EXPERIMENTS = (
     'experiments/findings/measure.py',
     'test_experiments',
     ('chance_is_the_least_of_the_tables', "'most': float(np.max(values))", "'most': float(np.min(values))"),
+  ),
+  *_in(
+    'experiments',
+    'experiments/findings/edited.py',
+    'test_edits_suite',
+    (
+      'stale_keys_are_not_carried_to_the_tiles_that_came',
+      'key_TD = edits.carry(changes[layer], key_TD)',
+      'key_TD = key_TD[: len(changes[layer].carry_XT)]',
+    ),
+  ),
+  *_in(
+    'experiments',
+    'experiments/suites/edits.py',
+    'test_report',
+    ('a_stale_row_is_judged_in_another_model', "'stale_row': 'learned'", "'stale_row': 'emergent'"),
+    (
+      'one_stale_key_beaten_is_enough',
+      'won = [edit for edit in PRIMARY if all(',
+      'won = [edit for edit in PRIMARY if any(',
+    ),
   ),
   *_in(
     'experiments',
