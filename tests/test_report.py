@@ -264,6 +264,13 @@ def judge_edits():
   for row in undecided:
     row['edited'] = edited_rows(row['loss'], 0.021 + 0.02 * row['seed'], ('prune', 'merge'))
   assert verdict_of('edits', undecided, 'primary')['verdict'] == 'undecided'
+  # An edit counts if re-reading beats both stale keys.
+  one_beaten = rows(('prune', 'merge'))
+  for row in one_beaten:
+    for of in row['edited']:
+      of['loss'] -= 0.05 if of['key'] == 'stale_row' else 0.0
+  assert verdict_of('edits', one_beaten, 'primary')['verdict'] == 'does not hold'
+  assert verdict_of('edits', one_beaten, 'primary')['ours'].startswith('in 0 of them')
   # The model that has a stale row is that of a learned gate, and its own refitted gate is its measure.
   one = rows(('prune', 'merge'))
   for row in one:
