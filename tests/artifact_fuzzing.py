@@ -29,7 +29,7 @@ from trix_jax.nn import model_config, transformer
 VOCABULARY = 'abc\né"\\'
 
 
-def small_artifact(form: str = 'modern', **settings) -> artifact.Artifact:
+def small_artifact(vocabulary: str = VOCABULARY, form: str = 'modern', **settings) -> artifact.Artifact:
   """A model of a few kilobytes."""
   model = model_config.parse_model(
     {
@@ -45,12 +45,12 @@ def small_artifact(form: str = 'modern', **settings) -> artifact.Artifact:
       **settings,
     }
   )
-  variables = transformer.TransformerLM(model, len(VOCABULARY)).init(
+  variables = transformer.TransformerLM(model, len(vocabulary)).init(
     {'params': jax.random.key(0), 'routing': jax.random.key(0)}, jnp.zeros((1, 1), jnp.int32)
   )
-  config = weights.InferenceConfig(model, len(VOCABULARY))
+  config = weights.InferenceConfig(model, len(vocabulary))
   arrays = weights.pack(variables['params'], variables.get('routing', {}), config)
-  return artifact.Artifact(config, VOCABULARY, jax.device_get(arrays), {'corpus': 'none', 'step': 3})
+  return artifact.Artifact(config, vocabulary, jax.device_get(arrays), {'corpus': 'none', 'step': 3})
 
 
 def split(content: bytes) -> tuple[dict, bytes]:

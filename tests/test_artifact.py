@@ -12,6 +12,7 @@ from artifact_fuzzing import joined, rewritten, small_artifact, split
 from tiers import slow
 
 from trix_jax import inference
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.inference import artifact, forward, weights
 
@@ -50,6 +51,31 @@ def test_a_loaded_model_computes_the_same_bits(tmp_path):
   np.testing.assert_array_equal(loaded.logits(tokens), model.logits(tokens))
   assert loaded.generate(['abc'], 30) == model.generate(['abc'], 30)
   assert loaded.provenance == {'why': 'a test'}
+
+
+def test_a_model_of_bytes_is_read_back(tmp_path):
+  saved = small_artifact(corpora.BYTES)
+  path = tmp_path / 'model.safetensors'
+  artifact.write(path, saved)
+  assert artifact.read(path).vocabulary == corpora.BYTES
+  loaded = inference.load(path)
+  np.testing.assert_array_equal(loaded.encode('é'), [0xC3, 0xA9])
+  (text,) = loaded.generate(['é'], 30, temperature=5.0)
+  assert '\ufffd' in text and text.encode('utf-8')  # No surrogate is left.
+  content = path.read_bytes()
+
+  def other(header):
+    metadata = header['__metadata__']
+    metadata['tokenizer'] = 'word'
+    digests = {**json.loads(metadata['sha256']), 'tokenizer': artifact._sha256(b'word')}
+    metadata['sha256'] = json.dumps(digests)
+
+  path.write_bytes(edited(content, other))
+  with pytest.raises(InputError, match="tokenizer: is 'word'; this version reads 'byte'"):
+    artifact.read(path)
+  path.write_bytes(edited(content, lambda header: header['__metadata__'].update(vocabulary='ab')))
+  with pytest.raises(InputError, match='vocabulary: is not part of the metadata'):
+    artifact.read(path)
 
 
 def test_other_programs_can_read_it(tmp_path):

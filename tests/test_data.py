@@ -24,6 +24,36 @@ def test_tokens_round_trip_through_a_sorted_vocabulary(tmp_path):
   assert corpus.validation[0] == corpus.train[-1]
 
 
+def test_any_text_is_bytes(tmp_path):
+  text = 'häßlich 𝄞, aber wahr\n' * 10
+  (tmp_path / 'text').write_text(text)
+  corpus = corpora.load_corpus('file', str(tmp_path / 'text'), 'byte')
+  assert corpus.vocabulary == corpora.BYTES and len(set(corpora.BYTES)) == 256
+  joined = np.concatenate([corpus.train, corpus.validation[1:]])
+  assert joined.dtype == np.int32 and bytes(joined.tolist()) == text.encode()
+  assert corpora.decode(joined, corpora.BYTES) == text
+  assert corpora.name_unit(corpora.BYTES) == 'bytes' and corpora.name_unit('ab') == 'characters'
+  with pytest.raises(InputError, match="unknown tokenizer 'bytes'; choose one of char, byte"):
+    corpora.load_corpus('file', str(tmp_path / 'text'), 'bytes')
+
+
+def test_bytes_that_are_no_text_are_shown_and_those_of_a_command_are_kept():
+  assert corpora.decode([0x61, 0xC3, 0x62, 0xFF], corpora.BYTES) == 'a\ufffdb\ufffd'
+  np.testing.assert_array_equal(corpora.encode('a\udcff', corpora.BYTES), [0x61, 0xFF])
+  with pytest.raises(InputError, match=r"'\\ud800' is no character"):
+    corpora.encode('a\ud800', corpora.BYTES)
+  with pytest.raises(InputError, match='tokens go from 0 to 256; the vocabulary has 0 to 255'):
+    corpora.decode([0, 256], corpora.BYTES)
+
+
+@pytest.mark.parametrize(('vocabulary', 'text'), [(corpora.BYTES, 'a𝄞é'), ('a𝄞é', 'a𝄞é')])
+def test_a_decoder_gives_whole_characters(vocabulary, text):
+  decode, tokens = corpora.make_decoder(vocabulary), corpora.encode(text, vocabulary)
+  pieces = [decode([token], False) for token in tokens]
+  assert ''.join(pieces) == text and set(pieces) - {''} == set(text)
+  assert decode(tokens[-1:], True) == ('\ufffd' if vocabulary == corpora.BYTES else 'é')
+
+
 def test_batches_are_a_function_of_seed_and_step():
   tokens = np.arange(1000, dtype=np.int32)
   first = corpora.draw_batch(tokens, 10, 4, seed=1, step=7)

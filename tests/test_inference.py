@@ -10,6 +10,7 @@ import pytest
 from tiers import fast_first
 
 from trix_jax import inference
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.inference import forward, weights
 from trix_jax.nn import ffn, indexed_ffn, model_config, transformer
@@ -250,6 +251,21 @@ def test_a_seed_is_a_text_alone_and_among_others(model):
   assert texts == [model.generate([prompt], 50, temperature=1.5, seed=7 + i)[0] for i, prompt in enumerate(prompts)]
   assert texts != model.generate(prompts, 50, temperature=1.5, seed=8)
   assert [''.join(row) for row in zip(*model.stream(prompts, 50, temperature=1.5, seed=7), strict=True)] == texts
+
+
+def test_a_model_of_bytes_streams_whole_characters():
+  config = config_of(**FLOAT_MODERN)
+  net = transformer.TransformerLM(config, 256)
+  params, state = transformer.init(net, jax.random.key(0))
+  # The head sees the last token alone, and then says: 'é', two bytes, without end.
+  params = jax.tree.map(jnp.zeros_like, params)
+  params['final_norm']['scale'] = jnp.ones(config.d_model)
+  params['embedding']['embedding'] = params['embedding']['embedding'].at[0xC3, 0].set(1.0).at[0xA9, 1].set(1.0)
+  params['head']['kernel'] = params['head']['kernel'].at[0, 0xA9].set(9.0).at[1, 0xC3].set(9.0)
+  language_model = inference.as_trained(net, corpora.BYTES, params, state)
+  pieces = [row for (row,) in language_model.stream(['é'], 2 * inference.CHUNK + 1, temperature=0.0)]
+  assert ''.join(pieces) == 'é' * inference.CHUNK + '\ufffd'  # The length cuts the last character.
+  assert pieces[0] == 'é' * (len(pieces[0]))
 
 
 def test_top_k_and_temperature_bound_the_choice(model):

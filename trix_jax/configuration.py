@@ -116,6 +116,7 @@ class RunConfig:
     seed: of parameters, batches and dropout.
     corpus: one of `corpora.CORPORA`.
     file: path of a UTF-8 text, for corpus `file`.
+    tokenizer: one of `corpora.TOKENIZERS`. Models of `byte` share one vocabulary, whatever their texts.
     model, hierarchy, optimizer, loss, training: the sections. `hierarchy` is for the index; stored runs know this name.
     sample_length: characters written at the end.
     profile: trace five steps of a call, from its eleventh, into WORKDIR/profile.
@@ -124,6 +125,7 @@ class RunConfig:
   seed: int = 0
   corpus: str = 'tinyshakespeare'
   file: str = ''
+  tokenizer: str = setting('char', before='char')
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   hierarchy: IndexConfig = dataclasses.field(default_factory=IndexConfig)
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -160,6 +162,7 @@ def _fits_controls_of(wanted: str) -> Relation:
 
 _CHECKS: tuple[Check | Relation, ...] = (
   choice_of('corpus', among=corpora.CORPORA),
+  choice_of('tokenizer', among=corpora.TOKENIZERS),
   choice_of('optimizer.name', among=OPTIMIZERS),
   at_least_1(
     'training.steps',

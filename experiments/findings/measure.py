@@ -142,6 +142,7 @@ def passage(trained: checkpoints.Trained) -> dict[str, Any]:
   validation = trained.corpus().validation[: PASSAGE + trained.model.config.context]
   tile_YNK = chosen_tiles(trained, validation)
   text = ''.join(trained.vocabulary[token] for token in validation[: min(PASSAGE, tile_YNK.shape[1])])
+  text = text.encode('utf-8', 'replace').decode()  # A byte of a longer character shows as a question mark.
   return {'text': text, 'tiles': tile_YNK[:, : len(text), 0].tolist()}
 
 

@@ -487,6 +487,12 @@ DATA = (
       'windows = padded[np.arange(count)[:, None] * (context - 1) +',
     ),
     ('validation_text_lacks_its_first_predecessor', 'tokens[cut - 1 :]', 'tokens[cut:]'),
+    (
+      'bytes_are_those_of_latin_1',
+      "text.encode('utf-8', 'surrogateescape')",
+      "text.encode('latin-1', 'replace')",
+    ),
+    ('decoder_cuts_characters', "encode('ascii', 'surrogateescape'), last", "encode('ascii', 'surrogateescape'), True"),
     ('split_of_another_fraction', 'TRAIN_FRACTION = 0.9', 'TRAIN_FRACTION = 0.8'),
     (
       'damaged_corpus_accepted',
@@ -859,6 +865,7 @@ INFERENCE = (
       "_sha256(metadata[name].encode('utf-8', 'surrogatepass')) == digests[name], name,",
       'bool(digests[name]), name,',
     ),
+    ('any_tokenizer_is_bytes', "_require(tokenizer == 'byte',", '_require(bool(tokenizer),'),
     ('another_version_accepted', '_require(version == FORMAT_VERSION, ', '_require(version is not None, '),
     (
       'another_dtype_accepted',

@@ -77,8 +77,8 @@ def main() -> None:
     config = change_routing(trained.model.config, 'learned')
     rows.append({'routing': 'fitted_gate', 'backend': 'xla', **Evaluator(config, vocabulary, tokens)(fitted)})
   print(
-    f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} characters of '
-    f'{_FILE.value or "validation text"}'
+    f'{workdir}, {_CHECKPOINT.value} checkpoint, step {trained.step}, {len(tokens) - 1:,} '
+    f'{corpora.name_unit(vocabulary)} of {_FILE.value or "validation text"}'
   )
   print(tables.format_routings(rows, trained.model.config.ffn.routing))
   print(tables.format_tile_use(rows, trained.model.config.ffn.routing))

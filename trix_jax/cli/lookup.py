@@ -38,6 +38,6 @@ def main() -> None:
     tile_YVK = address_map.map_addresses(trained)
     print(address_map.format_map(tile_YVK, trained.vocabulary, trained.model.config.ffn.tiles))
   elif text is not None:
-    print(tile_cards.format_answers(text, tile_cards.look_up(trained, text)))
+    print(tile_cards.format_answers(tile_cards.spell(trained, text), tile_cards.look_up(trained, text)))
   elif layer is not None and tile is not None:
     print(tile_cards.format_card(tile_cards.make_card(trained, layer, tile, trained.corpus().validation)))

@@ -1,5 +1,6 @@
-"""Character corpora by name, and batches as a function of (seed, step)."""
+"""Corpora by name, their characters or bytes as tokens, and batches as a function of (seed, step)."""
 
+import codecs
 import dataclasses
 import hashlib
 import logging
@@ -7,7 +8,7 @@ import os
 import pathlib
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import platformdirs
@@ -16,6 +17,10 @@ from trix_jax.errors import InputError
 from trix_jax.system import files
 
 CORPORA = ('tinyshakespeare', 'python_stdlib', 'file')
+TOKENIZERS = ('char', 'byte')
+# The vocabulary of `byte`: all bytes in their order, as characters. Python's surrogate escapes stand for the bytes
+# beyond ASCII. No text has those, so this is never the vocabulary of a text's characters.
+BYTES = bytes(range(256)).decode('ascii', 'surrogateescape')
 TRAIN_FRACTION = 0.9
 
 TINYSHAKESPEARE_URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
@@ -76,9 +81,9 @@ class Corpus:
 
   Attributes:
     name: the name that `load_corpus` was given.
-    vocabulary: the distinct characters of the text, sorted; a token is an index into it.
+    vocabulary: the distinct characters of the text, sorted, or `BYTES`; a token is an index into it.
     train: first 90 % of the tokens, int32.
-    validation: the last training token, then the rest of the text; so every validation character has a predecessor.
+    validation: the last training token, then the rest of the text; so every validation token has a predecessor.
     sha256: of the UTF-8 text.
   """
 
@@ -89,7 +94,7 @@ class Corpus:
   sha256: str
 
 
-def load_corpus(name: str, file: str = '') -> Corpus:
+def load_corpus(name: str, file: str = '', tokenizer: str = 'char') -> Corpus:
   """Load a corpus.
 
   Args:
@@ -97,12 +102,15 @@ def load_corpus(name: str, file: str = '') -> Corpus:
       cache, else from a download into that cache; its hash is checked. `python_stdlib` is source text of the running
       Python's standard library.
     file: path of any UTF-8 text, for `file`.
+    tokenizer: `char`, a token for each distinct character of the text; or `byte`, one for each byte of its UTF-8 form.
 
   Raises:
     InputError: for an unknown name, or a text that cannot be read or downloaded.
   """
   if name not in CORPORA:
     raise InputError(f'unknown corpus {name!r}; choose one of {", ".join(CORPORA)}')
+  if tokenizer not in TOKENIZERS:
+    raise InputError(f'unknown tokenizer {tokenizer!r}; choose one of {", ".join(TOKENIZERS)}')
   if (name == 'file') != bool(file):
     raise InputError(f'corpus {name!r} with file={file!r}; give a path with corpus "file", and only with it')
   if name == 'tinyshakespeare':
@@ -111,7 +119,7 @@ def load_corpus(name: str, file: str = '') -> Corpus:
     text = _python_stdlib()
   else:
     text = read_text(file)
-  vocabulary = ''.join(sorted(set(text)))
+  vocabulary = BYTES if tokenizer == 'byte' else ''.join(sorted(set(text)))
   tokens = encode(text, vocabulary)
   cut = int(len(tokens) * TRAIN_FRACTION)
   if cut < 2 or cut == len(tokens):
@@ -139,6 +147,11 @@ def read_text(file: str) -> str:
 
 def encode(text: str, vocabulary: str) -> np.ndarray:
   """Turn text into int32 tokens. Raise InputError, which names them, for characters that the vocabulary lacks."""
+  if vocabulary == BYTES:
+    try:
+      return np.frombuffer(text.encode('utf-8', 'surrogateescape'), np.uint8).astype(np.int32)
+    except UnicodeEncodeError as error:
+      raise InputError(f'{text[error.start]!r} is no character of a text; leave it out') from error
   unknown = sorted(set(text) - set(vocabulary))
   if unknown:
     shown = ' '.join(repr(character) for character in unknown[:10])
@@ -151,7 +164,29 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
 
 
 def decode(tokens, vocabulary: str) -> str:
-  """Turn tokens into text. Raise InputError for a token outside the vocabulary."""
+  """Turn tokens into text. Bytes that are no UTF-8 become U+FFFD. Raise InputError for a token out of range."""
+  return make_decoder(vocabulary)(tokens, True)
+
+
+def make_decoder(vocabulary: str) -> Callable[[Sequence[int] | np.ndarray, bool], str]:
+  """Make a function that turns the next tokens of a text into characters.
+
+  Its second argument says whether they are the last. It keeps the bytes of an unfinished character until then.
+  """
+  if vocabulary == BYTES:
+    bytes_decoder = codecs.getincrementaldecoder('utf-8')('replace')
+    return lambda tokens, last: bytes_decoder.decode(
+      _look_up(tokens, vocabulary).encode('ascii', 'surrogateescape'), last
+    )
+  return lambda tokens, _: _look_up(tokens, vocabulary)
+
+
+def name_unit(vocabulary: str) -> str:
+  """Return what tokens are, for messages: `characters` or `bytes`."""
+  return 'bytes' if vocabulary == BYTES else 'characters'
+
+
+def _look_up(tokens, vocabulary):
   tokens = np.asarray(tokens)
   if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(vocabulary):
     raise InputError(f'tokens go from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {len(vocabulary) - 1}')

@@ -1,9 +1,10 @@
 """A packed model as one safetensors file: arrays, config, vocabulary and provenance, without code of any kind.
 
 The arrays are those of `weights.layout`, in the bytes that every kernel reads. The metadata is text: `format`,
-`format_version`, `config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON). `sha256` covers every array,
-the config, the vocabulary and the provenance. The reader trusts nothing in a file. It names and refuses every entry
-that is missing, superfluous, damaged or out of range, before it allocates memory for it.
+`format_version`, `config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON). A model of bytes has
+`tokenizer` instead of `vocabulary`. `sha256` covers every array, the config, the vocabulary and the provenance. The
+reader trusts nothing in a file. It names and refuses every entry that is missing, superfluous, damaged or out of range,
+before it allocates memory for it.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from trix_jax.core import routing
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.inference import weights
 from trix_jax.inference.weights import Entry, InferenceConfig
@@ -47,7 +49,7 @@ def write(path: pathlib.Path, artifact: Artifact) -> None:
   """Write a file, whole or not at all. Raise InputError when the file cannot be written."""
   described = {
     'config': json.dumps(_config_to_dict(artifact.config), sort_keys=True),
-    'vocabulary': artifact.vocabulary,
+    **({'tokenizer': 'byte'} if artifact.vocabulary == corpora.BYTES else {'vocabulary': artifact.vocabulary}),
     'provenance': json.dumps(dict(artifact.provenance), sort_keys=True),
   }
   arrays = {name: np.ascontiguousarray(artifact.arrays[name]) for name in weights.layout(artifact.config)}
@@ -98,17 +100,20 @@ def _read(file) -> Artifact:
   version = metadata.get('format_version')
   _require(version == FORMAT_VERSION, 'format_version', f'is {_shown(version)}; this version reads {FORMAT_VERSION!r}')
   names = set(file.keys())
-  extra = set(metadata) - {'format', 'format_version', 'sha256', *DESCRIBED}
+  described = [name if name != 'vocabulary' or 'tokenizer' not in metadata else 'tokenizer' for name in DESCRIBED]
+  extra = set(metadata) - {'format', 'format_version', 'sha256', *described}
   _require(not extra, min(extra, default=''), 'is not part of the metadata of this format')
   digests = _json(metadata, 'sha256')
-  _require(set(digests) == names | set(DESCRIBED), 'sha256', 'does not name exactly what the file holds')
-  for name in DESCRIBED:
+  _require(set(digests) == names | set(described), 'sha256', 'does not name exactly what the file holds')
+  for name in described:
     _require(name in metadata, name, 'is missing')
     _require(
       _sha256(metadata[name].encode('utf-8', 'surrogatepass')) == digests[name], name, 'is damaged: its sha256 differs'
     )
 
-  vocabulary = metadata['vocabulary']
+  tokenizer = metadata.get('tokenizer', 'byte')
+  _require(tokenizer == 'byte', 'tokenizer', f"is {_shown(tokenizer)}; this version reads 'byte', or a vocabulary")
+  vocabulary = metadata.get('vocabulary', corpora.BYTES)
   _require(0 < len(vocabulary) == len(set(vocabulary)), 'vocabulary', 'must be distinct characters, at least one')
   config = _config_from_dict(_json(metadata, 'config'), len(vocabulary), len(names))
   entries = weights.layout(config)

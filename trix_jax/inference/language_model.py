@@ -10,7 +10,7 @@ Use never changes a model, so any number of threads may share one.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -39,7 +39,7 @@ class LanguageModel:
 
   Attributes:
     config: of the model.
-    vocabulary: its characters; a token is an index into it.
+    vocabulary: its characters, or `corpora.BYTES`; a token is an index into it.
     arrays: see `weights.layout`, or `weights.as_trained` for a model computed by XLA.
     computation: `forward.PACKED` or `forward.XLA`.
     provenance: origin of the model: versions, corpus, commit, command, validation loss.
@@ -56,7 +56,7 @@ class LanguageModel:
     return corpora.encode(text, self.vocabulary)
 
   def decode(self, tokens: np.ndarray) -> str:
-    """Turn tokens into text."""
+    """Turn tokens into text. Bytes that are no UTF-8 become U+FFFD."""
     return corpora.decode(tokens, self.vocabulary)
 
   def logits(self, token_BL: np.ndarray | jax.Array) -> jax.Array:
@@ -100,13 +100,13 @@ class LanguageModel:
 
     Args:
       prompts: texts, or int32 tokens, of at least one character each; they may differ in length.
-      length: characters to write after each.
+      length: characters, or bytes for a model of bytes, to write after each.
       temperature: divides the logits, up to MAX_TEMPERATURE; 0 takes the likeliest character.
       top_k: draw from the k likeliest characters only; 0 for all.
       seed: prompt i uses seed + i, so a batch does not change its text.
 
     Yields:
-      The next characters of every row.
+      The next characters of every row. Bytes of an unfinished character wait for the rest of it.
 
     Raises:
       InputError: before any computation, for an empty prompt, unknown characters or settings out of range.
@@ -130,7 +130,7 @@ class LanguageModel:
     if not rows or not length:
       return iter(())
     drawn = _draw(self, rows, length, temperature, min(top_k, len(self.vocabulary)), seed)
-    return ([self.decode(row) for row in token_BS] for token_BS in drawn)
+    return _decode(drawn, [corpora.make_decoder(self.vocabulary) for _ in rows])
 
   def _check_tokens(self, tokens):
     if tokens.min() < 0 or tokens.max() >= len(self.vocabulary):
@@ -171,6 +171,16 @@ def as_trained(model: Any, vocabulary: str, params: Any, routing_state: Any) -> 
   """Return a `transformer.TransformerLM` as trained. XLA computes it, under any routing."""
   config = InferenceConfig(model.config, len(vocabulary), 'float32', 'float32')
   return LanguageModel(config, vocabulary, weights.as_trained(params, routing_state, model.config), forward.XLA, {})
+
+
+def _decode(
+  drawn: Iterator[np.ndarray], decoders: list[Callable[[Sequence[int] | np.ndarray, bool], str]]
+) -> Iterator[list[str]]:
+  """Yield the texts of drawn tokens, and of what decoders kept back."""
+  for token_BS in drawn:
+    yield [decode(row, False) for decode, row in zip(decoders, token_BS, strict=True)]
+  if any(rest := [decode([], True) for decode in decoders]):
+    yield rest
 
 
 def _draw(

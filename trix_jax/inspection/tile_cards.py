@@ -74,13 +74,19 @@ def look_up(trained: checkpoints.Trained, text: str) -> list[Answer]:
     InputError: for an empty text, a text longer than the context, unknown characters, or a model whose routing looks
       nothing up.
   """
-  context = trained.model.config.context
-  if not 1 <= len(text) <= context:
-    raise InputError(f'the text has {len(text)} characters; this model takes 1 to {context} at once')
+  context, token_L = trained.model.config.context, corpora.encode(text, trained.vocabulary)
+  if not 1 <= len(token_L) <= context:
+    unit = corpora.name_unit(trained.vocabulary)
+    raise InputError(f'the text has {len(token_L)} {unit}; this model takes 1 to {context} at once')
   _check_looks_up(trained.model.config)
   apply = jax.jit(transformer.apply, static_argnums=0)
-  infos = apply(trained.model, trained.params, trained.routing_state, corpora.encode(text, trained.vocabulary)[None])[1]
+  infos = apply(trained.model, trained.params, trained.routing_state, token_L[None])[1]
   return [Answer(*(np.asarray(part) for part in _answers_of(info))) for info in infos]
+
+
+def spell(trained: checkpoints.Trained, text: str) -> str:
+  """Return a text with one symbol for each of its tokens: itself, or its bytes as in `corpora.BYTES`."""
+  return ''.join(trained.vocabulary[token] for token in corpora.encode(text, trained.vocabulary))
 
 
 def _check_looks_up(config: ModelConfig) -> None:
@@ -133,7 +139,7 @@ def read_keys(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.
 
 
 def format_answers(text: str, answers: list[Answer]) -> str:
-  """Tabulate each layer's tiles and the margin of the first, a line for each character."""
+  """Tabulate each layer's tiles and the margin of the first, a line for each symbol; see `spell`."""
   lines = ['character  ' + ''.join(f'{f"layer {layer}: tile, margin":<28}' for layer in range(len(answers)))]
   for position, character in enumerate(text):
     cells = ''

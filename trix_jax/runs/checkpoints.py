@@ -206,7 +206,7 @@ class Trained:
 
   def corpus(self) -> corpora.Corpus:
     """Load the corpus of the training run. Raise InputError when its text has changed since."""
-    corpus = corpora.load_corpus(self.config.corpus, self.config.file)
+    corpus = corpora.load_corpus(self.config.corpus, self.config.file, self.config.tokenizer)
     if corpus.sha256 != self.run['corpus']['sha256']:
       raise InputError(
         f'corpus {self.config.file or self.config.corpus} is not the text the model was trained on '

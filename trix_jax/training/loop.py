@@ -39,7 +39,7 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   config = configuration.parse(settings)
   if config.file:  # An absolute path lets evaluation find the text from any folder.
     config = dataclasses.replace(config, file=str(pathlib.Path(config.file).resolve()))
-  corpus = corpora.load_corpus(config.corpus, config.file)
+  corpus = corpora.load_corpus(config.corpus, config.file, config.tokenizer)
   for split in ('train', 'validation'):
     corpora.check_context(getattr(corpus, split), config.model.context, split)
   model = TransformerLM(config.model, len(corpus.vocabulary))
@@ -106,7 +106,7 @@ def run_steps(run: Run, state: TrainState, best_loss: float, teacher: Teacher | 
   counts = workdirs.describe_parameters(config.model, state.params, state.routing_state)['parameters']
   print(
     f'{counts["total"]:,} parameters, {counts["active_per_token"]:,} active per character; {len(corpus.train):,} '
-    f'training characters, {mesh.size} {jax.default_backend()} device(s)',
+    f'training {corpora.name_unit(corpus.vocabulary)}, {mesh.size} {jax.default_backend()} device(s)',
     flush=True,
   )
   state = devices.replicate(state, mesh)

@@ -68,6 +68,7 @@ def _trained(setting: str, workdir: str, corpus: corpora.Corpus) -> checkpoints.
     raise InputError(f'config.{setting}: {error}') from error
   if trained.vocabulary != corpus.vocabulary:
     raise InputError(
-      f'config.{setting}: the model in {workdir} was trained on another vocabulary; give one of the same text'
+      f'config.{setting}: the model in {workdir} was trained on another vocabulary; give one of the same text, or '
+      'train both with tokenizer=byte'
     )
   return trained
