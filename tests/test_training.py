@@ -286,6 +286,25 @@ def test_weight_decay_reaches_every_parameter_until_it_ends():
       assert all(decayed) if step < 2 else not any(decayed)
 
 
+def test_tiles_train_alone():
+  alone = tiny(training__start_from='earlier', training__train_only='tiles')
+  whole = dataclasses.replace(alone, training=dataclasses.replace(alone.training, train_only=''))
+  after = {}
+  for config in (alone, whole):
+    model, mesh, state = start(config)
+    before = jax.device_get(state.params)
+    step = make_train_step(config, model, mesh)
+    norms = []
+    for index in range(2):
+      state, metrics = step(state, batch(config, mesh), index)
+      norms.append(float(metrics['grad_norm']))
+    moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), jax.device_get(state.params), before)
+    after[config.training.train_only] = moved, norms
+  moved, norms = after['tiles']
+  assert all(jax.tree.leaves(moved['layer_0'].pop('ffn'))) and not any(jax.tree.leaves(moved))
+  assert all(jax.tree.leaves(after[''][0])) and norms[0] < after[''][1][0]  # Held parameters have no gradient.
+
+
 def test_a_gradient_is_clipped_to_its_norm():
   settings = configuration.OptimizerConfig(name='adamw')
   params = {'scale': jnp.ones(3)}

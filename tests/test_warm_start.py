@@ -63,6 +63,33 @@ def test_parameters_come_along_and_nothing_else_does(earlier):
   assert same(dataclasses.replace(state, params=before.params), before)
 
 
+def tiles_alone(config):
+  return dataclasses.replace(config, training=dataclasses.replace(config.training, train_only='tiles'))
+
+
+def test_new_tiles_start_in_an_earlier_model(earlier):
+  """As many as the config says, and each as wide as those of the earlier model."""
+  trained, config = earlier(), tiles_alone(tiny(tiles=1, d_ff=8, routing='dense', gate='one_hot'))
+  before = state_of(config)
+  state = warm_start.start_from(config, CORPUS, before)
+  assert state.params['layer_0']['ffn']['up'].shape == (1, 16, 8)
+  assert same(state.params['layer_0']['ffn'], before.params['layer_0']['ffn'])
+  rest, theirs = ({**params, 'layer_0': {**params['layer_0'], 'ffn': {}}} for params in (state.params, trained.params))
+  assert same(rest, theirs)
+  wider = tiles_alone(tiny(tiles=1, d_ff=16))
+  with pytest.raises(InputError, match='d_ff / tiles 8 -> 16'):
+    warm_start.start_from(wider, CORPUS, state_of(wider))
+
+
+def test_tiles_alone_need_a_model_around_them():
+  for change in ({'start_from': ''}, {'clusters': 2}):
+    config = configuration.default_config()
+    config.training.update({'train_only': 'tiles', 'start_from': change.get('start_from', 'earlier')})
+    config.model.clusters = change.get('clusters', 0)
+    with pytest.raises(InputError, match='train_only = tiles needs the model around the tiles'):
+      configuration.parse(config)
+
+
 @pytest.mark.slow
 def test_an_index_is_that_of_its_tiles(earlier):
   settings = {'tiles': 4, 'clusters': 2, 'probes': 1, 'balance_bias': True}

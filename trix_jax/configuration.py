@@ -19,6 +19,7 @@ from trix_jax.nn.model_config import NO_CONTROL, ModelConfig
 from trix_jax.settings import Check, Relation, at_least_1, choice_of, require, setting, values_before
 
 OPTIMIZERS = ('muon', 'adamw')
+ALL, TILES = '', 'tiles'  # Values of `train_only`.
 WHERE_SETTINGS_ARE = 'trix_jax/configuration.py and nn/model_config.py list every setting'
 
 
@@ -96,6 +97,7 @@ class TrainingConfig:
     log_every, eval_every, checkpoint_every: steps between two lines of metrics, two evaluations, two checkpoints.
     keep_checkpoints: how many of the newest `last` checkpoints stay.
     start_from: workdir whose best parameters the run starts from; by default they are random.
+    train_only: `tiles` starts with new tiles, trains them alone and leaves all else as it is in `start_from`.
   """
 
   steps: int = 1200
@@ -106,6 +108,7 @@ class TrainingConfig:
   checkpoint_every: int = 200
   keep_checkpoints: int = setting(2, before=2)
   start_from: str = setting('', before='')
+  train_only: str = setting('', before='')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +180,12 @@ _CHECKS: tuple[Check | Relation, ...] = (
     lambda c: c.training.batch_size % c.training.accumulation == 0,
     'config.training.accumulation = {c.training.accumulation} does not divide config.training.batch_size = '
     '{c.training.batch_size}',
+  ),
+  choice_of('training.train_only', among=(ALL, TILES)),
+  Relation(
+    lambda c: not c.training.train_only or bool(c.training.start_from and not c.model.ffn.clusters),
+    'config.training.train_only = {c.training.train_only} needs the model around the tiles: set training.start_from, '
+    'and model.clusters=0',
   ),
   at_least_1('hierarchy.rebuild_every'),
   Check(

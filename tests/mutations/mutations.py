@@ -665,6 +665,8 @@ TRAINING = (
       "if 'attention' in names and names[-1] == 'kernel':",
       "if 'attention' in names and names[-1] == 'kernels':",
     ),
+    ('what_is_held_trains', "'held': optax.set_to_zero()", "'held': whole"),
+    ('what_is_held_has_a_gradient', "of if mark == 'trained' else jax.lax.stop_gradient(of)", 'of'),
     ('no_warm_up', 'warmup = min(round(settings.warmup_fraction * steps), steps - 1)', 'warmup = 0'),
     ('schedule_ends_at_zero', 'end_value=settings.final_fraction * peak', 'end_value=0.0'),
     ('weight_decay_never_ends', '{end: 0.0} if end < steps else None', 'None'),
@@ -731,6 +733,7 @@ TRAINING = (
     'training',
     'trix_jax/training/warm_start.py',
     'test_warm_start',
+    ('new_tiles_are_those_of_the_earlier_model', "'ffn': state.params[name]['ffn']", "'ffn': params[name]['ffn']"),
     ('another_model_accepted_to_start_from', 'and theirs[key] != ours[key]', 'and theirs[key] is None'),
     (
       'the_index_of_an_earlier_run_is_lost',

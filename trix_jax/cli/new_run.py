@@ -53,7 +53,7 @@ def write(
   try:
     partial.mkdir(parents=True)
     with workdirs.open_workdir(partial, config), checkpoints.Checkpoints(partial) as saved:
-      optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+      optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
       state = TrainState(jnp.int32(step), params, optimizer.init(params), routing_state)
       workdirs.write_run(partial, config, corpus, params, routing_state, devices.data_mesh(1), step)
       for kind in checkpoints.KINDS:

@@ -4,7 +4,7 @@ import jax
 import optax
 from optax import contrib
 
-from trix_jax.configuration import OptimizerConfig
+from trix_jax.configuration import ALL, OptimizerConfig
 
 
 def learning_rate_schedule(peak: float, settings: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -42,10 +42,26 @@ def mark_matrices(params):
   return jax.tree_util.tree_map_with_path(of, params)
 
 
-def make_optimizer(settings: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def mark_trained(params, train_only: str):
+  """Name each parameter `trained` or `held`: all train, or with `train_only` = `tiles` those of the tiles."""
+
+  def of(path, _):
+    return 'trained' if train_only == ALL or 'ffn' in [entry.key for entry in path] else 'held'
+
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
+def hold(params, train_only: str):
+  """Return parameters that pass no gradient where they do not train."""
+  marks = mark_trained(params, train_only)
+  return jax.tree.map(lambda of, mark: of if mark == 'trained' else jax.lax.stop_gradient(of), params, marks)
+
+
+def make_optimizer(settings: OptimizerConfig, steps: int, train_only: str = ALL) -> optax.GradientTransformation:
   """Make the optimiser: clipping, then Muon (Jordan et al., 2024) or AdamW.
 
-  Weight decay is decoupled and applies to every parameter, including norms and scales, as in the original.
+  Weight decay is decoupled and applies to every parameter, including norms and scales, as in the original. Parameters
+  that do not train, see `mark_trained`, never change.
   """
   rate = learning_rate_schedule(settings.learning_rate, settings, steps)
   decay = weight_decay_schedule(settings, steps)
@@ -60,4 +76,9 @@ def make_optimizer(settings: OptimizerConfig, steps: int) -> optax.GradientTrans
       adam_b2=settings.adam_b2,
       adam_weight_decay=decay,
     )
-  return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+  whole = optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+  if train_only == ALL:
+    return whole
+  return optax.partition(
+    {'trained': whole, 'held': optax.set_to_zero()}, lambda params: mark_trained(params, train_only)
+  )

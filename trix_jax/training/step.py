@@ -32,7 +32,7 @@ class Teacher:
 
 def init_state(config: RunConfig, model: transformer.TransformerLM) -> TrainState:
   """Make the state before the first step, a function of the config alone."""
-  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
 
   @jax.jit  # One program compiles faster: operation by operation it takes seconds.
   def init(key):
@@ -89,7 +89,7 @@ def make_train_step(
   and the state, including its step, comes back unchanged. `index` is the step that the caller means to take. A state at
   another step stays unchanged, so that steps dispatched after a bad one do nothing.
   """
-  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
   learning_rate = optimizers.learning_rate_schedule(
     config.optimizer.learning_rate, config.optimizer, config.training.steps
   )
@@ -125,7 +125,12 @@ def make_gradients(
   config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None
 ):
   """Make f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices, parts."""
-  value_and_grad = jax.value_and_grad(make_loss(config.loss, model, teacher), has_aux=True)
+  loss_fn, train_only = make_loss(config.loss, model, teacher), config.training.train_only
+
+  def loss_of_trained(params, *rest):
+    return loss_fn(optimizers.hold(params, train_only), *rest)
+
+  value_and_grad = jax.value_and_grad(loss_of_trained, has_aux=True)
   parts = config.training.accumulation
 
   def compute(state: TrainState, windows, key):
@@ -196,7 +201,7 @@ def first_non_finite(
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):
     return 'the norm of the gradient (its square overflows float32)'
-  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
   updates, _ = jax.jit(optimizer.update)(grads, state.opt_state, state.params)
   if name := _first_in(optax.apply_updates(state.params, updates)):
     return f'parameter {name} after the update'

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from trix_jax.configuration import RunConfig
+from trix_jax.configuration import TILES, RunConfig
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import model_config
@@ -33,21 +33,30 @@ def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> 
   """Return the state before the first step, with the parameters of `config.training.start_from`.
 
   The earlier model's routing state is taken too where both models have the same kind. So the index fits the tiles.
+  Where only tiles train, they are new: all else is the earlier model's, and `model.tiles` may differ too.
 
   Raises:
-    InputError: when the earlier run has another text, or its model differs in a setting outside `MAY_DIFFER`.
+    InputError: when the earlier run has another vocabulary, or its model differs in a setting outside `MAY_DIFFER`.
   """
   workdir = config.training.start_from
   trained = _trained('training.start_from', workdir, corpus)
   name = f'config.training.start_from: the model in {workdir}'
-  theirs, ours = (model_config.flatten_model(run.model) for run in (trained.config, config))
+  has_new_tiles = config.training.train_only == TILES
+  theirs, ours = (
+    {**model_config.flatten_model(run.model), 'd_ff / tiles': run.model.ffn.hidden} for run in (trained.config, config)
+  )
+  may_differ = (*MAY_DIFFER, *(('tiles', 'd_ff') if has_new_tiles else ()))
   if other := [
-    f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours if key not in MAY_DIFFER and theirs[key] != ours[key]
+    f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours if key not in may_differ and theirs[key] != ours[key]
   ]:
     raise InputError(
-      f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but {", ".join(MAY_DIFFER)}'
+      f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but {", ".join(may_differ)}'
     )
-  if jax.tree.map(jnp.shape, trained.params) != jax.tree.map(jnp.shape, state.params):
+  params = trained.params
+  if has_new_tiles:
+    layers = {name: {**params[name], 'ffn': state.params[name]['ffn']} for name in params if name.startswith('layer_')}
+    params = {**params, **layers}
+  if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, state.params):
     raise InputError(f'{name} has other parameters than this config: a learned gate is trained from the start')
   alike = jax.tree.map(jnp.shape, trained.routing_state) == jax.tree.map(jnp.shape, state.routing_state)
   if config.model.ffn.clusters and not alike:
@@ -56,7 +65,7 @@ def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> 
       'the same model.control, model.balance_bias and model.cluster_bias'
     )
   return dataclasses.replace(
-    state, params=trained.params, routing_state=trained.routing_state if alike else state.routing_state
+    state, params=params, routing_state=trained.routing_state if alike else state.routing_state
   )
 
 
