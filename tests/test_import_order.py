@@ -21,7 +21,7 @@ ORDER = (
   ('evaluation',),
   ('inspection', 'training'),
   ('cli',),
-  ('carve', 'edit', 'export', 'lookup'),  # Scripts, as are those at the top.
+  ('carve', 'edit', 'export', 'graft', 'lookup'),  # Scripts, as are those at the top.
 )
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 

@@ -381,6 +381,20 @@ NN = (
 EDITING = (
   *_in(
     'editing',
+    'trix_jax/editing/grafting.py',
+    'test_grafting',
+    ('a_donor_of_any_host', 'if name := _different_around_tiles(params, donor.params):', "if name := '':"),
+    (
+      'grafted_tiles_are_those_of_the_host',
+      "_take_tiles(of_model[name]['ffn'], model)",
+      "_take_tiles(params[name]['ffn'], config)",
+    ),
+    ('any_gate_is_grafted', "or ffn.gate != 'one_hot' or ffn.balance_bias", 'or ffn.balance_bias'),
+    ('donors_of_any_width', "'d_ff / tiles': model.ffn.hidden", "'d_ff / tiles': 0"),
+    ('donors_of_any_number_of_tiles', 'or computed != config.ffn.top_k', ''),
+  ),
+  *_in(
+    'editing',
     'trix_jax/editing/latent_weights.py',
     'test_carving',
     ('carving_changes_codes', 'jnp.where(kept_T11, latent_TXY, codes_TXY)', 'latent_TXY'),

@@ -24,6 +24,7 @@ PROGRAMS = {
   'generate': ('trix_jax.cli.generate', 'write text with a run or an exported file'),
   'carve': ('trix_jax.cli.carve', 'cut a dense run into tiles, without training'),
   'edit': ('trix_jax.cli.edit', 'prune, merge, split, clone, remove or replace tiles, without training'),
+  'graft': ('trix_jax.cli.graft', 'add tiles that were trained in other runs to a run'),
   'export': ('trix_jax.cli.export', 'pack a run into one file'),
   'lookup': ('trix_jax.cli.lookup', 'see which tiles answer, and what a tile is'),
 }

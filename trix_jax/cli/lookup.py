@@ -39,5 +39,7 @@ def main() -> None:
     print(address_map.format_map(tile_YVK, trained.vocabulary, trained.model.config.ffn.tiles))
   elif text is not None:
     print(tile_cards.format_answers(tile_cards.spell(trained, text), tile_cards.look_up(trained, text)))
+    if origins := tile_cards.format_origins(trained):
+      print(origins)
   elif layer is not None and tile is not None:
     print(tile_cards.format_card(tile_cards.make_card(trained, layer, tile, trained.corpus().validation)))

@@ -46,6 +46,7 @@ class TileCard:
     share: share of a text's tokens that go to the tile.
     characters: how often each character uses the tile, most first.
     neighbours: other tiles of the layer and the cosine of their signatures with this one, most similar first.
+    origin: where a grafted tile comes from; '' for the run's own.
   """
 
   layer: int
@@ -57,6 +58,7 @@ class TileCard:
   share: float
   characters: list[tuple[str, int]]
   neighbours: list[tuple[int, float]]
+  origin: str = ''
 
 
 @jax.jit
@@ -126,7 +128,29 @@ def make_card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.n
     float(used_N.mean()),
     [(trained.vocabulary[token], int(used_V[token])) for token in most],
     [(other, float(cosine_T[other])) for other in near],
+    name_origin(trained, tile),
   )
+
+
+def name_origin(trained: checkpoints.Trained, tile: int) -> str:
+  """Tell where a grafted tile comes from, or return '' for a tile of the run's own."""
+  for of in trained.run.get('grafted', []):
+    if of['first_tile'] <= tile < of['first_tile'] + of['tiles']:
+      return f'trained on {of["text"]} (sha256 {of["corpus"]["sha256"][:12]}), {of["step"]:,} steps'
+  return ''
+
+
+def format_origins(trained: checkpoints.Trained) -> str:
+  """Return a line for each group of grafted tiles."""
+  return '\n'.join(
+    f'tile{"s" if of["tiles"] > 1 else ""} {_range(of["first_tile"], of["tiles"])}: grafted, '
+    f'{name_origin(trained, of["first_tile"])}'
+    for of in trained.run.get('grafted', [])
+  )
+
+
+def _range(first, count):
+  return f'{first}' if count == 1 else f'{first} to {first + count - 1}'
 
 
 def read_keys(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -161,6 +185,7 @@ def format_card(card: TileCard) -> str:
       '  looks at     ' + '  '.join(f'dimension {index} ({card.signature_D[index]:+d})' for index in card.dimensions),
       '  most like    ' + '  '.join(f'tile {tile} ({cosine:+.2f})' for tile, cosine in card.neighbours),
       f'  signature    {signature}',
+      *([f'  comes from   {card.origin}'] if card.origin else []),
       *([] if card.routes else ['  A learned gate chose this tile; its signature did not.']),
     ]
   )

@@ -202,7 +202,15 @@ class Trained:
     corpus = {name: self.run['corpus'][name] for name in ('name', 'sha256')}
     session = {name: self.run.get(name) for name in ('parameters', 'command', 'commit', 'versions', 'machine')}
     loss = None if math.isnan(self.validation_loss) else self.validation_loss
-    return {'corpus': corpus, 'checkpoint': self.checkpoint, 'step': self.step, 'best_validation_loss': loss, **session}
+    grafted = {'grafted': self.run['grafted']} if 'grafted' in self.run else {}  # See `cli.graft.list_origins`.
+    return {
+      'corpus': corpus,
+      'checkpoint': self.checkpoint,
+      'step': self.step,
+      'best_validation_loss': loss,
+      **session,
+      **grafted,
+    }
 
   def corpus(self) -> corpora.Corpus:
     """Load the corpus of the training run. Raise InputError when its text has changed since."""

@@ -150,6 +150,11 @@ def write_run(
   files.write_text(path, json.dumps(run, indent=2) + '\n')
 
 
+def add_to_run(workdir: pathlib.Path, name: str, value: Any) -> None:
+  """Add a field to `run.json`."""
+  files.write_text(workdir / 'run.json', json.dumps({**read_run(workdir), name: value}, indent=2) + '\n')
+
+
 def read_versions() -> dict[str, str]:
   """Return the versions of Python and of the packages that a result depends on."""
   return {'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}

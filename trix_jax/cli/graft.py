@@ -1,0 +1,121 @@
+"""Graft tiles that were trained on other texts into a trained model, without training and without a router.
+
+  trix train --config=sparse --config.tokenizer=byte --config.model.gate=one_hot --workdir=runs/host
+  trix train --config=sparse --config.tokenizer=byte --config.model.gate=one_hot --config.corpus=python_stdlib \
+    --config.training.start_from=runs/host --config.training.train_only=tiles --config.model.tiles=1 \
+    --config.model.d_ff=128 --config.model.routing=dense --config.loss.balance_weight=0 --workdir=runs/donor
+  trix graft --workdir=runs/host --donors=runs/donor --out=runs/grafted
+  trix eval --workdir=runs/grafted
+
+A donor trains one tile a layer inside the host, which stays as it is, and every token goes through that tile. The new
+run has the tiles of both, and tokens find them by their signatures. The program prints the loss on each text: of the
+host, of the new run, and of the model whose tiles that text trained. R is the part of the way from the first to the
+last that grafting goes. --out evaluates, packs and generates like any other run, and `trix lookup` names the origin of
+each tile.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from absl import flags
+
+from trix_jax.cli import arguments
+from trix_jax.data import corpora
+from trix_jax.editing import grafting
+from trix_jax.errors import InputError
+from trix_jax.evaluation import tables
+from trix_jax.evaluation.evaluator import Evaluator
+from trix_jax.nn.model_config import ModelConfig
+from trix_jax.runs import checkpoints, workdirs
+from trix_jax.runs.state import TrainState
+from trix_jax.system import devices
+from trix_jax.training import optimizers
+
+FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the host, a run.', required=True, flag_values=FLAGS)
+_DONORS = flags.DEFINE_list(
+  'donors', None, 'Folders of donors: runs with training.train_only=tiles.', required=True, flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True, flag_values=FLAGS)
+
+
+def main() -> None:
+  out = arguments.folder_of(_OUT)
+  if (out / 'checkpoints' / 'last').exists():
+    raise InputError(f'{out} holds a run already; choose another --out')
+  host = checkpoints.load_trained(arguments.folder_of(_WORKDIR), 'best')
+  folders = arguments.folders_of(_DONORS)
+  donors = [load_donor(host, folder) for folder in folders]
+  parts = [
+    grafting.Donor(str(folder), donor.params, donor.config.model) for folder, donor in zip(folders, donors, strict=True)
+  ]
+  params, model = grafting.graft(host.params, host.config.model, parts)
+  config = dataclasses.replace(host.config, model=model)
+  texts = [of_run.corpus() for of_run in (host, *donors)]
+  with workdirs.open_workdir(out, config), checkpoints.Checkpoints(out) as saved:
+    found = [compare(host, owner, params, model, text) for owner, text in zip((host, *donors), texts, strict=True)]
+    optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
+    state = TrainState(jnp.int32(host.step), params, optimizer.init(params), {})
+    workdirs.write_run(out, config, texts[0], params, {}, devices.data_mesh(1), host.step)
+    workdirs.add_to_run(out, 'grafted', list_origins(host, donors))
+    for kind in checkpoints.KINDS:
+      saved.save(kind, state, found[0]['grafted']['loss'])
+  row = {'routing': model.ffn.routing, 'backend': 'xla', **found[0]['grafted']}
+  tables.write_rows(out / 'eval_sparse.json', [row], 'best', host.step, 'validation')
+  print(format_table([host, *donors], found))
+  print(f'{model.ffn.tiles} tiles in each layer, {host.config.model.ffn.tiles} of them of the host; {out}')
+
+
+def load_donor(host: checkpoints.Trained, folder: pathlib.Path) -> checkpoints.Trained:
+  """Load the best checkpoint of a donor. Raise InputError when its tokens are not those of the host."""
+  donor = checkpoints.load_trained(folder, 'best')
+  if donor.vocabulary != host.vocabulary:
+    raise InputError(f'donor {folder} has another vocabulary than the host; train both with tokenizer=byte')
+  return donor
+
+
+def compare(
+  host: checkpoints.Trained, owner: checkpoints.Trained, params: Any, model: ModelConfig, text: corpora.Corpus
+) -> dict[str, Any]:
+  """Evaluate the host, the grafted model and the owner of a text on its validation part."""
+  rows: dict[str, Any] = {}
+  for name, config, of_model in (
+    ('host', host.config.model, host.params),
+    ('grafted', model, params),
+    ('owner', owner.config.model, owner.params),
+  ):
+    same = name == 'owner' and owner is host
+    rows[name] = rows['host'] if same else Evaluator(config, host.vocabulary, text.validation)(of_model)
+  return rows
+
+
+def list_origins(host: checkpoints.Trained, donors: Sequence[checkpoints.Trained]) -> list[dict[str, Any]]:
+  """Describe where each group of grafted tiles comes from, for `run.json`, packed models and cards of tiles."""
+  origins, first = list(host.run.get('grafted', [])), host.config.model.ffn.tiles
+  for donor in donors:
+    tiles = donor.config.model.ffn.tiles
+    text = pathlib.Path(donor.config.file).name or donor.config.corpus
+    origins.append({'first_tile': first, 'tiles': tiles, 'text': text, **donor.provenance})
+    first += tiles
+  return origins
+
+
+def format_table(owners: list[checkpoints.Trained], found: list[dict[str, Any]]) -> str:
+  """Tabulate the losses on each text, and what grafting recovers there or costs."""
+  lines = [f'{"validation text":<20}{"host":>10}{"grafted":>10}{"its own":>10}{"to grafted tiles":>18}']
+  T = owners[0].config.model.ffn.tiles
+  for owner, rows in zip(owners, found, strict=True):
+    before, after, best = (rows[name]['loss'] for name in ('host', 'grafted', 'owner'))
+    share = sum(sum(load[T:]) for load in rows['grafted']['tile_load']) / len(rows['grafted']['tile_load'])
+    result = f'F = {after - before:+.4f} nats' if owner is owners[0] else f'R = {recovered(before, after, best):.3f}'
+    name = pathlib.Path(owner.config.file).name or owner.config.corpus
+    lines.append(f'{name[:19]:<20}{before:>10.4f}{after:>10.4f}{best:>10.4f}{100 * share:>16.1f} %  {result}')
+  return '\n'.join(lines)
+
+
+def recovered(before: float, after: float, best: float) -> float:
+  """Return the part of the way from `before` to `best` that `after` has gone; NaN where there is none."""
+  return (before - after) / (before - best) if before != best else float('nan')
