@@ -1,7 +1,7 @@
 """Results of suites that nobody measured, for tests of what is made of them."""
 
 from experiments import suites
-from experiments.suites import edits
+from experiments.suites import edits, graft
 from trix_jax.runs import workdirs
 
 
@@ -49,6 +49,7 @@ def rows_of(suite, losses, **extra):
       'readings': READINGS,
       'stand_ins': stand_ins_rows(loss),
       'edited': edited_rows(loss),
+      'grafted': grafted_rows(loss) if variant == 'donor' else {},
       'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}],
       **extra,
     }
@@ -125,3 +126,17 @@ def edited_rows(loss, stale=0.05, near=('prune', 'merge')):
   ]
   others = {'prune_by_magnitude': 0.12 + loss / 100, 'prune_by_activation': 0.08, 'drop_one_of_the_pair': 0.2}
   return rows + [{'edit': edit, 'key': 'reread', 'loss': loss + of} for edit, of in others.items()]
+
+
+def grafted_rows(loss, **of_keys):
+  """A donor of this loss on its text, 3.0 before, grafted by every key with R = 0.8 and F = 0.005 or as is said."""
+  ungrafted, itself = {'donor': 3.0, 'host': 1.5}, {'donor': loss, 'host': 4.0}
+
+  def row(key, scores):
+    R, F = of_keys.get(f'{key}_{scores}', of_keys.get(key, (0.8, 0.005)))
+    losses = {'donor': 3.0 - R * (3.0 - loss), 'host': 1.5 + F}
+    return {'key': key, 'scores': scores, **losses, 'share_donor': 0.5, 'share_host': 0.1, 'R': R, 'F': F}
+
+  rows = [row(key, scores) for key in graft.KEYS for scores in graft.SCORES]
+  passage = {'text': 'a<b&\nc', 'tiles': [[0, 0, 1, 1, 0, 1], [1] * 6]}
+  return {'ungrafted': ungrafted, 'itself': itself, 'rows': rows, 'passage': passage}

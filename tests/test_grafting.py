@@ -1,6 +1,7 @@
 """Grafted tiles are those of their donors, in a host that is otherwise as it was."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from trix_jax.inspection import tile_cards
 from trix_jax.nn import ffn, transformer
 from trix_jax.nn.model_config import parse_model
 from trix_jax.nn.transformer import TransformerLM
+from trix_jax.runs import checkpoints
 
 V = 20
 HOST = {'layers': 2, 'd_model': 32, 'heads': 2, 'context': 16, 'd_ff': 64, 'tiles': 4, 'gate': 'one_hot'}
@@ -112,6 +114,28 @@ def test_a_donor_of_another_host_is_refused_by_what_differs():
 def test_what_is_recovered_is_a_part_of_the_way():
   assert program.recovered(3.0, 2.25, 2.0) == 0.75
   assert np.isnan(program.recovered(2.0, 2.0, 2.0))
+
+
+def test_a_donor_of_another_vocabulary_is_refused(monkeypatch):
+  host, donor = (types.SimpleNamespace(vocabulary=vocabulary) for vocabulary in ('ab', 'abc'))
+  monkeypatch.setattr(checkpoints, 'load_trained', lambda folder, kind: donor)
+  with pytest.raises(InputError, match='donor other has another vocabulary than the host; train both with tokenizer='):
+    program.load_donor(host, 'other')
+  assert program.load_donor(donor, 'other') is donor
+
+
+def test_origins_follow_the_tiles_of_the_host_and_what_was_grafted_before():
+  def trained(tiles, corpus='', file='', run=None):
+    config = types.SimpleNamespace(model=parse_model({**HOST, 'tiles': tiles}), corpus=corpus, file=file)
+    return types.SimpleNamespace(config=config, run=run or {}, provenance={'step': tiles})
+
+  host = trained(4, run={'grafted': [{'first_tile': 3, 'tiles': 1}]})
+  found = program.list_origins(host, [trained(2, 'python_stdlib'), trained(1, 'file', '/of/kjv.txt')])
+  assert found == [
+    {'first_tile': 3, 'tiles': 1},
+    {'first_tile': 4, 'tiles': 2, 'text': 'python_stdlib', 'step': 2},
+    {'first_tile': 6, 'tiles': 1, 'text': 'kjv.txt', 'step': 1},
+  ]
 
 
 def test_origins_are_those_of_the_tiles():

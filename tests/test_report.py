@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from made_up_rows import best_tiles_rows, carved_rows, edited_rows, rows_of, stand_ins_rows
+from made_up_rows import best_tiles_rows, carved_rows, edited_rows, grafted_rows, rows_of, stand_ins_rows
 from tiers import slow
 
 from experiments import suites
@@ -227,6 +227,20 @@ def test_verdicts_follow_the_figures():
     for of in judgement.judge_suite('transfer', rows_of('transfer', {'emergent': [1.5]}, stand_ins=[]))
   )
   judge_edits()
+  rows = rows_of('graft', {'donor': [2.0, 2.1]})
+  assert verdict_of('graft', rows, 'recovers at least 0.7')['verdict'] == 'holds'
+  assert verdict_of('graft', rows, 'at most 0.01 nats')['ours'] == '+0.0050 ± 0.0000 nats'
+  rows = grafted_results(votes_token=(0.75, 0.0), energy=(0.9, 0.3), arrow=(1.0, 1.0), shipped_row=(0.84, 0.0))
+  recovers = verdict_of('graft', rows, 'recovers at least 0.7')
+  assert 'votes by running mean' in recovers['claim'] and recovers['verdict'] == 'holds'  # Less loss than by energy.
+  assert verdict_of('graft', rows, 'directions as in Arrow')['verdict'] == 'holds'
+  assert verdict_of('graft', rows, 'directions as in Arrow')['why'].endswith(
+    'R = 1.000 ± 0.000 and F = +1.0000 ± 0.0000'
+  )
+  assert verdict_of('graft', rows, 'a row trained')['verdict'] == 'holds'
+  rows = grafted_results(votes=(0.6, 0.011), energy=(0.5, 0.3), shipped_row=(0.71, 0.0))
+  for words in ('at least 0.7', 'at most 0.01 nats', 'a key at random', 'a row trained'):
+    assert verdict_of('graft', rows, words)['verdict'] == 'does not hold', words
   rows = rows_of('stability', {'emergent': [1.0, 1.1]})
   assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
   assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'
@@ -292,6 +306,11 @@ def test_a_partial_conjunction_takes_the_worst_of_an_edit_and_the_second_best_ed
   assert edits.partial_conjunction([*p_values[:3], [0.1, None]]) is None
 
 
+def grafted_results(**of_keys):
+  """Two seeds of a donor whose keys have these (R, F)."""
+  return [{**row, 'grafted': grafted_rows(row['loss'], **of_keys)} for row in rows_of('graft', {'donor': [2.0, 2.1]})]
+
+
 def test_a_correction_that_takes_back_what_an_interval_decides_is_shown():
   start = {'emergent': [1.0, 1.1, 1.2], 'one_hot_gate': [1.01, 1.11, 1.21]}
   near = {name: [1.0, 1.12, 1.18] for name in ('random_keys', 'kmeans_keys', 'hash', 'no_router_gradient')}
@@ -353,7 +372,7 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   assert all(variant in html for variant in suites.SUITES[name].variants) and 'a &lt; b' in html
   assert html.count('<svg') >= 1 and html.count('</svg>') == html.count('<svg')
   assert ('Differences of loss' in html) == bool(judgement.gaps(name, rows))
-  if 'passage' in suites.SUITES[name].measures:
+  if {'passage', 'grafted'} & set(suites.SUITES[name].measures):
     assert 'title="tile 0">a&lt;</b>' in html
   page.write(tmp_path)
   assert (tmp_path / page.FILE).read_text() == html  # The same figures give the same file.

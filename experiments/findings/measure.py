@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import scipy.stats
 from absl import flags
 
-from experiments.findings import best_tiles, carved, edited, readings, stand_ins
+from experiments.findings import best_tiles, carved, edited, grafted, readings, stand_ins
 from experiments.texts import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.configuration import RunConfig
@@ -196,6 +196,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
   'readings': readings.read_and_hold,
   'stand_ins': stand_ins.let_stand_in,
   'edited': edited.edit_in_many_ways,
+  'grafted': grafted.graft_by_many_keys,
 }
 # Measures that read more than one checkpoint, and those that also take another run, or None.
 OF_WORKDIRS = ('stability',)

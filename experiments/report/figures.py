@@ -259,6 +259,39 @@ def correlations(groups: Mapping[str, Mapping[str, estimates.Estimate]]) -> Figu
   return figure
 
 
+def grafts(rows_of: Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]) -> Figure:
+  """Draw R and F of each key with 95 % intervals, by token and by running mean; hollow for one seed."""
+  figure, [axes] = _figure(columns=2, width=3.4, height=3.4)
+  keys, scores = (list(dict.fromkeys(way[part] for way in rows_of)) for part in (0, 1))
+  for (key, of_scores), rows in rows_of.items():
+    place = scores.index(of_scores)
+    for ax, name in zip(axes, ('R', 'F'), strict=True):
+      of = estimates.estimate([row[name] for row in rows.values()])
+      ax.errorbar(
+        of.mean,
+        keys.index(key) + 0.25 * place,
+        xerr=None if of.seeds == 1 else of.half_width,
+        fmt='os'[place],
+        markersize=4,
+        capsize=2,
+        color=COLOURS[place],
+        markerfacecolor='none' if of.seeds == 1 else None,
+        label=f'by {"token" if of_scores == "token" else "running mean"}' if key == keys[0] else None,
+      )
+  labels = [key.replace('_', ' ') for key in keys]
+  axes[0].set_yticks(range(len(keys)), labels=labels)
+  axes[0].set(xlabel='R, part of the gain on the new text')
+  axes[1].set_yticks(range(len(keys)), labels=[])
+  axes[1].set_xscale('symlog', linthresh=LINEAR)
+  axes[1].set(xlabel='F, nats lost on the text of the host')
+  for ax in axes:
+    ax.invert_yaxis()
+    ax.grid(axis='x', alpha=0.2)
+    ax.tick_params(axis='y', length=0)
+  axes[1].legend(frameon=False, fontsize=8)
+  return figure
+
+
 def changes(rows: Rows, variants: Sequence[str]) -> Figure:
   """Draw the share of tokens whose tile changed since the checkpoint before, mean over layers and seeds."""
   return _shares(

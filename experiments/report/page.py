@@ -12,7 +12,7 @@ from experiments import suites, texts
 from experiments.findings import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import judgement, transfer
+from experiments.suites import graft, judgement, transfer
 from experiments.texts import patterns
 from trix_jax.errors import InputError
 from trix_jax.system import files
@@ -310,6 +310,16 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     draw(
       'What was read, and the cheapest other ways to tell, by their rank correlation with the loss.',
       figures.correlations(read),
+    )
+  if rows_of := graft.collect_ways(rows) if 'grafted' in suite.measures else {}:
+    draw('R and F of each key, with 95 % intervals; hollow for one seed.', figures.grafts(rows_of))
+    donor = next(row for row in rows if row['grafted'].get('rows'))
+    result.append(
+      (
+        "The host's text, then the donor's in the same window, by the tile that votes send each byte to. The last tile "
+        f'is the grafted one: {donor["variant"]}, seed {donor["seed"]}.',
+        passage(donor['grafted']['passage']),
+      )
     )
   if 'stability' in suite.measures:
     draw(

@@ -981,6 +981,14 @@ INSPECTION = (
 CLI = (
   *_in(
     'cli',
+    'trix_jax/cli/graft.py',
+    'test_grafting',
+    ('a_donor_of_any_vocabulary', 'if donor.vocabulary != host.vocabulary:', 'if not donor.vocabulary:'),
+    ('recovered_of_what_is_left', '(before - after) / (before - best)', '(after - best) / (before - best)'),
+    ('origins_start_with_the_host', 'host.config.model.ffn.tiles\n  for donor', '0\n  for donor'),
+  ),
+  *_in(
+    'cli',
     'trix_jax/cli/launcher.py',
     'test_command_lines test_processes',
     (
@@ -1258,6 +1266,35 @@ EXPERIMENTS = (
       'five_percent_are_fifty',
       "0.05,\n      'the original ignored its gate in training'",
       "0.5,\n      'the original ignored its gate in training'",
+    ),
+  ),
+  *_in(
+    'experiments',
+    'experiments/suites/graft.py',
+    'test_report',
+    ('a_reading_is_the_best_by_one_text', "(row['donor'] + row['host']) / 2", "row['donor']"),
+    ('half_of_the_gain_is_enough', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.5, 0.01'),
+    ('grafts_may_cost_the_host_more', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.7, 0.1'),
+  ),
+  *_in(
+    'experiments',
+    'experiments/findings/grafted.py',
+    'test_grafted',
+    ('energy_grows_with_scales', ' / jnp.maximum(jnp.sum(square_TH * norm_TH, axis=-1), 1e-30)', ''),
+    (
+      'directions_have_a_sign',
+      "jnp.abs(dequantise(asked) @ layer['directions_TDE'][..., 0].T)",
+      "dequantise(asked) @ layer['directions_TDE'][..., 0].T",
+    ),
+    ('spectra_are_flat', "along_NTE * layer['stretch_TE']", 'along_NTE'),
+    ('scores_see_the_text_to_come', 'jnp.cumsum(score_BLT, axis=1)', 'jnp.sum(score_BLT, axis=1, keepdims=True)'),
+    ('ties_leave_the_host', 'keepdims=True) > own_NT.max', 'keepdims=True) >= own_NT.max'),
+    ('a_key_moves_tokens_inside_the_host', 'routing.select(vote_NT[:, :host_tiles], 1)', 'routing.select(own_NT, 1)'),
+    ('tiles_of_the_host_get_other_keys', 'key_TD.at[first:].set(', 'key_TD.at[:].set('),
+    (
+      'ridge_takes_the_other_text',
+      'np.concatenate([-np.ones(len(x_host)), np.ones(len(x_donor))])',
+      'np.concatenate([np.ones(len(x_host)), -np.ones(len(x_donor))])',
     ),
   ),
   *_in(
