@@ -19,20 +19,15 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from absl import flags
 
-from trix_jax.cli import arguments
+from trix_jax.cli import arguments, new_run
 from trix_jax.data import corpora
 from trix_jax.editing import grafting
 from trix_jax.errors import InputError
-from trix_jax.evaluation import tables
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn.model_config import ModelConfig
-from trix_jax.runs import checkpoints, workdirs
-from trix_jax.runs.state import TrainState
-from trix_jax.system import devices
-from trix_jax.training import optimizers
+from trix_jax.runs import checkpoints
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the host, a run.', required=True, flag_values=FLAGS)
@@ -44,8 +39,7 @@ _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True,
 
 def main() -> None:
   out = arguments.folder_of(_OUT)
-  if (out / 'checkpoints' / 'last').exists():
-    raise InputError(f'{out} holds a run already; choose another --out')
+  new_run.check_free(out)
   host = checkpoints.load_trained(arguments.folder_of(_WORKDIR), 'best')
   folders = arguments.folders_of(_DONORS)
   donors = [load_donor(host, folder) for folder in folders]
@@ -55,16 +49,9 @@ def main() -> None:
   params, model = grafting.graft(host.params, host.config.model, parts)
   config = dataclasses.replace(host.config, model=model)
   texts = [of_run.corpus() for of_run in (host, *donors)]
-  with workdirs.open_workdir(out, config), checkpoints.Checkpoints(out) as saved:
-    found = [compare(host, owner, params, model, text) for owner, text in zip((host, *donors), texts, strict=True)]
-    optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
-    state = TrainState(jnp.int32(host.step), params, optimizer.init(params), {})
-    workdirs.write_run(out, config, texts[0], params, {}, devices.data_mesh(1), host.step)
-    workdirs.add_to_run(out, 'grafted', list_origins(host, donors))
-    for kind in checkpoints.KINDS:
-      saved.save(kind, state, found[0]['grafted']['loss'])
-  row = {'routing': model.ffn.routing, 'backend': 'xla', **found[0]['grafted']}
-  tables.write_rows(out / 'eval_sparse.json', [row], 'best', host.step, 'validation')
+  found = [compare(host, owner, params, model, text) for owner, text in zip((host, *donors), texts, strict=True)]
+  origins = list_origins(host, donors)
+  new_run.write(out, config, texts[0], params, {}, host.step, found[0]['grafted'], grafted=origins)
   print(format_table([host, *donors], found))
   print(f'{model.ffn.tiles} tiles in each layer, {host.config.model.ffn.tiles} of them of the host; {out}')
 

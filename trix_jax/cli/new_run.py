@@ -39,6 +39,7 @@ def write(
   routing_state: Any,
   step: int,
   figures: dict[str, Any],
+  **fields: Any,
 ) -> None:
   """Write a run whole or not at all. The state of its optimizer starts anew.
 
@@ -48,6 +49,7 @@ def write(
     params, routing_state: of the model.
     step: steps of training that the model had.
     figures: of the model by `Evaluator`.
+    fields: more for its `run.json`.
   """
   partial = _partial(out)
   try:
@@ -56,6 +58,8 @@ def write(
       optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
       state = TrainState(jnp.int32(step), params, optimizer.init(params), routing_state)
       workdirs.write_run(partial, config, corpus, params, routing_state, devices.data_mesh(1), step)
+      for name, value in fields.items():
+        workdirs.add_to_run(partial, name, value)
       for kind in checkpoints.KINDS:
         saved.save(kind, state, figures['loss'])
       row = {'routing': config.model.ffn.routing, 'backend': 'xla', **figures}
