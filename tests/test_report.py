@@ -241,6 +241,11 @@ def test_verdicts_follow_the_figures():
   rows = grafted_results(votes=(0.6, 0.011), energy=(0.5, 0.3), shipped_row=(0.71, 0.0))
   for words in ('at least 0.7', 'at most 0.01 nats', 'a key at random', 'a row trained'):
     assert verdict_of('graft', rows, words)['verdict'] == 'does not hold', words
+  rows = rows_of('second_text', {'16_top_4_token': [1.0, 1.1], '4_stream': [1.05, 1.15], '4_hash': [0.95, 1.05]})
+  assert [verdict_of('second_text', rows, words)['verdict'] for words in ('primary', 'by a hash')] == [
+    'holds',
+    'does not hold',
+  ]
   rows = rows_of('stability', {'emergent': [1.0, 1.1]})
   assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
   assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'

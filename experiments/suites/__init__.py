@@ -18,6 +18,7 @@ from experiments.suites import (
   oracle,
   recipe,
   remedies,
+  second_text,
   shape,
   six_patterns,
   stability,
@@ -73,5 +74,6 @@ SUITES = {
     dense_twin,
     recipe,
     better,
+    second_text,
   )
 }
