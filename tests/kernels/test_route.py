@@ -68,6 +68,26 @@ def test_zeros_of_either_sign_are_ties_and_nan_comes_last(path):
       np.testing.assert_array_equal(tile, want)
 
 
+@pytest.mark.parametrize('top_k', [8, 9, 100, 700])
+@pytest.mark.parametrize('distinct', [False, True])
+def test_many_tiles_are_in_order_and_among_equals_the_lowest_first(path, top_k, distinct):
+  """Up to eight tiles are found one by one, and more are ranked."""
+  rng = np.random.default_rng(top_k)
+  x, signatures = rng.normal(size=(3, 4)).astype(np.float32), codes_of(rng, (700, 4))
+  bias = (rng.normal(size=700) if distinct else rng.integers(-1, 2, 700)).astype(np.float32)
+  bias[[3, 90]], bias[[50, 51, 699]], bias[[7, 600]] = np.nan, np.inf, -np.inf
+  x[1] = 0  # Zeros of both signs, from a scale below 0.
+  scale = np.where(np.arange(700) % 5, 1, -1).astype(np.float32)
+  offset = np.where(scale > 0, bias, 0)
+  dot = (quantised(x)[0] @ signatures.T.astype(np.float64)).astype(np.float32)
+  selection = (dot + offset) * scale
+  selection = np.where(np.isnan(selection), -np.inf, selection)
+  want = np.argsort(-selection, axis=1, kind='stable')[:, :top_k]
+  tile, score = xla_kernels.route(x, signatures, bias, scale_T=scale, top_k=top_k)
+  np.testing.assert_array_equal(tile, want)
+  np.testing.assert_array_equal(score, np.take_along_axis(dot * scale, want, axis=1))
+
+
 def test_many_tokens_are_routed_as_few(path):
   """Enough to be shared out among threads."""
   rng = np.random.default_rng(0)

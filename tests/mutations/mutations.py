@@ -1128,6 +1128,18 @@ CSRC = (
   ),
   *_in(
     'csrc',
+    'xla_kernels/csrc/isa/selection.h',
+    'kernels/test_route',
+    ('ties_of_many_go_to_the_last_tile', '((value[j] == own) & (j < i))', '((value[j] == own) & (j > i))'),
+    ('zeros_of_many_tiles_have_signs', '  value += 0.0f;\n', ''),
+    (
+      'equals_of_many_tiles_before_greater_ones',
+      'equal = top_k - CountFrom(value, count, bound + 1);',
+      'equal = top_k;',
+    ),
+  ),
+  *_in(
+    'csrc',
     'xla_kernels/csrc/ops/panels.h',
     'kernels/test_products',
     (
@@ -1157,18 +1169,18 @@ CSRC = (
     'kernels/test_route kernels/test_index kernels/test_tiles',
     (
       'ties_go_to_the_last_tile_in_a_kernel',
-      'for (; at > 0 && selection > best[at - 1]; --at)',
-      'for (; at > 0 && selection >= best[at - 1]; --at)',
+      'for (; at > 0 && values[c] > best[at - 1]; --at)',
+      'for (; at > 0 && values[c] >= best[at - 1]; --at)',
     ),
     (
       'no_number_is_chosen_in_a_kernel',
-      'selection = -std::numeric_limits<float>::infinity();',
-      'selection = std::numeric_limits<float>::infinity();',
+      'std::isnan(value) ? -std::numeric_limits<float>::infinity()',
+      'std::isnan(value) ? std::numeric_limits<float>::infinity()',
     ),
     (
       'bias_of_a_kernel_scores',
-      'score[at] = product * candidates.scale[c];',
-      'score[at] = selection;',
+      'score[i] = static_cast<float>(dot[place[i]]) * candidates.scale[place[i]];',
+      'score[i] = selection[place[i]];',
     ),
     ('probes_in_order_of_score_in_a_kernel', '    std::sort(w.cluster, w.cluster + index.probes);\n', ''),
     ('kernel_probability_without_the_root_of_the_width', '* step) * temperature;', '* step);'),

@@ -27,6 +27,9 @@ struct Elementwise {
   // `CachedAttention` says. `weights` is working memory for kQueries * slots floats.
   void (*attend)(const float* q, int count, const float* keys, const float* values, int64_t length, int64_t slots,
                  int64_t width, float* weights, float* out, int64_t stride);
+  // The places of the `top_k` greatest of `count` values, greatest first, the lowest place first among equals. No value
+  // is a NaN. `work` has room for 2 * `count` numbers.
+  void (*find_best)(const float* values, int64_t count, int64_t top_k, int32_t* work, int32_t* place);
   // For the benchmark: reads memory as fast as possible.
   uint64_t (*read)(const uint64_t* words, int64_t count);
 };

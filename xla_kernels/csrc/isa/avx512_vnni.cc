@@ -275,6 +275,7 @@ constexpr Elementwise kByHand = {
     .rescale = kElementwise.rescale,
     .rescale_relu = kElementwise.rescale_relu,
     .attend = kElementwise.attend,
+    .find_best = kElementwise.find_best,
     .read = ReadWords,
 };
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "isa/attention_loops.h"
+#include "isa/selection.h"
 #include "path.h"
 
 namespace trix {
@@ -107,6 +108,7 @@ constexpr Elementwise kElementwise = {
     .rescale = Rescale,
     .rescale_relu = RescaleRelu,
     .attend = Attend,
+    .find_best = FindBest,
     .read = Read,
 };
 

@@ -17,24 +17,39 @@ struct Candidates {
   int64_t count;
 };
 
-// Places in order of selection, best first. Among equals the earlier place comes first.
-void SelectBest(const Candidates& candidates, int64_t top_k, float* best, int32_t* place, float* score) {
+// So few places are found fastest one by one.
+constexpr int64_t kFew = 8;
+
+// The places of the few greatest values, greatest first. Among equals the earlier place comes first.
+void FindFew(const float* values, int64_t count, int64_t top_k, int32_t* place) {
+  float best[kFew];
   int64_t chosen = 0;
-  for (int64_t c = 0; c < candidates.count; ++c) {
-    const float product = static_cast<float>(candidates.dot[c]);
-    float selection = (product + candidates.offset[c]) * candidates.scale[c];
-    if (std::isnan(selection)) selection = -std::numeric_limits<float>::infinity();
-    if (chosen == top_k && !(selection > best[top_k - 1])) continue;
+  for (int64_t c = 0; c < count; ++c) {
+    if (chosen == top_k && !(values[c] > best[top_k - 1])) continue;
     int64_t at = chosen < top_k ? chosen++ : top_k - 1;
-    for (; at > 0 && selection > best[at - 1]; --at) {
+    for (; at > 0 && values[c] > best[at - 1]; --at) {
       best[at] = best[at - 1];
       place[at] = place[at - 1];
-      score[at] = score[at - 1];
     }
-    best[at] = selection;
+    best[at] = values[c];
     place[at] = static_cast<int32_t>(c);
-    score[at] = product * candidates.scale[c];
   }
+}
+
+// Finds the best places and their scores. `selection` holds `count` numbers, and `work` twice as many.
+void SelectBest(const Path& path, const Candidates& candidates, int64_t top_k, float* selection, int32_t* work,
+                int32_t* place, float* score) {
+  const int32_t* dot = candidates.dot;
+  for (int64_t c = 0; c < candidates.count; ++c) {
+    const float value = (static_cast<float>(dot[c]) + candidates.offset[c]) * candidates.scale[c];
+    selection[c] = std::isnan(value) ? -std::numeric_limits<float>::infinity() : value;
+  }
+  if (top_k <= kFew) {
+    FindFew(selection, candidates.count, top_k, place);
+  } else {
+    path.elementwise->find_best(selection, candidates.count, top_k, work, place);
+  }
+  for (int64_t i = 0; i < top_k; ++i) score[i] = static_cast<float>(dot[place[i]]) * candidates.scale[place[i]];
 }
 
 // Chooses the first places, for a row that is not finite.
@@ -46,11 +61,10 @@ void SelectFirst(int64_t top_k, int32_t* place, float* score) {
 }
 
 // The chosen places' part of softmax((dot * scale) * step * temperature) over all candidates. `work` holds
-// PaddedRows(count) floats.
+// RoundUp(count, kLanes) floats.
 void Probabilities(const Candidates& candidates, float step, float temperature, int64_t top_k, const int32_t* place,
                    float* work, float* probability) {
-  const int64_t count = candidates.count, padded = PaddedRows(count);
-  static_assert(kNarrowRows % kLanes == 0);
+  const int64_t count = candidates.count, padded = RoundUp(count, kLanes);
   float highest = -std::numeric_limits<float>::infinity();
   for (int64_t c = 0; c < count; ++c) {
     work[c] = ((static_cast<float>(candidates.dot[c]) * candidates.scale[c]) * step) * temperature;
@@ -99,7 +113,8 @@ struct Workspace {
   Rows rows;
   int32_t *dot, *cluster_dot, *cluster;
   float *scale, *offset;  // Of the candidates of one row, with an index
-  float *best, *score, *work;
+  float *selection, *score, *work;
+  int32_t* order;
 
   static Workspace Carve(Carver& carver, int panel, const Signatures& signatures, const Index* index, int64_t top_k) {
     const int64_t clusters = index == nullptr ? 0 : index->clusters.tiles,
@@ -112,9 +127,10 @@ struct Workspace {
     w.cluster = carver.Take<int32_t>(probes);
     w.scale = carver.Take<float>(probes * signatures.tiles);
     w.offset = carver.Take<float>(probes * signatures.tiles);
-    w.best = carver.Take<float>(std::max(top_k, probes));
+    w.selection = carver.Take<float>(std::max(candidates, clusters));
+    w.order = carver.Take<int32_t>(2 * std::max(candidates, clusters));
     w.score = carver.Take<float>(std::max(top_k, probes));
-    w.work = carver.Take<float>(PaddedRows(candidates));
+    w.work = carver.Take<float>(RoundUp(candidates, kLanes));
     return w;
   }
 };
@@ -126,8 +142,8 @@ Candidates LookUp(const Path& path, const Signatures& signatures, const Index& i
   if (std::isnan(w.rows.step[t])) {
     SelectFirst(index.probes, w.cluster, w.score);
   } else {
-    SelectBest({w.cluster_dot + t * clusters.tiles, clusters.scale, clusters.offset, clusters.tiles}, index.probes,
-               w.best, w.cluster, w.score);
+    SelectBest(path, {w.cluster_dot + t * clusters.tiles, clusters.scale, clusters.offset, clusters.tiles},
+               index.probes, w.selection, w.order, w.cluster, w.score);
     std::sort(w.cluster, w.cluster + index.probes);
   }
   for (int64_t p = 0; p < index.probes; ++p) {
@@ -172,7 +188,7 @@ void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signat
         if (std::isnan(step)) {
           SelectFirst(top_k, place, scores);
         } else {
-          SelectBest(candidates, top_k, w.best, place, scores);
+          SelectBest(path, candidates, top_k, w.selection, w.order, place, scores);
         }
         if (gate != nullptr) {
           Gates(candidates, step, gating, top_k, place, scores, w.work, gate + (first + t) * top_k);
