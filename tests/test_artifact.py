@@ -15,6 +15,7 @@ from trix_jax import inference
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.inference import artifact, forward, weights
+from xla_kernels import packing
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,25 @@ def test_a_model_of_bytes_is_read_back(tmp_path):
     artifact.read(path)
 
 
+def test_a_file_of_version_1_is_read(tmp_path):
+  """Its tiles of four units have 16 rows and columns."""
+  written = small_artifact(tiles=8)
+  path = tmp_path / 'model.safetensors'
+  artifact.write(path, written)
+
+  def change(arrays, metadata, _):
+    metadata['format_version'] = '1'
+    for name, entry in weights.layout(written.config).items():
+      if entry.matrix:
+        codes = packing.unpack(packing.PackedTernary(arrays[name], *entry.matrix))
+        arrays[name] = np.asarray(packing._pack(codes, packing.FIRST_MULTIPLE))
+        assert arrays[name].shape == (8, 16 * 16 // 4) != entry.shape
+
+  path.write_bytes(rewritten(path.read_bytes(), None, change))
+  for name, array in artifact.read(path).arrays.items():
+    np.testing.assert_array_equal(array, written.arrays[name])
+
+
 def test_other_programs_can_read_it(tmp_path):
   """The file is plain safetensors: weights at two bits, and a description in JSON."""
   path = tmp_path / 'model.safetensors'
@@ -130,7 +150,7 @@ UP = 'layer_0.ffn.up'
     (lambda c: b'PK' + c, 'header: '),
     (lambda c: c[:-1] + bytes([c[-1] ^ 1]), 'is damaged: its sha256 differs'),
     (lambda c: edited(c, lambda h: h.pop('__metadata__')), 'format: is None'),
-    (lambda c: edited(c, lambda h: h['__metadata__'].update(format_version='2')), "format_version: is '2'"),
+    (lambda c: edited(c, lambda h: h['__metadata__'].update(format_version='3')), "format_version: is '3'; .* 1 and 2"),
     (lambda c: edited(c, lambda h: h['__metadata__'].pop('vocabulary')), 'vocabulary: is missing'),
     (lambda c: edited(c, lambda h: h['__metadata__'].update(config='{')), 'config: is damaged'),
     (lambda c: edited(c, lambda h: h['__metadata__'].update(sha256='[]')), 'sha256: is not the JSON'),

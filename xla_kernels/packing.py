@@ -4,10 +4,13 @@ A byte holds one column of four rows, the *planes* p = 0..3. The lower three pla
 and the top plane is signed. As an int8 the byte is (w_0 + 1) + 4 (w_1 + 1) + 16 (w_2 + 1) + 64 w_3. Four consecutive
 bytes hold four consecutive columns of the same rows, a *lane*.
 
-For each group of four columns, a *wide block* of 64 rows has 16 lanes, and a *narrow block* of 16 rows has 4. Row r of
-a block of R rows is plane r // (R / 4), lane r % (R / 4). A matrix consists of as many wide blocks as fit, then up to
-three narrow ones. Padding with w = 0 brings rows and columns to multiples of 16. An int8 matrix also has lanes, in
-blocks of 16 rows, a lane for each row, and the same padding with zeros.
+For each group of four columns, a *wide block* of 64 rows has 16 lanes, a *narrow block* of 16 rows has 4, and a *thin
+block* of 4 rows has one. Row r of a block of R rows is plane r // (R / 4), lane r % (R / 4). A matrix consists of as
+many wide blocks as fit, then up to three narrow ones, then up to three thin ones. Padding with w = 0 brings rows and
+columns to multiples of four. An int8 matrix also has lanes, in blocks of 16 rows, a lane for each row. Padding with
+zeros brings its rows and columns to multiples of 16.
+
+The first layout had no thin blocks, and padded ternary rows and columns to multiples of 16. `repack` reads it.
 
 `csrc/layout.h` says why this shape is fast. The same bytes serve every instruction set and every byte order.
 """
@@ -19,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-WIDE_ROWS, NARROW_ROWS, COLUMN_MULTIPLE = 64, 16, 16
+WIDE_ROWS, NARROW_ROWS, THIN_ROWS = 64, 16, 4
+# Of ternary matrices, of those in the first layout, and of int8 matrices.
+MULTIPLE, FIRST_MULTIPLE, INT8_MULTIPLE = 4, 16, 16
 
 # 170 * 128 * MAX_COLUMNS < 2**31, so the accumulators of all planes together stay inside int32.
 MAX_COLUMNS = (2**31 - 1) // (170 * 128)
@@ -68,12 +73,12 @@ class PackedInt8(_Packed):
 
 def packed_int8_bytes(rows: int, columns: int) -> int:
   """Return the bytes of one packed int8 matrix: its padded size."""
-  return 4 * packed_bytes(rows, columns)
+  return _round_up(rows, INT8_MULTIPLE) * _round_up(columns, INT8_MULTIPLE)
 
 
-def packed_bytes(rows: int, columns: int) -> int:
+def packed_bytes(rows: int, columns: int, multiple: int = MULTIPLE) -> int:
   """Return the bytes of one packed ternary matrix: a quarter of its padded size."""
-  return _round_up(rows, NARROW_ROWS) // 4 * _round_up(columns, COLUMN_MULTIPLE)
+  return _round_up(rows, multiple) // 4 * _round_up(columns, multiple)
 
 
 def pack(codes: jax.Array | np.ndarray) -> PackedTernary:
@@ -124,26 +129,32 @@ def _check_size(operation, matrix, most_columns):
 
 @jax.jit
 def _pack_int8(weights):
-  padded = _padded(weights)
+  padded = _padded(weights, INT8_MULTIPLE)
   *lead, rows, columns = padded.shape
   # [..., blocks, lanes, groups, 4] -> [..., blocks, groups, lanes, 4]
-  lanes = padded.reshape(*lead, rows // NARROW_ROWS, NARROW_ROWS, columns // 4, 4)
+  lanes = padded.reshape(*lead, rows // INT8_MULTIPLE, INT8_MULTIPLE, columns // 4, 4)
   return jnp.swapaxes(lanes, -2, -3).reshape(*lead, rows * columns)
 
 
-def _padded(matrix):
+def _padded(matrix, multiple):
   *lead, rows, columns = matrix.shape
-  return jnp.pad(matrix, [(0, 0)] * len(lead) + [(0, -rows % NARROW_ROWS), (0, -columns % COLUMN_MULTIPLE)])
+  return jnp.pad(matrix, [(0, 0)] * len(lead) + [(0, -rows % multiple), (0, -columns % multiple)])
 
 
-@jax.jit
-def _pack(codes):
+def _blocks(padded_rows):
+  """List the shapes of blocks of a matrix: (rows of a block, first row, last row)."""
+  narrow, thin = padded_rows // WIDE_ROWS * WIDE_ROWS, padded_rows // NARROW_ROWS * NARROW_ROWS
+  return (WIDE_ROWS, 0, narrow), (NARROW_ROWS, narrow, thin), (THIN_ROWS, thin, padded_rows)
+
+
+@functools.partial(jax.jit, static_argnames='multiple')
+def _pack(codes, multiple=MULTIPLE):
   *lead, _, _ = codes.shape
   # Widen before clipping, because an unsigned type has no -1 and a very small type has no 2.
-  codes = _padded(jnp.clip(codes.astype(jnp.int32), -1, 1).astype(jnp.int8))
-  wide_rows = codes.shape[-2] // WIDE_ROWS * WIDE_ROWS
+  codes = _padded(jnp.clip(codes.astype(jnp.int32), -1, 1).astype(jnp.int8), multiple)
   parts = []
-  for part, block in ((codes[..., :wide_rows, :], WIDE_ROWS), (codes[..., wide_rows:, :], NARROW_ROWS)):
+  for block, first, last in _blocks(codes.shape[-2]):
+    part = codes[..., first:last, :]
     # [..., blocks, planes, lanes, groups, 4] -> [..., blocks, groups, lanes, 4, planes]
     planes = part.reshape(*lead, part.shape[-2] // block, 4, block // 4, part.shape[-1] // 4, 4)
     planes = jnp.moveaxis(jnp.swapaxes(planes, -2, -3), -4, -1).astype(jnp.int32)
@@ -158,29 +169,36 @@ def unpack(packed: PackedTernary | PackedInt8) -> jax.Array:
   return _unpack(packed) if isinstance(packed, PackedTernary) else _unpack_int8(packed)
 
 
+def repack(data: jax.Array | np.ndarray, rows: int, columns: int) -> jax.Array | np.ndarray:
+  """Bring bytes of ternary matrices from the first layout to the present one. Without padding both are the same."""
+  if data.shape[-1] != packed_bytes(rows, columns, FIRST_MULTIPLE):
+    raise ValueError(f'repack: {rows} x {columns} codes of the first layout do not have {data.shape[-1]} bytes')
+  if rows % FIRST_MULTIPLE == columns % FIRST_MULTIPLE == 0:
+    return data
+  return _pack(_unpack(PackedTernary(jnp.asarray(data), rows, columns), FIRST_MULTIPLE))
+
+
 @jax.jit
 def _unpack_int8(packed):
   *lead, rows, columns = packed.shape
-  padded_rows, padded_columns = _round_up(rows, NARROW_ROWS), _round_up(columns, COLUMN_MULTIPLE)
-  lanes = packed.data.reshape(*lead, padded_rows // NARROW_ROWS, padded_columns // 4, NARROW_ROWS, 4)
+  padded_rows, padded_columns = _round_up(rows, INT8_MULTIPLE), _round_up(columns, INT8_MULTIPLE)
+  lanes = packed.data.reshape(*lead, padded_rows // INT8_MULTIPLE, padded_columns // 4, INT8_MULTIPLE, 4)
   return jnp.swapaxes(lanes, -2, -3).reshape(*lead, padded_rows, padded_columns)[..., :rows, :columns]
 
 
-@jax.jit
-def _unpack(packed):
+@functools.partial(jax.jit, static_argnames='multiple')
+def _unpack(packed, multiple=MULTIPLE):
   *lead, rows, columns = packed.shape
-  padded_rows, padded_columns = _round_up(rows, NARROW_ROWS), _round_up(columns, COLUMN_MULTIPLE)
-  wide_rows = padded_rows // WIDE_ROWS * WIDE_ROWS
-  split = wide_rows // 4 * padded_columns
+  padded_columns = _round_up(columns, multiple)
   parts = []
-  for part, block in ((packed.data[..., :split], WIDE_ROWS), (packed.data[..., split:], NARROW_ROWS)):
+  for block, first, last in _blocks(_round_up(rows, multiple)):
     # This inverts `_pack`. Adding 64 first makes the top plane unsigned.
+    part = packed.data[..., first // 4 * padded_columns : last // 4 * padded_columns]
     lanes = part.astype(jnp.int32) + 64 & 255
-    blocks = part.shape[-1] * 4 // (block * padded_columns)
-    lanes = lanes.reshape(*lead, blocks, padded_columns // 4, block // 4, 4)
+    lanes = lanes.reshape(*lead, (last - first) // block, padded_columns // 4, block // 4, 4)
     planes = (lanes[..., None] >> np.array([0, 2, 4, 6]) & 3) - 1
     codes = jnp.swapaxes(jnp.moveaxis(planes, -1, -4), -2, -3)
-    parts.append(codes.reshape(*lead, blocks * block, padded_columns))
+    parts.append(codes.reshape(*lead, last - first, padded_columns))
   return jnp.concatenate(parts, axis=-2)[..., :rows, :columns].astype(jnp.int8)
 
 

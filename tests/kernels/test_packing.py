@@ -43,6 +43,45 @@ def test_bytes_of_a_wide_block():
   np.testing.assert_array_equal(data, want)
 
 
+def test_bytes_of_a_thin_block():
+  codes = np.zeros((20, 6), np.int8)
+  codes[18, 5] = -1  # The thin block after a narrow one: plane 2, column 5, which is its byte.
+  data = np.asarray(xla_kernels.pack(codes).data).astype(np.int8)
+  want = np.full(4 * 8 + 8, 1 + 4 + 16, np.int8)
+  want[4 * 8 + 5] -= 16
+  np.testing.assert_array_equal(data, want)
+
+
+def in_the_first_layout(codes):
+  """Pack one matrix as the first layout did: rows and columns in multiples of 16, and no thin blocks."""
+  rows, columns = codes.shape
+  padded = np.zeros((-(-rows // 16) * 16, -(-columns // 16) * 16), int)
+  padded[:rows, :columns] = codes
+  wide = len(padded) // 64 * 64
+  bytes_ = []
+  blocks = [padded[i : i + 64] for i in range(0, wide, 64)] + [padded[i : i + 16] for i in range(wide, len(padded), 16)]
+  for block in blocks:
+    lanes = len(block) // 4
+    for group in range(0, padded.shape[1], 4):
+      for lane in range(lanes):
+        for column in range(group, group + 4):
+          planes = block[lane::lanes, column]
+          bytes_.append(int(planes @ [1, 4, 16, 64]) + 21 & 255)
+  return np.array(bytes_, np.uint8)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (4, 128), (128, 4), (64, 16), (83, 35)])
+def test_the_first_layout_is_repacked(shape):
+  codes = random_codes(shape)
+  old = in_the_first_layout(codes)
+  got = packing.repack(np.stack([old, old]), *shape)
+  np.testing.assert_array_equal(got, xla_kernels.pack(np.stack([codes, codes])).data)
+  if shape == (64, 16):
+    assert isinstance(got, np.ndarray)  # Without padding both layouts are the same, so JAX has nothing to do.
+  with pytest.raises(ValueError, match='first layout'):
+    packing.repack(old[:-1], *shape)
+
+
 @given(st.lists(st.integers(1, 3), max_size=2), st.integers(1, 70), st.integers(1, 70), st.integers(0, 9))
 def test_unpacking_gives_int8_back(lead, rows, columns, seed):
   weights = np.random.default_rng(seed).integers(-128, 128, (*lead, rows, columns)).astype(np.int8)
@@ -77,7 +116,8 @@ def test_what_is_no_int8_matrix(weights, error, message):
 def test_two_bits_a_weight_without_padding_of_small_tiles():
   assert packing.packed_bytes(4096, 4096) == 4096 * 4096 // 4
   assert packing.packed_bytes(16, 128) == 16 * 128 // 4
-  assert packing.packed_bytes(17, 128) == 32 * 128 // 4
+  assert packing.packed_bytes(4, 128) == packing.packed_bytes(128, 4) == 4 * 128 // 4
+  assert packing.packed_bytes(17, 130) == 20 * 132 // 4
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint32, np.int64, jnp.int2, jnp.int4])

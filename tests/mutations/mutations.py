@@ -883,7 +883,8 @@ INFERENCE = (
       'bool(digests[name]), name,',
     ),
     ('any_tokenizer_is_bytes', "_require(tokenizer == 'byte',", '_require(bool(tokenizer),'),
-    ('another_version_accepted', '_require(version == FORMAT_VERSION, ', '_require(version is not None, '),
+    ('another_version_accepted', '_require(version in versions, ', '_require(version is not None, '),
+    ('first_layout_taken_for_the_present_one', 'if entry.matrix and version == FIRST_VERSION:', 'if version is None:'),
     (
       'another_dtype_accepted',
       'part.get_dtype() == _DTYPES[entry.dtype], name,',
@@ -1034,6 +1035,12 @@ KERNELS = (
     'kernels/test_packing kernels/test_products',
     ('two_planes_swapped', 'np.array([1, 4, 16, 64])', 'np.array([4, 1, 16, 64])'),
     ('codes_that_are_not_ternary_packed', 'if low < -1 or high > 1:', 'if low < -2 or high > 2:'),
+    (
+      'narrow_tiles_padded_to_16_rows',
+      'WIDE_ROWS, NARROW_ROWS, THIN_ROWS = 64, 16, 4',
+      'WIDE_ROWS, NARROW_ROWS, THIN_ROWS = 64, 16, 16',
+    ),
+    ('first_layout_read_as_the_present_one', 'rows, columns), FIRST_MULTIPLE))', 'rows, columns), MULTIPLE))'),
   ),
   *_in(
     'kernels',
@@ -1100,6 +1107,16 @@ CSRC = (
     'xla_kernels/csrc/isa/avx2.cc',
     'kernels/test_products',
     ('zero_point_left_out_avx2', 'store(p + 1, _mm256_sub_epi32(upper, zero_point));', 'store(p + 1, upper);'),
+    (
+      'planes_of_thin_blocks_not_separated_avx2',
+      '_mm_srav_epi32(_mm_sub_epi32(prefix, below), _mm_set_epi32(2, 0, 2, 0))',
+      '_mm_srav_epi32(prefix, _mm_set_epi32(2, 0, 2, 0))',
+    ),
+    (
+      'a_narrow_block_reads_columns_that_it_does_not_have_avx2',
+      'k + 4 < columns ? _mm_loadu_si128(lanes + 1) : _mm_setzero_si128()',
+      'k + 4 < columns ? _mm_loadu_si128(lanes + 1) : _mm_loadu_si128(lanes)',
+    ),
     path='avx2',
   ),
   *_in(
@@ -1108,6 +1125,12 @@ CSRC = (
     'kernels/test_products',
     ('zero_point_off_by_one_avx512', '_mm512_set1_epi32(128 * sums[t])', '_mm512_set1_epi32(127 * sums[t])'),
     ('sum_without_the_last_columns_avx512', '    total = _mm512_add_epi32(total, values);\n', ''),
+    (
+      'last_columns_of_thin_blocks_left_out_avx512',
+      'DotPrefixes(prefix, w.w3, w.w15, w.w63, w.all, LoadSome(x + whole, columns - whole));',
+      'DotPrefixes(prefix, w.w3, w.w15, w.w63, w.all, LoadSome(x + whole, 0));',
+    ),
+    ('last_columns_of_narrow_blocks_left_out_avx512', '  if (whole == columns) return;\n', '  return;\n'),
     path='avx512_vnni',
   ),
   *_in(
@@ -1144,8 +1167,8 @@ CSRC = (
     'kernels/test_products',
     (
       'tail_rows_not_multiplied',
-      'return PaddedRows(rows) / kWideRows + PaddedRows(rows) % kWideRows / kNarrowRows;',
-      'return rows / kWideRows + rows % kWideRows / kNarrowRows;',
+      '  const int64_t padded = PaddedRows(rows);\n',
+      '  const int64_t padded = rows / kThinRows * kThinRows;\n',
     ),
   ),
   *_in(

@@ -34,13 +34,14 @@ class Exact {
 
 // Written from the description of the layout, one element at a time.
 void Pack(const std::vector<int8_t>& codes, int64_t m, int64_t k, uint8_t* packed) {
-  const int64_t rows = PaddedRows(m), columns = PaddedColumns(k), wide = rows / kWideRows * kWideRows;
+  const int64_t rows = PaddedRows(m), columns = PaddedColumns(k), wide = rows / kWideRows * kWideRows,
+                narrow = rows / kNarrowRows * kNarrowRows;
   for (int64_t i = 0; i < PackedBytes(m, k); ++i) packed[i] = 0;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
       const int code = r < m && c < k ? codes[static_cast<size_t>(r * k + c)] : 0;
-      const int64_t block = r < wide ? kWideRows : kNarrowRows;
-      const int64_t first = r < wide ? r / kWideRows * kWideRows : wide + (r - wide) / kNarrowRows * kNarrowRows;
+      const int64_t block = r < wide ? kWideRows : r < narrow ? kNarrowRows : kThinRows;
+      const int64_t first = r / block * block;
       const int64_t plane = (r - first) / (block / 4), lane = (r - first) % (block / 4);
       const int stored = plane == 3 ? code & 3 : code + 1;
       packed[first / 4 * columns + c / 4 * block + 4 * lane + c % 4] |= static_cast<uint8_t>(stored << (2 * plane));
@@ -49,7 +50,7 @@ void Pack(const std::vector<int8_t>& codes, int64_t m, int64_t k, uint8_t* packe
 }
 
 void PackInt8(const std::vector<int8_t>& weights, int64_t m, int64_t k, int8_t* packed) {
-  const int64_t rows = PaddedRows(m), columns = PaddedColumns(k);
+  const int64_t rows = PaddedInt8(m), columns = PaddedInt8(k);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
       packed[r / 16 * 16 * columns + c / 4 * 64 + r % 16 * 4 + c % 4] =
@@ -257,13 +258,14 @@ std::vector<float> Ffn(const Pool& pool, int64_t n, int64_t d, int64_t h, int64_
 }
 
 const std::vector<std::vector<int64_t>> ffn_shapes = {
-    {0, 16, 16, 1, 1}, {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1}, {100, 64, 16, 4, 3}};
+    {0, 16, 16, 1, 1},    {0, 16, 4, 3, 2},   {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1},  {100, 64, 16, 4, 3},
+    {2, 128, 4, 128, 32}, {35, 210, 1, 9, 5}, {3, 67, 7, 11, 4},   {40, 256, 12, 6, 2}, {5, 64, 63, 3, 2}};
 const std::vector<std::vector<int64_t>> attention_shapes = {{1, 2, 32, 16}, {2, 3, 20, 96}, {1, 1, 1, 144}};
 
 bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
          const std::vector<std::vector<float>>& portable_attention) {
   std::mt19937 random(1);
-  for (int64_t m : {1, 15, 16, 17, 63, 64, 65, 112, 130}) {
+  for (int64_t m : {1, 4, 15, 16, 17, 30, 63, 64, 65, 112, 130}) {
     for (int64_t k : {1, 4, 15, 16, 17, 48, 100, 260, 530}) {
       for (int64_t n : {0, 1, 2, 3, 5, 6, 7, 8, 9, 33, 70}) {
         if (!Accumulators(path, m, k, n, Fill::kRandom, (m + k + n) % 5, random)) return false;
@@ -339,6 +341,7 @@ bool RunThreads() {
   Accumulate(Pool(), q.data(), n, k, packed.data(), m, alone.data());
   Accumulate(threads, q.data(), n, k, packed.data(), m, together.data());
   if (alone != together || Ffn(threads, 700, 64, 128, 5, 2) != Ffn(Pool(), 700, 64, 128, 5, 2) ||
+      Ffn(threads, 700, 64, 16, 20, 8) != Ffn(Pool(), 700, 64, 16, 20, 8) ||
       Attention(threads, 20, 8, 64, 240) != Attention(Pool(), 20, 8, 64, 240)) {
     std::printf("threads: other results than alone\n");
     return false;

@@ -1,10 +1,11 @@
 """A packed model as one safetensors file: arrays, config, vocabulary and provenance, without code of any kind.
 
-The arrays are those of `weights.layout`, in the bytes that every kernel reads. The metadata is text: `format`,
-`format_version`, `config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON). A model of bytes has
-`tokenizer` instead of `vocabulary`. `sha256` covers every array, the config, the vocabulary and the provenance. The
-reader trusts nothing in a file. It names and refuses every entry that is missing, superfluous, damaged or out of range,
-before it allocates memory for it.
+The arrays are those of `weights.layout`, in the bytes that every kernel reads. Files of format version 1 have the first
+layout of packed codes, which the reader brings to the present one. The metadata is text: `format`, `format_version`,
+`config` (JSON), `vocabulary`, `provenance` (JSON) and `sha256` (JSON). A model of bytes has `tokenizer` instead of
+`vocabulary`. `sha256` covers every array, the config, the vocabulary and the provenance. The reader trusts nothing in a
+file. It names and refuses every entry that is missing, superfluous, damaged or out of range, before it allocates memory
+for it.
 """
 
 import dataclasses
@@ -26,8 +27,10 @@ from trix_jax.inference import weights
 from trix_jax.inference.weights import Entry, InferenceConfig
 from trix_jax.nn import model_config
 from trix_jax.system import files
+from xla_kernels import packing
 
-FORMAT, FORMAT_VERSION = 'trix-jax', '1'
+FORMAT, FORMAT_VERSION = 'trix-jax', '2'
+FIRST_VERSION = '1'
 DESCRIBED = ('config', 'vocabulary', 'provenance')
 MAX_CONTEXT = 1 << 16
 # Training stays far below these limits, and products of scales overflow far above them.
@@ -98,7 +101,8 @@ def _read(file) -> Artifact:
   metadata = file.metadata() or {}
   _require(metadata.get('format') == FORMAT, 'format', f'is {_shown(metadata.get("format"))}, not {FORMAT!r}')
   version = metadata.get('format_version')
-  _require(version == FORMAT_VERSION, 'format_version', f'is {_shown(version)}; this version reads {FORMAT_VERSION!r}')
+  versions = (FIRST_VERSION, FORMAT_VERSION)
+  _require(version in versions, 'format_version', f'is {_shown(version)}; this version reads {" and ".join(versions)}')
   names = set(file.keys())
   described = [name if name != 'vocabulary' or 'tokenizer' not in metadata else 'tokenizer' for name in DESCRIBED]
   extra = set(metadata) - {'format', 'format_version', 'sha256', *described}
@@ -117,6 +121,8 @@ def _read(file) -> Artifact:
   _require(0 < len(vocabulary) == len(set(vocabulary)), 'vocabulary', 'must be distinct characters, at least one')
   config = _config_from_dict(_json(metadata, 'config'), len(vocabulary), len(names))
   entries = weights.layout(config)
+  if version == FIRST_VERSION:
+    entries = {name: _first_entry(entry) for name, entry in entries.items()}
   for name in sorted(entries.keys() ^ names):
     _require(name in names, name, 'is missing')
     _require(name in entries, name, 'is no array of such a model')
@@ -129,7 +135,17 @@ def _read(file) -> Artifact:
     arrays[name] = file.get_tensor(name)
     _require(_sha256(arrays[name].tobytes()) == digests[name], name, 'is damaged: its sha256 differs')
     _check_values(name, arrays[name], entry)
+    if entry.matrix and version == FIRST_VERSION:
+      arrays[name] = np.asarray(packing.repack(arrays[name], *entry.matrix))
   return Artifact(config, vocabulary, arrays, _json(metadata, 'provenance'))
+
+
+def _first_entry(entry: Entry) -> Entry:
+  """Return the entry of a file of format version 1."""
+  if not entry.matrix:
+    return entry
+  bytes_ = packing.packed_bytes(*entry.matrix, packing.FIRST_MULTIPLE)
+  return dataclasses.replace(entry, shape=(*entry.shape[:-1], bytes_))
 
 
 def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:

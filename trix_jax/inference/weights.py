@@ -74,6 +74,7 @@ class Entry:
   dtype: str
   shape: tuple[int, ...]
   below: int = 0
+  matrix: tuple[int, int] | None = None  # Rows and columns of each matrix of packed codes.
 
 
 def layout(config: InferenceConfig) -> dict[str, Entry]:
@@ -153,7 +154,7 @@ def _addresses_have_gates(config):
 
 
 def _codes(lead, rows, columns):
-  return Entry('uint8', (*lead, packing.packed_bytes(rows, columns)))
+  return Entry('uint8', (*lead, packing.packed_bytes(rows, columns)), matrix=(rows, columns))
 
 
 def _int8(lead, rows, columns):

@@ -41,15 +41,17 @@ struct Path {
   // The number of tokens at which `dot` is fastest.
   int panel;
   // Exact dot products of one block with some tokens.
-  //   block    kWideRows or kNarrowRows rows, `columns` columns (a multiple of kColumnMultiple)
-  //   q        int8 activations in [-127, 127], token t at q + t * stride
+  //   block    kWideRows, kNarrowRows or kThinRows rows, `columns` columns (a multiple of four)
+  //   q        int8 activations in [-127, 127], token t at q + t * stride; zeros from `columns` to a multiple of 16
   //   sums     sum of each token's activations
   //   acc      row r of token t goes to acc[t * kWideRows + r]
   void (*dot_wide)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                    int tokens, int32_t* acc);
   void (*dot_narrow)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                      int tokens, int32_t* acc);
-  // The same for `blocks` consecutive blocks of int8, up to kWideRows / kInt8Rows of them.
+  void (*dot_thin)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                   int tokens, int32_t* acc);
+  // The same as `dot_wide` for `blocks` consecutive blocks of int8, up to kWideRows / kInt8Rows of them.
   void (*dot_int8)(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride,
                    const int32_t* sums, int tokens, int32_t* acc);
   const Elementwise* elementwise;

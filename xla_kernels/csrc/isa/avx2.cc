@@ -77,7 +77,10 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
       __m256i acc16[4] = {};
       for (; k < end; k += 8) {
         const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + k));
-        DotNibbles(acc16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + k * 4)),
+        const auto* lanes = reinterpret_cast<const __m128i*>(block + k * 4);
+        // A group of columns that has no neighbour gets zeros as its neighbour, as do the activations.
+        const __m128i second = k + 4 < columns ? _mm_loadu_si128(lanes + 1) : _mm_setzero_si128();
+        DotNibbles(acc16, _mm256_set_m128i(second, _mm_loadu_si128(lanes)),
                    _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(eight), halves));
       }
       Widen(acc32, acc16);
@@ -86,6 +89,41 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
     Unprefix(acc32, sums[t], [rows = acc + t * kWideRows](int p, __m256i plane) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(rows + 4 * p), _mm256_castsi256_si128(plane));
     });
+  }
+}
+
+// A vector holds eight groups of columns of the one lane.
+void DotThin(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+             int32_t* acc) {
+  constexpr int64_t kVector = 32;
+  constexpr int64_t kBetweenWidening = 8 * kColumnsBetweenWidening;
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    __m256i acc32[4] = {};
+    for (int64_t k = 0; k < columns;) {
+      const int64_t end = k + kBetweenWidening < columns ? k + kBetweenWidening : columns;
+      __m256i acc16[4] = {};
+      for (; k + kVector <= end; k += kVector) {
+        DotNibbles(acc16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + k)),
+                   _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + k)));
+      }
+      if (k < end) {
+        const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+        const __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>((end - k) / 4)), lanes);
+        DotNibbles(acc16, _mm256_maskload_epi32(reinterpret_cast<const int*>(block + k), some),
+                   _mm256_maskload_epi32(reinterpret_cast<const int*>(x + k), some));
+        k = end;
+      }
+      Widen(acc32, acc16);
+    }
+    // The sums of all lanes, for each plane.
+    const __m256i planes =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(acc32[0], acc32[1]), _mm256_hadd_epi32(acc32[2], acc32[3]));
+    const __m128i prefix = _mm_add_epi32(_mm256_castsi256_si128(planes), _mm256_extracti128_si256(planes, 1));
+    // Planes 1 and 3 are what is beyond planes 0 and 2, times four.
+    const __m128i below = _mm_and_si128(_mm_slli_si128(prefix, 4), _mm_set_epi32(-1, 0, -1, 0));
+    const __m128i rows = _mm_srav_epi32(_mm_sub_epi32(prefix, below), _mm_set_epi32(2, 0, 2, 0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(acc + t * kWideRows), _mm_sub_epi32(rows, _mm_set1_epi32(sums[t])));
   }
 }
 
@@ -142,6 +180,7 @@ extern const Path kAvx2 = {
     .panel = 8,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
+    .dot_thin = DotThin,
     .dot_int8 = DotInt8,
     .elementwise = &kElementwise,
     .peak = Peak,

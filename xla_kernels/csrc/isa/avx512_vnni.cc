@@ -24,11 +24,17 @@ struct Masked {
   __m512i w3, w15, w63, all;
 };
 
-inline Masked Mask(const uint8_t* packed) {
-  const __m512i w = _mm512_loadu_si512(packed);
+inline Masked Mask(__m512i w) {
   // The top plane is signed. Adding 64 makes the byte an unsigned prefix sum.
   return {_mm512_and_si512(w, _mm512_set1_epi8(3)), _mm512_and_si512(w, _mm512_set1_epi8(15)),
           _mm512_and_si512(w, _mm512_set1_epi8(63)), _mm512_add_epi8(w, _mm512_set1_epi8(64))};
+}
+
+inline Masked Mask(const uint8_t* packed) { return Mask(_mm512_loadu_si512(packed)); }
+
+// The first `bytes` bytes, a multiple of four, and zeros.
+inline __m512i LoadSome(const void* from, int64_t bytes) {
+  return _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1 << (bytes / 4)) - 1), from);
 }
 
 // Distance of the prefetch of weights in bytes: far enough for memory, near enough for the first-level cache. The
@@ -39,7 +45,8 @@ template <int kTokens, int kUnroll>
 void DotWideTokens(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                    int32_t* out) {
   __m512i acc[kUnroll][kTokens][4] = {};
-  for (int64_t k = 0; k < columns; k += 4 * kUnroll) {
+  int64_t k = 0;
+  for (; k + 4 * kUnroll <= columns; k += 4 * kUnroll) {
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) {
       const Masked w = Mask(block + (k + 4 * u) * 16);
@@ -54,6 +61,15 @@ void DotWideTokens(const uint8_t* block, int64_t columns, const int8_t* q, int64
         std::memcpy(&four, q + t * stride + k + 4 * u, 4);
         DotPrefixes(acc[u][t], w.w3, w.w15, w.w63, w.all, _mm512_set1_epi32(four));
       }
+    }
+  }
+  for (; kUnroll > 1 && k < columns; k += 4) {
+    const Masked w = Mask(block + k * 16);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      int32_t four;
+      std::memcpy(&four, q + t * stride + k, 4);
+      DotPrefixes(acc[0][t], w.w3, w.w15, w.w63, w.all, _mm512_set1_epi32(four));
     }
   }
 #pragma GCC unroll 8
@@ -127,8 +143,8 @@ void DotNarrowTokens(const uint8_t* block, int64_t columns, const int8_t* q, int
   }
 }
 
-void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
-               int32_t* acc) {
+void DotWholeNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                    int tokens, int32_t* acc) {
   switch (tokens) {
     case 1:
       return DotNarrowTokens<1>(block, columns, q, stride, sums, acc);
@@ -142,6 +158,52 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
       return DotNarrowTokens<5>(block, columns, q, stride, sums, acc);
     default:
       return DotNarrowTokens<6>(block, columns, q, stride, sums, acc);
+  }
+}
+
+// Less than a vector at the end of the columns is filled up with zeros and added on its own. In the loop above it would
+// make GCC spill accumulators.
+void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+               int32_t* acc) {
+  const int64_t whole = columns / 16 * 16;
+  DotWholeNarrow(block, whole, q, stride, sums, tokens, acc);
+  if (whole == columns) return;
+  alignas(64) uint8_t last[64];
+  _mm512_store_si512(last, LoadSome(block + whole * 4, (columns - whole) * 4));
+  for (int t = 0; t < tokens; ++t, acc += kWideRows) {
+    const int32_t no_zero_point = 0;
+    alignas(64) int32_t rows[kNarrowRows];
+    DotNarrowTokens<1>(last, 16, q + t * stride + whole, stride, &no_zero_point, rows);
+    _mm512_storeu_si512(acc, _mm512_add_epi32(_mm512_loadu_si512(acc), _mm512_load_si512(rows)));
+  }
+}
+
+// A vector holds sixteen groups of columns of the one lane.
+void DotThin(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+             int32_t* acc) {
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    __m512i prefix[4] = {};
+    const int64_t whole = columns / 64 * 64;
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < whole; k += 64) {
+      const Masked w = Mask(block + k);
+      DotPrefixes(prefix, w.w3, w.w15, w.w63, w.all, _mm512_loadu_si512(x + k));
+    }
+    if (whole < columns) {
+      const Masked w = Mask(LoadSome(block + whole, columns - whole));
+      DotPrefixes(prefix, w.w3, w.w15, w.w63, w.all, LoadSome(x + whole, columns - whole));
+    }
+    // The sums of all lanes: one plane after the other within each quarter, and then the sum of the quarters.
+    const auto pairs = [](__m512i a, __m512i b) {
+      return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    };
+    const __m512i low = pairs(prefix[0], prefix[1]), high = pairs(prefix[2], prefix[3]);
+    const __m512i quarters = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(quarters), _mm512_extracti64x4_epi64(quarters, 1));
+    const __m128i planes = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    const __m128i rows = _mm_srav_epi32(_mm_sub_epi32(planes, _mm_slli_si128(planes, 4)), _mm_set_epi32(6, 4, 2, 0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(acc + t * kWideRows), _mm_sub_epi32(rows, _mm_set1_epi32(sums[t])));
   }
 }
 
@@ -300,6 +362,7 @@ extern const Path kAvx512Vnni = {
     .panel = 6,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
+    .dot_thin = DotThin,
     .dot_int8 = DotInt8,
     .elementwise = &kByHand,
     .peak = Peak,

@@ -66,6 +66,39 @@ void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t s
   }
 }
 
+// A vector holds four groups of columns of the one lane.
+void DotThin(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums, int tokens,
+             int32_t* acc) {
+  constexpr int64_t kBetweenWidening = 4 * kColumnsBetweenWidening;
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    int32x4_t low32[4] = {}, high32[4] = {};
+    for (int64_t k = 0; k < columns;) {
+      const int64_t end = k + kBetweenWidening < columns ? k + kBetweenWidening : columns;
+      int16x8_t low[4] = {}, high[4] = {};
+      for (; k < end; k += 16) {
+        const int8x16_t all = end - k < 16 ? LoadSome(block + k, end - k) : vreinterpretq_s8_u8(vld1q_u8(block + k));
+        const int8x16_t upper = vshrq_n_s8(all, 4), activations = vld1q_s8(x + k);
+        MultiplyAdd(&low[0], &high[0], vandq_s8(all, vdupq_n_s8(3)), activations);
+        MultiplyAdd(&low[1], &high[1], vandq_s8(all, vdupq_n_s8(15)), activations);
+        MultiplyAdd(&low[2], &high[2], vandq_s8(upper, vdupq_n_s8(3)), activations);
+        MultiplyAdd(&low[3], &high[3], upper, activations);
+      }
+      for (int p = 0; p < 4; ++p) {
+        low32[p] = vpadalq_s16(low32[p], low[p]);
+        high32[p] = vpadalq_s16(high32[p], high[p]);
+      }
+    }
+    int32_t prefix[4];
+    for (int p = 0; p < 4; ++p) prefix[p] = vaddvq_s32(vaddq_s32(low32[p], high32[p]));
+    int32_t* rows = acc + t * kWideRows;
+    rows[0] = prefix[0] - sums[t];
+    rows[1] = ((prefix[1] - prefix[0]) >> 2) - sums[t];
+    rows[2] = prefix[2] - sums[t];
+    rows[3] = (prefix[3] - prefix[2]) >> 2;
+  }
+}
+
 void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t*,
              int tokens, int32_t* acc) {
   for (int b = 0; b < blocks; ++b, block += columns * kInt8Rows) {
@@ -111,6 +144,7 @@ extern const Path kNeon = {
     .panel = 8,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
+    .dot_thin = DotThin,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

@@ -16,10 +16,11 @@ struct Prefixes {
   int8x16_t w[4];
 };
 
-inline Prefixes Mask(const uint8_t* packed) {
-  const int8x16_t all = vreinterpretq_s8_u8(vld1q_u8(packed));
+inline Prefixes Mask(int8x16_t all) {
   return {{vandq_s8(all, vdupq_n_s8(3)), vandq_s8(all, vdupq_n_s8(15)), vandq_s8(all, vdupq_n_s8(63)), all}};
 }
+
+inline Prefixes Mask(const uint8_t* packed) { return Mask(vreinterpretq_s8_u8(vld1q_u8(packed))); }
 
 // Sums of plane p from the prefix sums of four lanes, minus the zero point of the lower three planes.
 template <int kPlane>
@@ -39,6 +40,13 @@ inline void StorePlanes(const int32x4_t* prefix, int32_t sum, int lanes, int32_t
   vst1q_s32(out + lanes, Plane<1>(prefix, zero_point));
   vst1q_s32(out + 2 * lanes, Plane<2>(prefix, zero_point));
   vst1q_s32(out + 3 * lanes, Plane<3>(prefix, zero_point));
+}
+
+// The 16 bytes, or the first `columns` of them, a multiple of four, and zeros.
+inline int8x16_t LoadSome(const uint8_t* from, int64_t columns) {
+  uint8_t some[16] = {};
+  std::memcpy(some, from, static_cast<size_t>(columns));
+  return vreinterpretq_s8_u8(vld1q_u8(some));
 }
 
 }  // namespace

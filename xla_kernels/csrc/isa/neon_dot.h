@@ -59,7 +59,8 @@ template <int kVectors, int kTokens>
 inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const int8_t* q, int64_t stride,
                      const int32_t* sums, int lanes, int32_t* out) {
   int32x4_t acc[kVectors][kTokens][4] = {};
-  for (int64_t k = 0; k < columns; k += 16, packed += 4 * step) {
+  int64_t k = 0;
+  for (; k + 16 <= columns; k += 16, packed += 4 * step) {
     int8x16_t x[kTokens];
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) x[t] = vld1q_s8(q + t * stride + k);
@@ -67,6 +68,16 @@ inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const
     DotGroup<1>(acc, packed + step, x);
     DotGroup<2>(acc, packed + 2 * step, x);
     DotGroup<3>(acc, packed + 3 * step, x);
+  }
+  for (; k < columns; k += 4, packed += step) {
+    int8x16_t x[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      int32_t four;
+      std::memcpy(&four, q + t * stride + k, 4);
+      x[t] = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    }
+    DotGroup<0>(acc, packed, x);
   }
   // The loop is unrolled, because the compiler keeps no array in registers that a variable indexes.
 #pragma GCC unroll 4
@@ -107,6 +118,26 @@ inline void DotWide(const uint8_t* block, int64_t columns, const int8_t* q, int6
 inline void DotNarrow(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                       int tokens, int32_t* acc) {
   DotLanesOf(tokens, block, kNarrowRows, columns, q, stride, sums, kNarrowRows / 4, acc);
+}
+
+// A vector holds four groups of columns of the one lane.
+inline void DotThin(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
+                    int tokens, int32_t* acc) {
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    int32x4_t sum[4] = {};
+    const auto add = [&](const Prefixes& w, int64_t k) __attribute__((always_inline)) {
+      const int8x16_t activations = vld1q_s8(x + k);
+      for (int p = 0; p < 4; ++p) sum[p] = vdotq_s32(sum[p], w.w[p], activations);
+    };
+    const int64_t whole = columns / 16 * 16;
+    for (int64_t k = 0; k < whole; k += 16) add(Mask(block + k), k);
+    if (whole < columns) add(Mask(LoadSome(block + whole, columns - whole)), whole);
+    const int32x4_t prefix = vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
+    const int32x4_t below = vextq_s32(vdupq_n_s32(0), prefix, 3);
+    const int32x4_t shifts = {0, -2, -4, -6}, zero_points = {sums[t], sums[t], sums[t], 0};
+    vst1q_s32(acc + t * kWideRows, vsubq_s32(vshlq_s32(vsubq_s32(prefix, below), shifts), zero_points));
+  }
 }
 
 // Sixteen lanes times kTokens tokens.

@@ -18,6 +18,7 @@ extern const Path kNeonDotprod = {
     .panel = kDotPanel,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
+    .dot_thin = DotThin,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

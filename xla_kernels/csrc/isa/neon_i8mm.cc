@@ -22,11 +22,14 @@ struct Interleaved {
   alignas(64) int8_t bytes[kMaxPanel / 2 * kChunk / 8 * 16];
 };
 
+// A group of columns that has no neighbour gets zeros as its neighbour, as do the activations.
 template <int kRows>
-inline void Expand(const uint8_t* packed, int64_t octets, Expanded* expanded) {
+inline void Expand(const uint8_t* packed, int64_t columns, Expanded* expanded) {
+  const int64_t octets = (columns + 7) / 8;
   for (int64_t o = 0; o < octets; ++o, packed += 2 * kRows) {
+    const bool alone = columns - 8 * o < 8;
     for (int v = 0; v < kRows / 16; ++v) {
-      const Prefixes even = Mask(packed + 16 * v), odd = Mask(packed + kRows + 16 * v);
+      const Prefixes even = Mask(packed + 16 * v), odd = alone ? Prefixes{} : Mask(packed + kRows + 16 * v);
       int8_t* first = expanded->bytes + (2 * v * octets + o) * 64;
       int8_t* second = first + octets * 64;
       for (int p = 0; p < 4; ++p) {
@@ -104,8 +107,8 @@ void MultiplyBlock(const uint8_t* block, int64_t columns, const int8_t* q, int64
   Expanded expanded;
   Interleaved interleaved;
   for (int64_t k = 0; k < columns; k += kChunk) {
-    const int64_t octets = (columns - k < kChunk ? columns - k : kChunk) / 8;
-    Expand<kRows>(block + k / 4 * kRows, octets, &expanded);
+    const int64_t left = columns - k < kChunk ? columns - k : kChunk, octets = (left + 7) / 8;
+    Expand<kRows>(block + k / 4 * kRows, left, &expanded);
     Interleave(q + k, stride, tokens, octets, &interleaved);
     for (int slice = 0; slice < kSlices; ++slice) {
       for (int pair = 0; pair < pairs; pair += kPairs) {
@@ -158,6 +161,7 @@ extern const Path kNeonI8mm = {
     .panel = kMaxPanel,
     .dot_wide = MultiplyWide,
     .dot_narrow = MultiplyNarrow,
+    .dot_thin = DotThin,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

@@ -64,6 +64,7 @@ extern const Path kPortable = {
     .panel = 8,
     .dot_wide = Dot<kWideRows>,
     .dot_narrow = Dot<kNarrowRows>,
+    .dot_thin = Dot<kThinRows>,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

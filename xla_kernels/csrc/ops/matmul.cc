@@ -73,7 +73,7 @@ void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const u
       [&](const Path&, const Rows& rows, int64_t token, int64_t t) {
         int8_t* row = rows.q + t * rows.stride;
         std::memcpy(row, q + token * k, static_cast<size_t>(k));
-        std::memset(row + k, 0, static_cast<size_t>(PaddedColumns(k) - k));
+        std::memset(row + k, 0, static_cast<size_t>(PaddedInt8(k) - k));
         int32_t sum = 0;
         for (int64_t i = 0; i < k; ++i) sum += row[i];
         rows.sum[t] = sum;

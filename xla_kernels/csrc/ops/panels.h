@@ -20,7 +20,7 @@ struct Rows {
 
   // A stride that is a multiple of a page would put all rows into the same cache sets.
   static int64_t Stride(int64_t columns) {
-    const int64_t padded = PaddedColumns(columns);
+    const int64_t padded = PaddedInt8(columns);
     return padded % 1024 == 0 ? padded + 64 : padded;
   }
 
@@ -30,7 +30,7 @@ struct Rows {
   }
 
   void Quantise(const Path& path, int64_t row, const float* x, int64_t columns) const {
-    path.elementwise->quantise(x, columns, PaddedColumns(columns), q + row * stride, step + row, sum + row);
+    path.elementwise->quantise(x, columns, PaddedInt8(columns), q + row * stride, step + row, sum + row);
   }
 
   Rows From(int64_t row) const { return {q + row * stride, stride, step + row, sum + row}; }
@@ -46,7 +46,25 @@ inline int PanelSize(int64_t left, int panel) {
 template <typename Code>
 constexpr int64_t BlockCount(int64_t rows) {
   if constexpr (std::is_same_v<Code, int8_t>) return (rows + kWideRows - 1) / kWideRows;
-  return PaddedRows(rows) / kWideRows + PaddedRows(rows) % kWideRows / kNarrowRows;
+  const int64_t padded = PaddedRows(rows);
+  return padded / kWideRows + padded % kWideRows / kNarrowRows + padded % kNarrowRows / kThinRows;
+}
+
+// A block of a packed ternary matrix, and how many of its rows are no padding.
+struct Block {
+  int64_t row, count;
+  decltype(Path::dot_wide) dot;
+};
+
+inline Block BlockAt(const Path& path, int64_t rows, int64_t block) {
+  const int64_t padded = PaddedRows(rows), wide = padded / kWideRows, narrow = padded % kWideRows / kNarrowRows;
+  const auto of = [&](int64_t row, int64_t most, decltype(Path::dot_wide) dot) {
+    return Block{row, std::min(rows - row, most), dot};
+  };
+  if (block < wide) return of(block * kWideRows, kWideRows, path.dot_wide);
+  block -= wide;
+  if (block < narrow) return of(wide * kWideRows + block * kNarrowRows, kNarrowRows, path.dot_narrow);
+  return of(wide * kWideRows + narrow * kNarrowRows + (block - narrow) * kThinRows, kThinRows, path.dot_thin);
 }
 
 // One block times some tokens, a panel at a time: dot(from, panel, acc), then sink(token, accumulators).
@@ -65,18 +83,15 @@ inline void DotPanels(const Path& path, const Rows& rows, int64_t tokens, const 
 template <typename Sink>
 inline void DotBlocks(const Path& path, const uint8_t* packed, int64_t m, int64_t columns, int64_t first_block,
                       int64_t last_block, const Rows& rows, int64_t tokens, const Sink& sink) {
-  const int64_t padded = PaddedColumns(columns), wide = PaddedRows(m) / kWideRows;
-  for (int64_t block = first_block; block < last_block; ++block) {
-    const bool is_wide = block < wide;
-    const int64_t row = is_wide ? block * kWideRows : wide * kWideRows + (block - wide) * kNarrowRows;
-    const int64_t count = std::min<int64_t>(m - row, is_wide ? kWideRows : kNarrowRows);
-    const auto dot = is_wide ? path.dot_wide : path.dot_narrow;
+  const int64_t padded = PaddedColumns(columns);
+  for (int64_t i = first_block; i < last_block; ++i) {
+    const Block block = BlockAt(path, m, i);
     DotPanels(
         path, rows, tokens,
         [&](const Rows& from, int panel, int32_t* acc) {
-          dot(packed + row / 4 * padded, padded, from.q, from.stride, from.sum, panel, acc);
+          block.dot(packed + block.row / 4 * padded, padded, from.q, from.stride, from.sum, panel, acc);
         },
-        [&](int64_t t, const int32_t* acc) { sink(t, row, count, acc); });
+        [&](int64_t t, const int32_t* acc) { sink(t, block.row, block.count, acc); });
   }
 }
 
@@ -84,13 +99,13 @@ inline void DotBlocks(const Path& path, const uint8_t* packed, int64_t m, int64_
 template <typename Sink>
 inline void DotBlocks(const Path& path, const int8_t* packed, int64_t m, int64_t columns, int64_t first_block,
                       int64_t last_block, const Rows& rows, int64_t tokens, const Sink& sink) {
-  const int64_t padded = PaddedColumns(columns);
+  const int64_t padded = PaddedInt8(columns);
   for (int64_t row = first_block * kWideRows; row < std::min(m, last_block * kWideRows); row += kWideRows) {
     const int64_t count = std::min<int64_t>(m - row, kWideRows);
     DotPanels(
         path, rows, tokens,
         [&](const Rows& from, int panel, int32_t* acc) {
-          path.dot_int8(packed + row * padded, static_cast<int>(PaddedRows(count) / kInt8Rows), padded, from.q,
+          path.dot_int8(packed + row * padded, static_cast<int>(PaddedInt8(count) / kInt8Rows), padded, from.q,
                         from.stride, from.sum, panel, acc);
         },
         [&](int64_t t, const int32_t* acc) { sink(t, row, count, acc); });
