@@ -27,7 +27,15 @@ def ffn_in_float64(x, up, up_scale, down, down_scale, tile, gate, squared):
 
 
 @pytest.mark.parametrize(
-  'N, D, H, T, K', [(0, 16, 16, 1, 1), (1, 128, 512, 1, 1), (50, 32, 16, 4, 1), (33, 47, 40, 5, 3), (130, 64, 48, 8, 2)]
+  'N, D, H, T, K',
+  [
+    (0, 16, 16, 1, 1),
+    (1, 128, 512, 1, 1),
+    (50, 32, 16, 4, 1),
+    (33, 47, 40, 5, 3),
+    (130, 64, 48, 8, 2),
+    (3, 200, 4, 128, 32),
+  ],
 )
 @pytest.mark.parametrize('activation', ['relu', 'relu_squared'])
 def test_tiles_have_the_bits_of_the_reference(N, D, H, T, K, activation):
@@ -54,6 +62,36 @@ def test_tiles_of_every_size(N, D, H, T, K, seed):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(want).max(initial=0))
 
 
+@given(
+  st.integers(1, 40), st.integers(1, 280), st.integers(1, 68), st.integers(2, 9), st.booleans(), st.integers(0, 99)
+)
+def test_tiles_that_a_token_gathers_are_the_sum_of_its_tiles_in_order(N, D, H, K, gated, seed):
+  """Bit for bit: the kernels go through one tile a token in another way."""
+  x, *tiles, tile, gate = ffn_arguments(np.random.default_rng(seed), N, D, H, K + 2, K)
+  gate[:, 1] = 0
+  gate = gate if gated else np.sign(gate)
+  for got in on_every_path(lambda: xla_kernels.routed_tile_ffn(x, *tiles, tile, gate)):
+    want = 0
+    for k in range(K):
+      want = want + np.asarray(xla_kernels.routed_tile_ffn(x, *tiles, tile[:, k : k + 1], gate[:, k : k + 1]))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('H', range(1, 18))
+def test_narrow_tiles_have_the_bits_of_every_path(H):
+  arguments = list(ffn_arguments(np.random.default_rng(H), 5, 70, H, 12, 6))
+  arguments[0][1] = 0  # Its tiles have nothing to quantise.
+  arguments[0][2] *= 1e-25  # Whose squares are below what is quantised.
+  arguments[0][3, 4] = np.inf
+  results = on_every_path(lambda: xla_kernels.routed_tile_ffn(*arguments))
+  for got in results:
+    np.testing.assert_array_equal(got, results[0])
+    assert np.isnan(got[3]).all() and not got[1:3].any()
+    x, *tiles, tile, gate = arguments
+    want = ffn_in_float64(x[::4], *tiles, tile[::4], gate[::4], True)
+    np.testing.assert_allclose(got[::4], want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
+
+
 def test_all_tokens_to_one_tile_and_the_others_empty(path):
   arguments = list(ffn_arguments(np.random.default_rng(1), 200, 32, 32, 6, 1))
   arguments[5][:] = 4
@@ -61,9 +99,10 @@ def test_all_tokens_to_one_tile_and_the_others_empty(path):
   np.testing.assert_allclose(xla_kernels.routed_tile_ffn(*arguments), want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
 
 
-def test_many_tokens_have_the_tiles_of_few(path):
+@pytest.mark.parametrize('H', [64, 65])  # Gathered, and grouped.
+def test_many_tokens_have_the_tiles_of_few(path, H):
   """Enough to be shared out among threads, and that unevenly."""
-  arguments = ffn_arguments(np.random.default_rng(0), 700, 128, 64, 3, 2)
+  arguments = ffn_arguments(np.random.default_rng(0), 700, 128, H, 3, 2)
   y = np.asarray(xla_kernels.routed_tile_ffn(*arguments))
   np.testing.assert_allclose(y, compiled_tiles(*arguments, True), rtol=1e-6, atol=1e-6 * np.abs(y).max())
 

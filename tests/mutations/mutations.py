@@ -1135,6 +1135,13 @@ CSRC = (
   ),
   *_in(
     'csrc',
+    'xla_kernels/csrc/isa/avx512_vnni.cc',
+    'kernels/test_tiles',
+    ('zero_point_of_a_plane_too_small_avx512', '_mm512_slli_epi32(start, 4)', '_mm512_slli_epi32(start, 3)'),
+    path='avx512_vnni',
+  ),
+  *_in(
+    'csrc',
     'xla_kernels/csrc/isa/elementwise.h',
     'kernels/test_products kernels/test_tiles',
     (
@@ -1148,6 +1155,16 @@ CSRC = (
       'return static_cast<float>(acc) * (step * scale);',
     ),
     ('not_a_number_becomes_zero', 'return value < 0.0f ? 0.0f : value;', 'return value > 0.0f ? value : 0.0f;'),
+    (
+      'all_narrow_tiles_have_the_scale_of_the_first',
+      'const float* own_scale = scale + parts[i].tile * h;',
+      'const float* own_scale = scale;',
+    ),
+    (
+      'not_a_number_becomes_zero_in_narrow_tiles',
+      'usable ? step : finite ? 0.0f : __builtin_nanf("")',
+      'usable ? step : 0.0f',
+    ),
   ),
   *_in(
     'csrc',
@@ -1224,6 +1241,16 @@ CSRC = (
       'w.gate[i] = gate[tokens[i] * top_k];',
     ),
     ('long_groups_lose_their_rest', 'first, std::min(kGroup, end - first)}', 'begin, std::min(kGroup, end - first)}'),
+    (
+      'narrow_tiles_have_the_gate_of_the_first',
+      '{tile[k], gate[k], nullptr, 0.0f, 0}',
+      '{tile[k], gate[0], nullptr, 0.0f, 0}',
+    ),
+    (
+      'tasks_leave_tokens_out',
+      'n * task / tasks, last = n * (task + 1) / tasks;',
+      'n / tasks * task, last = n / tasks * (task + 1);',
+    ),
   ),
   *_in(
     'csrc',

@@ -13,13 +13,29 @@ constexpr int kMaxPanel = 32;
 // Queries that `attend` computes together; a call may have any number.
 constexpr int kQueries = 4;
 
+// What one of a token's tiles adds to its output.
+struct Part {
+  int32_t tile;
+  float gate;
+  const int8_t* q;  // Its hidden activations, from 0 to 127; with their step and their sum.
+  float step;
+  int32_t sum;
+};
+
 // Loops over single rows of floats. Every instruction set compiles them from `elementwise.h`, with the same results.
 struct Elementwise {
   // int8 by the largest magnitude: q = rint(x * (127 / a)), step = a * float(1/127), and sum = sum of q. `q` is padded
   // with zeros to `padded` columns. a < 2^-100 counts as zero. A row with a NaN or an infinity gets q = 0, step = NaN.
   void (*quantise)(const float* x, int64_t columns, int64_t padded, int8_t* q, float* step, int32_t* sum);
+  // `rescale_relu` and then `quantise` for the hidden units of some tiles of one token, which fill in q, step and sum
+  // of `parts`. acc has PaddedRows(h) entries a tile and q has PaddedInt8(h), one tile after the other. The units
+  // replace the sums in `acc`. `work` has room for 3 * `count` numbers.
+  void (*quantise_tiles)(int32_t* acc, float step, const float* scale, bool squared, int64_t h, int64_t count,
+                         int8_t* q, int32_t* work, Part* parts);
   // y = ((acc * step) * scale) * gate
   void (*rescale)(const int32_t* acc, float step, const float* scale, float gate, int64_t count, float* y);
+  // y += ((acc * step) * scale) * gate
+  void (*rescale_add)(const int32_t* acc, float step, const float* scale, float gate, int64_t count, float* y);
   // y = relu((acc * step) * scale), or its square
   void (*rescale_relu)(const int32_t* acc, float step, const float* scale, bool squared, int64_t count, float* y);
   // out[w] = sum_s softmax_s(sum_w q[w] * key_s[w]) * value_s[w] for `count` queries, query i at q + i * width and its
@@ -51,6 +67,11 @@ struct Path {
                      int tokens, int32_t* acc);
   void (*dot_thin)(const uint8_t* block, int64_t columns, const int8_t* q, int64_t stride, const int32_t* sums,
                    int tokens, int32_t* acc);
+  // Adds the parts of one token, in order, to 64 rows of its output: y[r] += ((acc * step) * scale[r]) * gate. Tile i
+  // has the wide block at down + i * bytes, and its scales at scale + i * d. Optional: without it `dot_wide` and
+  // `rescale_add` do the same.
+  void (*add_wide)(const Part* parts, int64_t count, const uint8_t* down, int64_t bytes, const float* scale, int64_t d,
+                   int64_t columns, float* y);
   // The same as `dot_wide` for `blocks` consecutive blocks of int8, up to kWideRows / kInt8Rows of them.
   void (*dot_int8)(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride,
                    const int32_t* sums, int tokens, int32_t* acc);

@@ -181,6 +181,7 @@ extern const Path kAvx2 = {
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
     .dot_thin = DotThin,
+    .add_wide = nullptr,
     .dot_int8 = DotInt8,
     .elementwise = &kElementwise,
     .peak = Peak,

@@ -145,6 +145,7 @@ extern const Path kNeon = {
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
     .dot_thin = DotThin,
+    .add_wide = nullptr,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

@@ -19,6 +19,7 @@ extern const Path kNeonDotprod = {
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,
     .dot_thin = DotThin,
+    .add_wide = nullptr,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

@@ -162,6 +162,7 @@ extern const Path kNeonI8mm = {
     .dot_wide = MultiplyWide,
     .dot_narrow = MultiplyNarrow,
     .dot_thin = DotThin,
+    .add_wide = nullptr,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

@@ -65,6 +65,7 @@ extern const Path kPortable = {
     .dot_wide = Dot<kWideRows>,
     .dot_narrow = Dot<kNarrowRows>,
     .dot_thin = Dot<kThinRows>,
+    .add_wide = nullptr,
     .dot_int8 = DotInt8,
     .elementwise = &kBaselineElementwise,
     .peak = Peak,

@@ -1,5 +1,10 @@
-// Feed-forward tiles: tokens are grouped by tile, and each group passes through its tile a panel at a time, so that
-// hidden activations stay in the first-level cache.
+// Feed-forward tiles, in two ways that give the same bits.
+//
+// Wide tiles: tokens are grouped by tile, and each group passes through its tile a panel at a time, so that hidden
+// activations stay in the first-level cache.
+//
+// Many narrow tiles: each token gathers its own tiles. Their hidden units are quantised together, and their outputs are
+// added up in registers. Grouping would quantise a token, and read and write its output, once for each of its tiles.
 #include <vector>
 
 #include "ops/operations.h"
@@ -85,6 +90,94 @@ struct Workspace {
   }
 };
 
+// Tiles of at most so many units are gathered.
+constexpr int64_t kMostGathered = 64;
+constexpr int64_t kMostBlocks = 6;  // Of so many rows: three narrow ones and three thin ones.
+// Tokens that are gathered together. One reading of a block of all tiles' down-projections serves them.
+constexpr int64_t kGathered = 32;
+
+// Working memory of some tokens that gather their tiles.
+struct Gathering {
+  Rows row;  // Of one token.
+  int32_t *acc, *work;
+  int8_t* q;      // [tokens, top_k, PaddedInt8(h)]
+  Part* parts;    // [tokens, top_k]
+  int64_t* used;  // [tokens], the number of parts of each token.
+
+  static Gathering Carve(Carver& carver, const Tiles& tiles, int64_t tokens, int64_t top_k) {
+    const int64_t h = PaddedRows(tiles.h);
+    Gathering g;
+    g.row = Rows::Carve(carver, 1, tiles.d);
+    g.acc = carver.Take<int32_t>(top_k * h);
+    g.work = carver.Take<int32_t>(3 * top_k);
+    g.q = carver.Take<int8_t>(tokens * top_k * PaddedInt8(h));
+    g.parts = carver.Take<Part>(tokens * top_k);
+    g.used = carver.Take<int64_t>(tokens);
+    return g;
+  }
+};
+
+// The hidden units of a token in its tiles. Returns how many tiles it has: all but those with gate 0 after the first.
+int64_t GatherHidden(const Path& path, const Tiles& tiles, const float* x, const int32_t* tile, const float* gate,
+                     int64_t top_k, const Gathering& g, int8_t* q, Part* parts) {
+  const int64_t d = tiles.d, h = tiles.h, columns = PaddedColumns(d), padded = PaddedRows(h);
+  const int64_t bytes = PackedBytes(h, d);
+  g.row.Quantise(path, 0, x, d);
+  Block blocks[kMostBlocks];
+  const int64_t count = BlockCount<uint8_t>(h);
+  for (int64_t b = 0; b < count; ++b) blocks[b] = BlockAt(path, h, b);
+  int64_t used = 0;
+  for (int64_t k = 0; k < top_k; ++k) {
+    if (k > 0 && gate[k] == 0.0f) continue;
+    parts[used] = {tile[k], gate[k], nullptr, 0.0f, 0};
+    const uint8_t* up = tiles.up + tile[k] * bytes;
+    int32_t* acc = g.acc + used++ * padded;
+    for (const Block* block = blocks; block < blocks + count; ++block) {
+      block->dot(up + block->row / 4 * columns, columns, g.row.q, g.row.stride, g.row.sum, 1, acc + block->row);
+    }
+  }
+  path.elementwise->quantise_tiles(g.acc, *g.row.step, tiles.up_scale, tiles.squared, h, used, q, g.work, parts);
+  return used;
+}
+
+// Adds a token's parts to the rows of one block of its output.
+void AddBlock(const Path& path, const Tiles& tiles, const Part* parts, int64_t used, const Block& block, float* y) {
+  const int64_t d = tiles.d, bytes = PackedBytes(d, tiles.h), columns = PaddedColumns(tiles.h);
+  const uint8_t* down = tiles.down + block.row / 4 * columns;
+  const float* scale = tiles.down_scale + block.row;
+  if (block.count == kWideRows && path.add_wide != nullptr) {
+    path.add_wide(parts, used, down, bytes, scale, d, columns, y + block.row);
+    return;
+  }
+  alignas(Scratch::kLine) int32_t acc[kWideRows];
+  for (const Part* part = parts; part < parts + used; ++part) {
+    block.dot(down + part->tile * bytes, columns, part->q, 0, &part->sum, 1, acc);
+    path.elementwise->rescale_add(acc, part->step, scale + part->tile * d, part->gate, block.count, y + block.row);
+  }
+}
+
+// Passes some tokens through their tiles.
+void Gather(const Path& path, const Tiles& tiles, const float* x, int64_t tokens, const int32_t* tile,
+            const float* gate, int64_t top_k, float* y) {
+  const int64_t d = tiles.d, h = tiles.h;
+  Carver sizes(nullptr);
+  Gathering::Carve(sizes, tiles, tokens, top_k);
+  thread_local Scratch scratch;
+  Carver carver(scratch.Bytes(sizes.used()));
+  const Gathering g = Gathering::Carve(carver, tiles, tokens, top_k);
+  for (int64_t t = 0; t < tokens; ++t) {
+    g.used[t] = GatherHidden(path, tiles, x + t * d, tile + t * top_k, gate + t * top_k, top_k, g,
+                             g.q + t * top_k * PaddedInt8(h), g.parts + t * top_k);
+  }
+  std::fill_n(y, tokens * d, -0.0f);  // Adding any number to it gives that number.
+  for (int64_t b = 0; b < BlockCount<uint8_t>(d); ++b) {
+    const Block block = BlockAt(path, d, b);
+    for (int64_t t = 0; t < tokens; ++t) {
+      AddBlock(path, tiles, g.parts + t * top_k, g.used[t], block, y + t * d);
+    }
+  }
+}
+
 }  // namespace
 
 int64_t FirstBadTile(const int32_t* tile, int64_t count, int64_t tiles) {
@@ -98,6 +191,17 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
                    const float* gate, int64_t top_k, float* y) {
   const Path& path = ActivePath();
   const int64_t d = tiles.d;
+  if (top_k > 1 && tiles.h <= kMostGathered) {
+    const Pool& workers = PoolFor(pool, 2 * n * d * tiles.h * top_k);
+    // As equal as possible for all threads, and small enough for the cache.
+    const int64_t tasks = std::max((n + kGathered - 1) / kGathered, std::min(n, workers.threads()));
+    ParallelFor(workers, tasks, [&](int64_t task) {
+      const int64_t first = n * task / tasks, last = n * (task + 1) / tasks;
+      Gather(path, tiles, x + first * d, last - first, tile + first * top_k, gate + first * top_k, top_k,
+             y + first * d);
+    });
+    return;
+  }
   const Pool& workers = PoolFor(pool, 2 * n * d * tiles.h);
   // There is a pass for each of a token's tiles. Within a pass every token is in one group only, so groups run side by
   // side, and outputs are added in order.
