@@ -32,6 +32,7 @@ from xla_kernels import native, packing
 
 SHAPES = ((512, 128), (512, 256), (1024, 1024), (4096, 4096), (14336, 4096))
 TOKENS = (1, 8, 64, 512)
+NARROW = (128, 128, 4)  # d_model, tiles and their units, as `trix carve` makes them.
 ROTATED_BYTES = 256 << 20
 MICROSECONDS = 1e5  # Approximate time for each number.
 
@@ -42,8 +43,14 @@ def main() -> None:
   )
   parser.add_argument('--json', metavar='FILE', help='write one row a measurement')
   parser.add_argument('--threads', help='comma-separated; by default 1 and, where there are so many cores, 2')
+  parser.add_argument('--narrow', action='store_true', help='measure only layers of narrow tiles, in this process')
   parser.add_argument('--measure', type=int, metavar='THREADS', help=argparse.SUPPRESS)
   arguments = parser.parse_args()
+  if arguments.narrow:
+    xla_kernels.register()
+    for row in measure_narrow(1):
+      print(text_of(row), flush=True)
+    return
   if arguments.measure:
     for row in measure(arguments.measure):
       print(json.dumps(row), flush=True)
@@ -150,6 +157,7 @@ def measure(threads: int) -> Iterator[dict]:
             'packed_bytes': size,
           }
   yield from measure_ffn(threads)
+  yield from measure_narrow(threads)
 
 
 def measure_ffn(threads: int) -> Iterator[dict]:
@@ -173,6 +181,44 @@ def measure_ffn(threads: int) -> Iterator[dict]:
   }
 
 
+def measure_narrow(threads: int) -> Iterator[dict]:
+  """Time narrow tiles beside one tile of as many units: the kernel, and a step of a scan that also routes.
+
+  A quarter of the tiles is kept for each token. To time an older checkout, run this file with PYTHONPATH set to it.
+  """
+  rng = np.random.default_rng(0)
+
+  def weights(*shape):
+    return xla_kernels.pack(rng.integers(-1, 2, shape).astype(np.int8))
+
+  width, tiles, units = NARROW
+  for tokens in (1, 64):
+    x = jnp.asarray(rng.normal(size=(tokens, width)), jnp.float32)
+    kernels, steps = [], []
+    for t, h, kept in ((1, tiles * units, 1), (tiles, units, tiles // 4)):
+      up, down, signatures = weights(t, h, width), weights(t, width, h), weights(t, width)
+      scales = jnp.full((t, h), 0.01), jnp.full((t, width), 0.01)
+      chosen = jnp.asarray(np.stack([rng.permutation(t)[:kept] for _ in range(tokens)]), jnp.int32)
+      gates = jnp.ones(chosen.shape)
+      arguments = x, up.data, scales[0], down.data, scales[1], chosen, gates
+      kernels.append(timed('trix_timed_tile_ffn', x, *arguments, batch=max(1, 200 // tokens)))
+
+      def layer(x, t=t, up=up, down=down, signatures=signatures, scales=scales, kept=kept, one=(chosen, gates)):
+        if t == 1:
+          return xla_kernels.routed_tile_ffn(x, up, scales[0], down, scales[1], *one)
+        return xla_kernels.routed_ffn(x, signatures, up, scales[0], down, scales[1], top_k=kept, gate='one_hot')[0]
+
+      length = max(2, 100 // tokens)  # Short, so that most samples fall between other processes' turns.
+      looped = jax.jit(lambda x, f=layer, n=length: jax.lax.scan(lambda x, _: (x + 1e-6 * f(x), None), x, length=n)[0])
+      steps.append(timed_calls(looped, x, batch_us=1) / length)
+    yield {
+      'note': f'{threads} thread(s), d_model {width}, {tokens} token(s), microseconds: '
+      f'{tiles // 4} of {tiles} tiles of {units} units: kernel {kernels[1]:.2f}, '
+      f'scan step with routing {steps[1]:.2f}; one tile of {tiles * units}: {kernels[0]:.2f}, {steps[0]:.2f}; '
+      f'ratios {kernels[1] / kernels[0]:.2f}, {steps[1] / steps[0]:.2f}'
+    }
+
+
 def timed(target: str, like, *arguments, samples: int = 51, **attributes) -> float:
   """Return the median of the times that a timing custom call reports, in µs."""
   results = jax.ShapeDtypeStruct(like.shape, like.dtype), jax.ShapeDtypeStruct((samples,), np.float32)
@@ -188,7 +234,7 @@ def timed_matmul(x, packed_copies, scales, least: float) -> float:
   return timed('trix_timed_matmul', like, x, packed_copies, scales, samples=samples, batch=batch)
 
 
-def timed_calls(function: Callable, x, weights=()) -> float:
+def timed_calls(function: Callable, x, weights=(), batch_us: float = 2000) -> float:
   """Return the median time of function(x, w) in µs over batches of calls, with one of the weights after the other."""
 
   def run(calls, first):
@@ -199,7 +245,7 @@ def timed_calls(function: Callable, x, weights=()) -> float:
     return (time.perf_counter() - start) * 1e6 / calls
 
   run(3, 0)
-  batch = int(max(1, 2000 / run(1, 0)))
+  batch = int(max(1, batch_us / run(1, 0)))
   samples: list[float] = []
   first, end = 0, time.perf_counter() + MICROSECONDS / 1e6
   while len(samples) < 3 or (time.perf_counter() < end and len(samples) < 101):
