@@ -48,7 +48,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from mutations.mutations import MUTATIONS, Mutation
+from mutations.mutation import Mutation
+from mutations.mutations import MUTATIONS
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTICED = ('fast', 'slow')

@@ -1,0 +1,1 @@
+"""The mutations of each room of the project, a file each."""
