@@ -77,6 +77,7 @@ class LossConfig:
     balance_bias_rate: step size of the loss-free bias; needs `model.balance_bias`.
     teacher: workdir of a trained model; the run also learns from its predictions.
     distillation_weight: of the teacher's predictions; the text has the rest, or all without one.
+    naming_weight: of `naming.naming_loss`, mean over layers; for new tiles that train alone.
   """
 
   balance_weight: float = 0.01
@@ -84,6 +85,7 @@ class LossConfig:
   balance_bias_rate: float = 0.0
   teacher: str = setting('', before='')
   distillation_weight: float = setting(0.5, before=0.5)
+  naming_weight: float = setting(0.0, before=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +189,11 @@ _CHECKS: tuple[Check | Relation, ...] = (
     'config.training.train_only = {c.training.train_only} needs the model around the tiles: set training.start_from, '
     'and model.clusters=0',
   ),
+  Relation(
+    lambda c: not c.loss.naming_weight or (c.training.train_only == TILES and c.model.control == NO_CONTROL),
+    'config.loss.naming_weight = {c.loss.naming_weight} is for new tiles: set training.train_only=tiles, and '
+    'model.control=none',
+  ),
   at_least_1('hierarchy.rebuild_every'),
   Check(
     ('hierarchy.average_decay',),
@@ -214,6 +221,7 @@ _CHECKS: tuple[Check | Relation, ...] = (
       'loss.balance_weight',
       'loss.diversity_weight',
       'loss.balance_bias_rate',
+      'loss.naming_weight',
     ),
     lambda value: 0 <= value < math.inf,
     'it must be finite and not negative',

@@ -129,7 +129,7 @@ class LanguageModel:
       raise InputError(f'temperature = {temperature!r}; it must be a number from 0 to {MAX_TEMPERATURE:g}')
     if not rows or not length:
       return iter(())
-    drawn = _draw(self, rows, length, temperature, min(top_k, len(self.vocabulary)), seed)
+    drawn = draw_tokens(self, rows, length, temperature, min(top_k, len(self.vocabulary)), seed)
     return _decode(drawn, [corpora.make_decoder(self.vocabulary) for _ in rows])
 
   def _check_tokens(self, tokens):
@@ -183,7 +183,7 @@ def _decode(
     yield rest
 
 
-def _draw(
+def draw_tokens(
   model: LanguageModel, rows: list[np.ndarray], length: int, temperature: float, top_k: int, seed: int
 ) -> Iterator[np.ndarray]:
   """Yield arrays of tokens [B, S], until every row has `length`."""

@@ -158,6 +158,8 @@ def route_by_signatures(layer: nn.Module, given: RouteInput) -> routing.RoutingI
   A gate scores the tiles under `learned` routing, and under any that scores do not decide if the parameters have one.
   """
   config: FFNConfig = layer.config
+  if not layer.is_initializing():
+    layer.sow('asked', 'asked', given.asked)  # Kept only where a caller makes the collection mutable.
   has_gate = config.way.has_gate or (config.way.reads_gate and layer.has_variable('params', 'gate'))
   gate = Gate(config, name='gate')() if has_gate else None
   return route_by_keys(layer, given, given.tiles.signatures_TD, given.tiles.signature_scale_T, gate)

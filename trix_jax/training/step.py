@@ -13,7 +13,7 @@ from trix_jax.core import routing, signatures
 from trix_jax.nn import transformer
 from trix_jax.runs.state import TrainState
 from trix_jax.system import devices
-from trix_jax.training import optimizers, routing_state
+from trix_jax.training import naming, optimizers, routing_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +42,25 @@ def init_state(config: RunConfig, model: transformer.TransformerLM) -> TrainStat
   return init(jax.random.key(config.seed))  # The key is an argument, so that all seeds share one program.
 
 
-def make_loss(settings: LossConfig, model: transformer.TransformerLM, teacher: Teacher | None = None):
+def make_loss(
+  settings: LossConfig,
+  model: transformer.TransformerLM,
+  teacher: Teacher | None = None,
+  host: list[naming.HostLayer] | None = None,
+):
   """Make the training loss: f(params, routing_state, windows [B, L + 1], key) -> (objective, metrics).
 
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers. Trace the loss under
-  the mesh axis `devices.AXIS`, because the balance loss uses the load of all devices.
+  the mesh axis `devices.AXIS`, because the balance loss uses the load of all devices. `host` is for the naming loss.
   """
 
   def loss_fn(params, state, windows, key):
     dropout_key, routing_key = jax.random.split(key)
-    logits, infos = transformer.apply(
-      model,
-      params,
-      state,
-      windows[:, :-1],
-      train=True,
-      rngs={'dropout': dropout_key, 'routing': routing_key, 'tiles': jax.random.fold_in(key, 1)},
-    )
+    rngs = {'dropout': dropout_key, 'routing': routing_key, 'tiles': jax.random.fold_in(key, 1)}
+    if host is None:
+      logits, infos = transformer.apply(model, params, state, windows[:, :-1], train=True, rngs=rngs)
+    else:
+      logits, infos, asked = naming.apply(model, params, state, windows[:, :-1], train=True, rngs=rngs)
     loss = transformer.next_token_loss(logits, windows[:, 1:]).mean()
     per_layer = [routing.statistics(info) for info in infos]
     metrics = jax.tree.map(lambda *layers: jax.lax.stop_gradient(jnp.stack(layers)), *per_layer)
@@ -75,13 +77,26 @@ def make_loss(settings: LossConfig, model: transformer.TransformerLM, teacher: T
       objective += settings.diversity_weight * jnp.mean(
         jnp.stack([signatures.similarity_loss(info.signatures_TD) for info in infos])
       )
+    if host is not None:
+      objective += settings.naming_weight * jnp.mean(
+        jnp.stack(
+          [
+            naming.naming_loss(info.signatures_TD, of_text, of_host, model.config.ffn)
+            for info, of_text, of_host in zip(infos, asked, host, strict=True)
+          ]
+        )
+      )
     return objective, {'loss': loss, **metrics}
 
   return loss_fn
 
 
 def make_train_step(
-  config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None
+  config: RunConfig,
+  model: transformer.TransformerLM,
+  mesh: jax.sharding.Mesh,
+  teacher: Teacher | None = None,
+  host: list[naming.HostLayer] | None = None,
 ):
   """Make step(state, windows [B, L + 1], index) -> (state, metrics), jitted, with the batch split over the mesh.
 
@@ -94,7 +109,7 @@ def make_train_step(
     config.optimizer.learning_rate, config.optimizer, config.training.steps
   )
   replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
-  compute = make_gradients(config, model, mesh, teacher)
+  compute = make_gradients(config, model, mesh, teacher, host)
 
   def shared_out(grad):
     """Split stacks of tiles over the devices, so that each orthogonalises its share. Muon takes a sixth of a step."""
@@ -122,10 +137,14 @@ def make_train_step(
 
 
 def make_gradients(
-  config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, teacher: Teacher | None = None
+  config: RunConfig,
+  model: transformer.TransformerLM,
+  mesh: jax.sharding.Mesh,
+  teacher: Teacher | None = None,
+  host: list[naming.HostLayer] | None = None,
 ):
   """Make f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices, parts."""
-  loss_fn, train_only = make_loss(config.loss, model, teacher), config.training.train_only
+  loss_fn, train_only = make_loss(config.loss, model, teacher, host), config.training.train_only
 
   def loss_of_trained(params, *rest):
     return loss_fn(optimizers.hold(params, train_only), *rest)
@@ -172,6 +191,7 @@ def first_non_finite(
   state: TrainState,
   windows,
   teacher: Teacher | None = None,
+  host: list[naming.HostLayer] | None = None,
 ) -> str:
   """Name the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
   for kind, tree in (('parameter', state.params), ('routing state', state.routing_state)):
@@ -196,7 +216,7 @@ def first_non_finite(
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'
-  grads, _ = jax.jit(make_gradients(config, model, mesh, teacher))(state, windows, jax.random.key(config.seed))
+  grads, _ = jax.jit(make_gradients(config, model, mesh, teacher, host))(state, windows, jax.random.key(config.seed))
   if name := _first_in(grads):
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):

@@ -13,6 +13,7 @@ from trix_jax.nn import model_config
 from trix_jax.nn.model_config import MAY_DIFFER
 from trix_jax.runs import checkpoints
 from trix_jax.runs.state import TrainState
+from trix_jax.training import naming
 from trix_jax.training.step import Teacher
 
 
@@ -27,6 +28,13 @@ def load_teacher(config: RunConfig, corpus: corpora.Corpus) -> Teacher | None:
   if model.context < config.model.context:
     raise InputError(f'{name} has a context of {model.context}; give one of {config.model.context} characters or more')
   return Teacher(trained.model, trained.params, trained.routing_state)
+
+
+def load_naming_host(config: RunConfig, corpus: corpora.Corpus) -> list[naming.HostLayer] | None:
+  """Load what the naming loss knows of the model of `config.training.start_from`, None without this loss."""
+  if not config.loss.naming_weight:
+    return None
+  return naming.load_host(_trained('training.start_from', config.training.start_from, corpus), config.seed)
 
 
 def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> TrainState:
