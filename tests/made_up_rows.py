@@ -49,7 +49,7 @@ def rows_of(suite, losses, **extra):
       'readings': READINGS,
       'stand_ins': stand_ins_rows(loss),
       'edited': edited_rows(loss),
-      'grafted': grafted_rows(loss) if variant == 'donor' else {},
+      'grafted': grafted_rows(loss) if 'donor' in variant else {},
       'stability': [{'from': 5, 'to': 10, 'changed': [0.05, 0.03]}],
       **extra,
     }

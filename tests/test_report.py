@@ -241,6 +241,7 @@ def test_verdicts_follow_the_figures():
   rows = grafted_results(votes=(0.6, 0.011), energy=(0.5, 0.3), shipped_row=(0.71, 0.0))
   for words in ('at least 0.7', 'at most 0.01 nats', 'a key at random', 'a row trained'):
     assert verdict_of('graft', rows, words)['verdict'] == 'does not hold', words
+  judge_named_donors()
   rows = rows_of('second_text', {'16_top_4_token': [1.0, 1.1], '4_stream': [1.05, 1.15], '4_hash': [0.95, 1.05]})
   assert [verdict_of('second_text', rows, words)['verdict'] for words in ('primary', 'by a hash')] == [
     'holds',
@@ -309,6 +310,24 @@ def test_a_partial_conjunction_takes_the_worst_of_an_edit_and_the_second_best_ed
   assert edits.partial_conjunction(p_values) == pytest.approx(3 * 0.01)
   assert edits.partial_conjunction([[0.6, 0.001]] * 4) == 1
   assert edits.partial_conjunction([*p_values[:3], [0.1, None]]) is None
+
+
+def judge_named_donors():
+  """They stand beside plain ones, whose verdicts they leave as they are."""
+  plain = grafted_results(votes=(0.6, 0.011), energy=(0.5, 0.3))
+  assert not any('named' in of['claim'] for of in judgement.judge_suite('graft', plain))
+  rows = rows_of('graft', {'named_donor': [2.02, 2.12]})
+  named = [{**row, 'grafted': grafted_rows(row['loss'], votes=(0.8, 0.005), energy=(0.5, 0.3))} for row in rows]
+  both = plain + named
+  assert (
+    verdict_of('graft', both, 'primary: the best reading, votes by token, recovers at least')['verdict']
+    == 'does not hold'
+  )
+  assert verdict_of('graft', both, 'named donor, votes by token, recovers at least 0.7')['ours'].startswith('0.800')
+  assert verdict_of('graft', both, 'named donor, votes by token, costs')['verdict'] == 'holds'
+  assert verdict_of('graft', both, 'than that of a plain one')['verdict'] == 'holds'
+  more = verdict_of('graft', both, 'before grafting, a named donor')
+  assert more['ours'].startswith('+0.0200') and more['verdict'] == 'does not hold'
 
 
 def grafted_results(**of_keys):

@@ -313,7 +313,7 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     )
   if rows_of := graft.collect_ways(rows) if 'grafted' in suite.measures else {}:
     draw('R and F of each key, with 95 % intervals; hollow for one seed.', figures.grafts(rows_of))
-    donor = next(row for row in rows if row['grafted'].get('rows'))
+    donor = next(row for row in rows if row['variant'] == graft.PLAIN and row['grafted'].get('rows'))
     result.append(
       (
         "The host's text, then the donor's in the same window, by the tile that votes send each byte to. The last tile "

@@ -22,6 +22,8 @@ SCORES = ('token', 'mean')
 LEAST_R, MOST_F = 0.7, 0.01
 # What the best reading may recover less than a trained row.
 LESS_THAN_ROW = 0.1
+# Donors: trained for their text alone, or also to win it by their signatures.
+PLAIN, NAMED = 'donor', 'named_donor'
 
 # The rows of a key and its scores by seed; see `grafted.graft_by_many_keys`.
 Rows = dict[int, dict[str, Any]]
@@ -64,13 +66,44 @@ def judge_claims(results: Results) -> list[Verdict]:
   if gap := estimates.gap(values(rows_of[best], 'R'), values(rows_of[row], 'R')):
     claim = f'primary: {words}, recovers at most {LESS_THAN_ROW} less than a row trained with the tile (R)'
     found.append(judge(claim, NOT_ASKED, gap.text(3, sign=True), gap, -LESS_THAN_ROW, name(row), opposite=True))
+  return found + judge_named(results, rows_of[best])
+
+
+def judge_named(results: Results, plain: Rows) -> list[Verdict]:
+  """Judge donors whose tiles learned to name themselves, beside the best reading of plain ones."""
+  rows_of = collect_ways(results, NAMED)
+  if not rows_of:
+    return []
+  best = find_best(rows_of, READINGS)
+  rows, words = rows_of[best], f'the best reading of a named donor, {name(best)}'
+  recovered, lost = (estimates.estimate(list(values(rows, of).values())) for of in ('R', 'F'))
+  recovers = f'{words}, recovers at least {LEAST_R} of the gain (R)'
+  costs = f'{words}, costs the host at most {MOST_F} nats (F)'
+  found = [
+    judge(recovers, NOT_ASKED, recovered.text(3), recovered, LEAST_R, opposite=True),
+    judge(costs, NOT_ASKED, lost.text(unit=' nats', sign=True), lost, MOST_F),
+  ]
+  itself, of_plain = (
+    {of['seed']: of['grafted']['itself']['donor'] for of in results if of['variant'] == variant and of.get('grafted')}
+    for variant in (NAMED, PLAIN)
+  )
+  lower = f'{words}, has a lower mean loss of both texts than that of a plain one'
+  as_good = f'before grafting, a named donor has at most {MOST_F} nats more loss on its text than a plain one'
+  for claim, limit, ours, others in (
+    (lower, 0.0, values(rows, 'mean_loss'), values(plain, 'mean_loss')),
+    (as_good, MOST_F, itself, of_plain),
+  ):
+    if gap := estimates.gap(ours, others):
+      found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, limit))
   return found
 
 
-def collect_ways(results: Results) -> dict[tuple[str, str], Rows]:
-  """Return the rows of every key and its scores."""
+def collect_ways(results: Results, variant: str = PLAIN) -> dict[tuple[str, str], Rows]:
+  """Return the rows of every key and its scores, of one kind of donor."""
   found: dict[tuple[str, str], Rows] = {}
   for result in results:
+    if result['variant'] != variant:
+      continue
     for row in result.get('grafted', {}).get('rows', []):
       mean_loss = (row['donor'] + row['host']) / 2
       found.setdefault((row['key'], row['scores']), {})[result['seed']] = {**row, 'mean_loss': mean_loss}
@@ -97,20 +130,23 @@ def name(way: tuple[str, str]) -> str:
 
 
 OTHER_TEXT = {'corpus': 'python_stdlib', 'training.start_from': '{host}'}
+DONOR = {**OTHER_TEXT, **DENSE, **tiles(1, 1), 'model.d_ff': 128, 'training.train_only': 'tiles'}
 
 SUITE = Suite(
   'Graft',
   "One tile a layer is trained in a frozen host, on the source of Python's standard library, with no router: every "
   'token goes through it. Then it joins the tiles of the host, and nothing is trained. Do tokens find it by reading? '
   'R is the part of its gain on the new text that is kept, where the oracle is told the text. F is what the host loses '
-  'on its own text. The table has the loss of each run on the text that it was trained on.',
+  'on its own text. A named donor also learns a signature that wins its text, against text that the host writes. The '
+  'table has the loss of each run on the text that it was trained on.',
   {
     'host': {},
-    'donor': {**OTHER_TEXT, **DENSE, **tiles(1, 1), 'model.d_ff': 128, 'training.train_only': 'tiles'},
+    'donor': DONOR,
+    'named_donor': {**DONOR, 'loss.naming_weight': 0.1},
     'finetuned': OTHER_TEXT,
   },
   ('grafted',),
   {'tokenizer': 'byte', 'model.gate': 'one_hot'},
-  against={'donor': None, 'finetuned': 'donor'},
+  against={'donor': None, 'named_donor': 'donor', 'finetuned': 'donor'},
   verdicts=judge_claims,
 )

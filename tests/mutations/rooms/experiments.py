@@ -62,6 +62,7 @@ MUTATIONS = (
     ('a_reading_is_the_best_by_one_text', "(row['donor'] + row['host']) / 2", "row['donor']"),
     ('half_of_the_gain_is_enough', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.5, 0.01'),
     ('grafts_may_cost_the_host_more', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.7, 0.1'),
+    ('named_donors_are_plain_ones', "    if result['variant'] != variant:\n      continue\n", ''),
   ),
   *break_file(
     'experiments',

@@ -148,4 +148,15 @@ MUTATIONS = (
       'if not trained.vocabulary:',
     ),
   ),
+  *break_file(
+    'training',
+    'trix_jax/training/naming.py',
+    'test_naming',
+    ('names_change_what_is_asked', '= jax.lax.stop_gradient(asked)', '= asked'),
+    ('names_need_not_win_their_text', 'jnp.mean(jax.nn.softplus(-lead_N)) + ', ''),
+    ('the_host_is_not_protected', 'jax.nn.softplus(over_N)', 'jax.nn.softplus(0.0 * over_N)'),
+    ('the_host_counts_no_more_than_the_new_text', 'WINDOWS, HOST_WEIGHT = 32, 4.0', 'WINDOWS, HOST_WEIGHT = 32, 1.0'),
+    ('names_beat_no_signature_of_the_host', ' - score_best(host.key_TD, host.scale_T, asked, config)', ''),
+    ('any_host_is_named_against', '  grafting.require_host(config)\n', ''),
+  ),
 )
