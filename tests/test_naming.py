@@ -151,7 +151,9 @@ def test_named_tiles_win_their_own_text_and_leave_the_host_its_own(host, layers)
     state = init_state(config, model)
     tiles = {f'layer_{layer}': state.params[f'layer_{layer}']['ffn'] for layer in range(2)}
     params = {**host.params, **{name: {**host.params[name], 'ffn': of} for name, of in tiles.items()}}
-    state = devices.replicate(dataclasses.replace(state, params=params), mesh)
+    state = devices.replicate(
+      dataclasses.replace(state, params=jax.tree.map(np.array, params)), mesh
+    )  # A step donates it.
     step = make_train_step(config, model, mesh, None, layers if weight else None)
     for index in range(40):
       state, metrics = step(state, windows, index)
