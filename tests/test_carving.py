@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiers import fast_first
+from uneven import make_scales_uneven
 
 from trix_jax.core import tile_index
 from trix_jax.editing import carving, latent_weights
@@ -24,11 +25,7 @@ def dense_model(**settings):
   """The config of a dense model and its parameters, with scales of outputs as different as trained ones."""
   config = parse_model({**DENSE, **settings})
   params, _ = transformer.init(TransformerLM(config, V), jax.random.key(0))
-  for layer in range(config.layers):
-    of_layer = params[f'layer_{layer}']['ffn']
-    for number, name in enumerate(('up_scale', 'down_scale')):
-      noise = jax.random.normal(jax.random.key(10 * layer + number), of_layer[name].shape)
-      of_layer[name] = of_layer[name] * jnp.exp(0.3 * noise)
+  make_scales_uneven(params)
   return config, params
 
 

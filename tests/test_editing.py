@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiers import fast_first
+from uneven import make_scales_uneven
 
 from trix_jax.core import ternary
 from trix_jax.editing import edits, latent_weights, merging, pruning, splitting
@@ -24,11 +25,9 @@ def model_of(**settings):
   """The config of a model, its parameters and routing state, with scales and a gate as uneven as trained ones."""
   config = parse_model({**MODEL, **settings})
   params, state = transformer.init(TransformerLM(config, V), jax.random.key(0))
+  make_scales_uneven(params)
   for layer in range(config.layers):
     of_layer = params[f'layer_{layer}']['ffn']
-    for number, name in enumerate(('up_scale', 'down_scale')):
-      noise = jax.random.normal(jax.random.key(10 * layer + number), of_layer[name].shape)
-      of_layer[name] = of_layer[name] * jnp.exp(0.3 * noise)
     if 'gate' in of_layer:
       of_layer['gate'] = {**of_layer['gate'], 'bias': jax.random.normal(jax.random.key(layer), (config.ffn.tiles,))}
     if f'layer_{layer}' in state:

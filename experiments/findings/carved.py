@@ -138,9 +138,15 @@ def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> 
 
 def fit_gate(x_ND: np.ndarray, target_NT: np.ndarray) -> dict[str, jax.Array]:
   """Fit a linear gate to the activity of tiles, by ridge regression."""
+  weight_DT, bias_T = fit_ridge(x_ND, target_NT)
+  return {'kernel': jnp.asarray(weight_DT, jnp.float32), 'bias': jnp.asarray(bias_T, jnp.float32)}
+
+
+def fit_ridge(x_ND: np.ndarray, target_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Return weights [D, T] and biases [T] by ridge regression of targets on inputs, in float64."""
   x_NE = np.concatenate([x_ND, np.ones((len(x_ND), 1))], axis=1).astype(np.float64)
   fitted_ET = np.linalg.solve(x_NE.T @ x_NE + RIDGE * np.eye(x_NE.shape[1]), x_NE.T @ target_NT)
-  return {'kernel': jnp.asarray(fitted_ET[:-1], jnp.float32), 'bias': jnp.asarray(fitted_ET[-1], jnp.float32)}
+  return fitted_ET[:-1], fitted_ET[-1]
 
 
 def _first_state(model: ModelConfig, trained: checkpoints.Trained) -> Any:

@@ -96,8 +96,7 @@ def weigh_by_magnitude(params: edits.Params, config: FFNConfig) -> jax.Array:
   """Return the sizes of each unit's input and output weights, multiplied as in `pruning.weigh_by_votes`: [T, H]."""
   tiles = ffn.quantise_tiles(dict(params), config)
   in_TH = jnp.linalg.norm(tiles.up_TDH, axis=1) * jnp.abs(tiles.up_scale_TH)
-  out_TH = jnp.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
-  return in_TH * out_TH ** (1 / carving.activation_power(config))
+  return in_TH * ffn.measure_outputs(tiles) ** (1 / carving.activation_power(config))
 
 
 def weigh_by_activation(trained: checkpoints.Trained) -> list[jax.Array]:

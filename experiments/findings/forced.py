@@ -86,6 +86,11 @@ def run(
   return loss_SN[0], loss_SN[1:], jax.tree.map(lambda *of: np.concatenate(of), *(kept for _, kept in parts))
 
 
+def look(trained: checkpoints.Trained, layer: int, window_BL: np.ndarray, keep: Keep) -> Any:
+  """Return what is kept of a layer at work, with no output changed."""
+  return run(trained, layer, window_BL, lambda at_work, _: at_work.y_ND[None][:0], keep)[2]
+
+
 def _step(model, layer, outputs, keep, together, params, state, window_BL, given):
   config, control = model.config, controls.find(model.config.control)
   B, L = window_BL.shape[0], window_BL.shape[1] - 1

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.findings import carved
 from experiments.suites.graft import KEYS, SCORES
 from trix_jax.core import routing, ternary
 from trix_jax.data import corpora
@@ -26,8 +27,8 @@ from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
 
 WINDOWS_AT_A_TIME = 16
-# Windows of each training text for keys from data, and their ridge; steps of training a row, and windows in each.
-WINDOWS, RIDGE, ROW_STEPS, ROW_WINDOWS, ROW_RATE = 96, 1.0, 400, 8, 0.3
+# Windows of each training text for keys from data; steps of training a row, and windows in each.
+WINDOWS, ROW_STEPS, ROW_WINDOWS, ROW_RATE = 96, 400, 8, 0.3
 
 
 class Keys(NamedTuple):
@@ -300,13 +301,11 @@ def find_centroids(votes: Keys, first: int, _, seen) -> Keys:
 def fit_by_ridge(votes: Keys, first: int, _, seen) -> Keys:
   """Fit which of the two texts an input comes from, by ridge regression; all tiles of a side have its key."""
   (x_host, _), (x_donor, _) = seen
-  x_NE = np.concatenate([x_host, x_donor]).astype(np.float64)
-  x_NE = np.concatenate([x_NE, np.ones((len(x_NE), 1))], axis=1)
-  target_N = np.concatenate([-np.ones(len(x_host)), np.ones(len(x_donor))])
-  fitted_E = np.linalg.solve(x_NE.T @ x_NE + RIDGE * np.eye(x_NE.shape[1]), x_NE.T @ target_N)
+  target_N1 = np.repeat([-1.0, 1.0], [len(x_host), len(x_donor)])[:, None]
+  weight_D1, [bias] = carved.fit_ridge(np.concatenate([x_host, x_donor]), target_N1)
   is_grafted_T1 = (jnp.arange(len(votes.key_TD)) >= first)[:, None]
-  key_TD = jnp.where(is_grafted_T1, jnp.asarray(fitted_E[:-1], jnp.float32), 0.0)
-  return Keys(key_TD, jnp.where(is_grafted_T1[:, 0], float(fitted_E[-1]), 0.0))
+  key_TD = jnp.where(is_grafted_T1, jnp.asarray(weight_D1[:, 0], jnp.float32), 0.0)
+  return Keys(key_TD, jnp.where(is_grafted_T1[:, 0], float(bias), 0.0))
 
 
 KEY_OF = {'random': draw_row, 'mean_row': mean_row, 'centroid': find_centroids, 'ridge': fit_by_ridge}

@@ -93,13 +93,10 @@ def tile_readings(
   cosine_TT = cosines(*[np.asarray(tiles.signatures_TD)] * 2)
   np.fill_diagonal(cosine_TT, -np.inf)
 
-  def nothing(at_work, _):
-    return at_work.y_ND[None][:0]
-
   def keep(at_work):
     return at_work.info.tile_NK[:, 0], routing.margins(at_work.info.probability_NJ)
 
-  choice_N, margin_N = forced.run(trained, layer, window_BL, nothing, keep)[2]
+  choice_N, margin_N = forced.look(trained, layer, window_BL, keep)
   return {
     'apart': (1 - cosine_TT.max(axis=1)).tolist(),
     'agreement': agreement(tiles).tolist(),
@@ -118,8 +115,7 @@ def agreement(tiles: ffn.TernaryTiles) -> np.ndarray:
 def magnitude(tiles: ffn.TernaryTiles) -> np.ndarray:
   """Return the size of each tile's weights: the norm over units of |input weights| times |output weights|, [T]."""
   up_TH = np.linalg.norm(np.asarray(tiles.up_TDH) * np.asarray(tiles.up_scale_TH)[:, None], axis=1)
-  down_TH = np.linalg.norm(np.asarray(tiles.down_THD) * np.asarray(tiles.down_scale_TD)[:, None], axis=2)
-  return np.asarray(np.linalg.norm(up_TH * down_TH, axis=1))
+  return np.asarray(np.linalg.norm(up_TH * np.asarray(ffn.measure_outputs(tiles)), axis=1))
 
 
 def difficulty(

@@ -101,13 +101,10 @@ def measure_layer(
 def look_at(trained: checkpoints.Trained, layer: int, window_BL: np.ndarray) -> Seen:
   """Return what a layer reads, puts out and chooses."""
 
-  def nothing(at_work, _):
-    return at_work.y_ND[None][:0]
-
   def keep(at_work):
     return at_work.x_ND, at_work.y_ND, at_work.info.tile_NK[:, 0]
 
-  return Seen(*forced.run(trained, layer, window_BL, nothing, keep)[2])
+  return Seen(*forced.look(trained, layer, window_BL, keep))
 
 
 def rotation(from_ND: np.ndarray, to_ND: np.ndarray) -> np.ndarray:

@@ -13,6 +13,12 @@ def rms(x: jax.Array) -> jax.Array:
   return jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True))
 
 
+def normalise(x: jax.Array) -> jax.Array:
+  """Return vectors at length 1, over the last axis. Vectors of zeros stay as they are."""
+  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
+  return x / jnp.where(length > 0, length, 1.0)
+
+
 def read_signatures(codes_TDH: jax.Array, latent_TDH: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:
   """Read the signature of every tile, with a straight-through gradient into the latent up-projection.
 

@@ -109,10 +109,10 @@ def recluster(point_TD: jax.Array, centre_CD: jax.Array, iterations: int = 20) -
   It runs at most `iterations` and stops early when nothing changes. It returns the iteration whose points were most
   similar to the centres that assigned them.
   """
-  unit_TD = _unit(point_TD)
+  unit_TD = signatures.normalise(point_TD)
 
   def assign(centre_CD):
-    similarity_TC = jnp.matmul(unit_TD, _unit(centre_CD).T, precision='highest')
+    similarity_TC = jnp.matmul(unit_TD, signatures.normalise(centre_CD).T, precision='highest')
     cluster_T = balanced_assignment(similarity_TC)
     fit = jnp.take_along_axis(similarity_TC, cluster_T[:, None], axis=1).sum()
     return jnp.argsort(cluster_T, stable=True).astype(jnp.int32).reshape(centre_CD.shape[0], -1), fit
@@ -133,11 +133,6 @@ def recluster(point_TD: jax.Array, centre_CD: jax.Array, iterations: int = 20) -
   state = (1, member_CM, member_CM, fit, jnp.array(True))
   best_CM: jax.Array = jax.lax.while_loop(lambda state: (state[0] < iterations) & state[4], improve, state)[2]
   return best_CM
-
-
-def _unit(x):
-  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
-  return x / jnp.where(length > 0, length, 1.0)
 
 
 def make_index(

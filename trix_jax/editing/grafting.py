@@ -5,13 +5,14 @@ tiles. The host routes to them as to its own, because a signature is read from t
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from trix_jax.editing import edits
 from trix_jax.errors import InputError
 from trix_jax.nn import model_config
 from trix_jax.nn.model_config import NO_CONTROL, ModelConfig
@@ -52,15 +53,9 @@ def graft(params: Any, config: ModelConfig, donors: Sequence[Donor]) -> tuple[An
   grafted = dict(params)
   for layer in range(config.layers):
     name = f'layer_{layer}'
-    parts = [_take_tiles(of_model[name]['ffn'], model) for of_model, model in models]
-    grafted[name] = {**params[name], 'ffn': {key: jnp.concatenate([part[key] for part in parts]) for key in parts[0]}}
+    parts = [edits.own_scales(of_model[name]['ffn']) for of_model, _ in models]
+    grafted[name] = {**params[name], 'ffn': functools.reduce(edits.join, parts)}
   return grafted, dataclasses.replace(config, ffn=own)
-
-
-def _take_tiles(params, config):
-  """Return the parameters of a layer's tiles, all of them of shape [T, ...]."""
-  down_scale_TD = jnp.broadcast_to(params['down_scale'], (config.ffn.tiles, config.d_model))
-  return {**{name: params[name] for name in ('up', 'down', 'up_scale')}, 'down_scale': down_scale_TD}
 
 
 def require_host(config: ModelConfig) -> None:

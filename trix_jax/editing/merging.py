@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trix_jax.core import tile_index
+from trix_jax.core import signatures, tile_index
 from trix_jax.editing import carving, edits, latent_weights
 from trix_jax.editing.edits import Change, Params
 from trix_jax.errors import InputError
@@ -18,11 +18,8 @@ def compare_signatures(params: Params, config: FFNConfig) -> jax.Array:
 
 
 def _cosines(first_XE, second_XE):
-  def unit(x_XE):
-    length_X1 = jnp.linalg.norm(x_XE, axis=-1, keepdims=True)
-    return x_XE / jnp.where(length_X1 > 0, length_X1, 1.0)
-
-  return jnp.matmul(unit(first_XE), unit(second_XE).T, precision='highest')
+  unit_XE, other_XE = signatures.normalise(first_XE), signatures.normalise(second_XE)
+  return jnp.matmul(unit_XE, other_XE.T, precision='highest')
 
 
 def find_most_alike(params: Params, config: FFNConfig) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from trix_jax.core import signatures
 from trix_jax.editing import carving
 from trix_jax.editing.edits import Change, Params
 from trix_jax.errors import InputError
@@ -18,11 +19,9 @@ def weigh_by_votes(params: Params, config: FFNConfig) -> jax.Array:
   size of its output as a factor of that pre-activation. A unit without any output weighs least.
   """
   tiles = ffn.quantise_tiles(dict(params), config)
-  tally_TD = tiles.up_TDH.sum(axis=-1)
-  length_T1 = jnp.linalg.norm(tally_TD, axis=-1, keepdims=True)
-  unit_TD = tally_TD / jnp.where(length_T1 > 0, length_T1, 1.0)
+  unit_TD = signatures.normalise(tiles.up_TDH.sum(axis=-1))
   active_TH = jnp.einsum('tdh,td->th', tiles.up_TDH, unit_TD) * tiles.up_scale_TH
-  size_TH = jnp.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  size_TH = ffn.measure_outputs(tiles)
   weight_TH = active_TH * size_TH ** (1 / carving.activation_power(config))
   return jnp.where(size_TH > 0, weight_TH, -jnp.inf)
 

@@ -146,8 +146,7 @@ def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingI
 def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array, jax.Array]:
   """Return the pre-activations of all hidden units, [N, T, H], and the norms of their outputs, [T, H]."""
   unit_NTH = jnp.einsum('nd,tdh->nth', asked.q_ND, tiles.up_TDH)
-  norm_TH = jnp.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
-  return unit_NTH * (asked.step_N1[..., None] * tiles.up_scale_TH), norm_TH
+  return unit_NTH * (asked.step_N1[..., None] * tiles.up_scale_TH), ffn.measure_outputs(tiles)
 
 
 def route_by_draw(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:

@@ -49,6 +49,11 @@ def quantise_tiles(params: dict[str, jax.Array], config: FFNConfig) -> TernaryTi
   )
 
 
+def measure_outputs(tiles: TernaryTiles) -> jax.Array:
+  """Return the norm of what each hidden unit adds to the output when its activation is 1, [T, H]."""
+  return jnp.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+
+
 def _rescaled(accumulator, step, scale):
   """Rescale accumulators to float32, with roundings in the same order on every path."""
   return (accumulator * step) * scale

@@ -10,8 +10,8 @@ MUTATIONS = (
     ('a_donor_of_any_host', 'if name := _different_around_tiles(params, donor.params):', "if name := '':"),
     (
       'grafted_tiles_are_those_of_the_host',
-      "_take_tiles(of_model[name]['ffn'], model)",
-      "_take_tiles(params[name]['ffn'], config)",
+      "edits.own_scales(of_model[name]['ffn'])",
+      "edits.own_scales(params[name]['ffn'])",
     ),
     ('any_gate_is_grafted', "or ffn.gate != 'one_hot' or ffn.balance_bias", 'or ffn.balance_bias'),
     ('donors_of_any_width', "'d_ff / tiles': model.ffn.hidden", "'d_ff / tiles': 0"),

@@ -81,8 +81,8 @@ MUTATIONS = (
     ('tiles_of_the_host_get_other_keys', 'key_TD.at[first:].set(', 'key_TD.at[:].set('),
     (
       'ridge_takes_the_other_text',
-      'np.concatenate([-np.ones(len(x_host)), np.ones(len(x_donor))])',
-      'np.concatenate([np.ones(len(x_host)), -np.ones(len(x_donor))])',
+      'np.repeat([-1.0, 1.0], [len(x_host), len(x_donor)])',
+      'np.repeat([1.0, -1.0], [len(x_host), len(x_donor)])',
     ),
   ),
   *break_file(

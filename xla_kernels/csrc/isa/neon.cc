@@ -15,6 +15,22 @@ inline void MultiplyAdd(int16x8_t* low, int16x8_t* high, int8x16_t w, int8x16_t 
   *high = vmlal_high_s8(*high, w, x);
 }
 
+// All four prefixes: low[p] and high[p] += products of the lower and of the upper bytes with x.
+inline void MultiplyAddPrefixes(int16x8_t* low, int16x8_t* high, int8x16_t all, int8x16_t x) {
+  // The shift is arithmetic, because the top plane is signed. Planes 2 and 3 are c_2 + 4 w_3; plane 2 alone is its low
+  // two bits.
+  const int8x16_t upper = vshrq_n_s8(all, 4);
+  MultiplyAdd(&low[0], &high[0], vandq_s8(all, vdupq_n_s8(3)), x);
+  MultiplyAdd(&low[1], &high[1], vandq_s8(all, vdupq_n_s8(15)), x);
+  MultiplyAdd(&low[2], &high[2], vandq_s8(upper, vdupq_n_s8(3)), x);
+  MultiplyAdd(&low[3], &high[3], upper, x);
+}
+
+// sum[p] += pairs of neighbours, for all four prefixes.
+inline void Widen(int32x4_t* sum, const int16x8_t* added) {
+  for (int p = 0; p < 4; ++p) sum[p] = vpadalq_s16(sum[p], added[p]);
+}
+
 // Four lanes times one token. Groups of columns are `step` bytes apart.
 inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const int8_t* x, int32_t sum, int lanes,
                      int32_t* out) {
@@ -27,18 +43,10 @@ inline void DotLanes(const uint8_t* packed, int64_t step, int64_t columns, const
       std::memcpy(&four, x + k, 4);
       const int8x16_t activations = vreinterpretq_s8_s32(vdupq_n_s32(four));
       const int8x16_t all = vreinterpretq_s8_u8(vld1q_u8(packed));
-      // The shift is arithmetic, because the top plane is signed. Planes 2 and 3 are c_2 + 4 w_3; plane 2 alone is its
-      // low two bits.
-      const int8x16_t upper = vshrq_n_s8(all, 4);
-      MultiplyAdd(&low[0], &high[0], vandq_s8(all, vdupq_n_s8(3)), activations);
-      MultiplyAdd(&low[1], &high[1], vandq_s8(all, vdupq_n_s8(15)), activations);
-      MultiplyAdd(&low[2], &high[2], vandq_s8(upper, vdupq_n_s8(3)), activations);
-      MultiplyAdd(&low[3], &high[3], upper, activations);
+      MultiplyAddPrefixes(low, high, all, activations);
     }
-    for (int p = 0; p < 4; ++p) {
-      low32[p] = vpadalq_s16(low32[p], low[p]);
-      high32[p] = vpadalq_s16(high32[p], high[p]);
-    }
+    Widen(low32, low);
+    Widen(high32, high);
   }
   int32x4_t prefix[4];
   for (int p = 0; p < 4; ++p) prefix[p] = vpaddq_s32(low32[p], high32[p]);
@@ -78,16 +86,10 @@ void DotThin(const uint8_t* block, int64_t columns, const int8_t* q, int64_t str
       int16x8_t low[4] = {}, high[4] = {};
       for (; k < end; k += 16) {
         const int8x16_t all = end - k < 16 ? LoadSome(block + k, end - k) : vreinterpretq_s8_u8(vld1q_u8(block + k));
-        const int8x16_t upper = vshrq_n_s8(all, 4), activations = vld1q_s8(x + k);
-        MultiplyAdd(&low[0], &high[0], vandq_s8(all, vdupq_n_s8(3)), activations);
-        MultiplyAdd(&low[1], &high[1], vandq_s8(all, vdupq_n_s8(15)), activations);
-        MultiplyAdd(&low[2], &high[2], vandq_s8(upper, vdupq_n_s8(3)), activations);
-        MultiplyAdd(&low[3], &high[3], upper, activations);
+        MultiplyAddPrefixes(low, high, all, vld1q_s8(x + k));
       }
-      for (int p = 0; p < 4; ++p) {
-        low32[p] = vpadalq_s16(low32[p], low[p]);
-        high32[p] = vpadalq_s16(high32[p], high[p]);
-      }
+      Widen(low32, low);
+      Widen(high32, high);
     }
     int32_t prefix[4];
     for (int p = 0; p < 4; ++p) prefix[p] = vaddvq_s32(vaddq_s32(low32[p], high32[p]));
