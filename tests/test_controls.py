@@ -18,7 +18,8 @@ from trix_jax.inference import weights
 from trix_jax.nn import controls, ffn, indexed_ffn, model_config, transformer
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 from trix_jax.system import devices
-from trix_jax.training.step import Teacher, init_state, make_loss, make_train_step
+from trix_jax.training.others import Others, Teacher
+from trix_jax.training.step import init_state, make_loss, make_train_step
 
 N, D, T = 200, 32, 4
 VOCABULARY = 'abcdefgh'
@@ -314,7 +315,7 @@ def test_a_student_moves_towards_its_teacher():
   windows = jnp.pad(token, ((0, 0), (0, 1)))
   loss_fn = jax.jit(
     jax.shard_map(
-      lambda params: jax.value_and_grad(make_loss(config.loss, model, teacher), has_aux=True)(
+      lambda params: jax.value_and_grad(make_loss(config.loss, model, Others(teacher)), has_aux=True)(
         params, {}, windows, jax.random.key(0)
       ),
       mesh=devices.data_mesh(1),

@@ -19,6 +19,7 @@ from trix_jax.nn.transformer import TransformerLM
 from trix_jax.runs import checkpoints
 from trix_jax.system import devices
 from trix_jax.training import naming, warm_start
+from trix_jax.training.others import Others
 from trix_jax.training.step import init_state, make_loss, make_train_step
 
 VOCABULARY = 'abcdefghijklmnopqrst'
@@ -123,7 +124,7 @@ def test_the_loss_has_its_weight_and_moves_signatures_alone(host, layers):
 
   def objective(params, weight):
     settings = run_config(loss__naming_weight=weight).loss
-    return make_loss(settings, model, None, layers)(params, {}, windows, jax.random.key(0))[0]
+    return make_loss(settings, model, Others(host=layers))(params, {}, windows, jax.random.key(0))[0]
 
   grads = {weight: jax.grad(objective)(donor.params, weight) for weight in (0.5, 1.0)}
   values = [float(objective(donor.params, weight)) for weight in (0.0, 0.5, 1.0)]
@@ -154,7 +155,7 @@ def test_named_tiles_win_their_own_text_and_leave_the_host_its_own(host, monkeyp
     tiles = {name: {**host.params[name], 'ffn': state.params[name]['ffn']} for name in ('layer_0', 'layer_1')}
     params = jax.tree.map(np.array, {**host.params, **tiles})  # Copies, as a step donates its state.
     state = devices.replicate(dataclasses.replace(state, params=params), mesh)
-    step = make_train_step(config, model, mesh, None, layers if weight else None)
+    step = make_train_step(config, model, mesh, Others(host=layers if weight else None))
     for index in range(40):
       state, metrics = step(state, windows, index)
       assert metrics['finite']

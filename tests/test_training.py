@@ -27,8 +27,8 @@ from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.system import devices
 from trix_jax.training import hooks, optimizers
+from trix_jax.training.others import Others, Teacher
 from trix_jax.training.step import (
-  Teacher,
   first_non_finite,
   init_state,
   make_gradients,
@@ -167,7 +167,7 @@ def test_the_objective_is_the_sum_of_its_parts():
 
   @jax.jit
   def objective(params):
-    loss_fn = make_loss(config.loss, model, teacher)
+    loss_fn = make_loss(config.loss, model, Others(teacher))
     return jax.vmap(lambda windows: loss_fn(params, {}, windows, key)[0], axis_name=devices.AXIS)(windows[None])[0]
 
   @jax.jit
@@ -255,7 +255,7 @@ def test_gradients_that_a_teacher_overflows_are_named():
   params['head'] = {'kernel': 1e38 * np.sign(params['head']['kernel'])}  # Finite, and its logits are not.
   teacher = Teacher(model, params, {})
   given = config, model, mesh, state, batch(config, mesh)
-  assert first_non_finite(*given, teacher).startswith('gradient of ')
+  assert first_non_finite(*given, Others(teacher)).startswith('gradient of ')
   assert not first_non_finite(*given).startswith('gradient of ')
 
 
@@ -277,7 +277,7 @@ def test_weight_decay_reaches_every_parameter_until_it_ends():
     )
     params = start(config)[2].params
     params = jax.tree.map(jnp.ones_like, params)
-    optimizer = optimizers.make_optimizer(config.optimizer, 4)
+    optimizer = optimizers.make_optimizer(config.optimizer, configuration.TrainingConfig(steps=4))
     opt_state, zeros = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
     update = jax.jit(optimizer.update)
     for step in range(4):
@@ -309,7 +309,7 @@ def test_a_gradient_is_clipped_to_its_norm():
   settings = configuration.OptimizerConfig(name='adamw')
   params = {'scale': jnp.ones(3)}
   grads = {'scale': jnp.array([1.0, -2.0, 2.0])}  # Of norm 3, and clipped to 1.
-  optimizer = optimizers.make_optimizer(settings, 100)
+  optimizer = optimizers.make_optimizer(settings, configuration.TrainingConfig(steps=100))
 
   def second_update(factor):
     # After an ordinary gradient, since Adam makes one alone as large as any other.
@@ -349,7 +349,7 @@ def test_muon_takes_the_matrices_and_every_tile_by_itself():
   assert layer['ffn']['up'] is not None and layer['attention']['query']['kernel'] is not None
   assert dimensions['head']['kernel'] is None and dimensions['embedding']['embedding'] is None
   assert layer['ffn']['up_scale'] is None and layer['ffn_norm']['scale'] is None
-  optimizer = optimizers.make_optimizer(config.optimizer, 100)
+  optimizer = optimizers.make_optimizer(config.optimizer, configuration.TrainingConfig(steps=100))
   # Warm-up starts from 0, so the second update is the first that moves anything.
   params, grads = (
     state.params,

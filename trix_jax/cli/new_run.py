@@ -55,7 +55,7 @@ def write(
   try:
     partial.mkdir(parents=True)
     with workdirs.open_workdir(partial, config), checkpoints.Checkpoints(partial) as saved:
-      optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
+      optimizer = optimizers.make_optimizer(config.optimizer, config.training)
       state = TrainState(jnp.int32(step), params, optimizer.init(params), routing_state)
       workdirs.write_run(partial, config, corpus, params, routing_state, devices.data_mesh(1), step)
       for name, value in fields.items():

@@ -21,9 +21,10 @@ from trix_jax.runs.checkpoints import Checkpoints
 from trix_jax.runs.state import TrainState
 from trix_jax.system import devices
 from trix_jax.system.signals import StopSignals
-from trix_jax.training import hooks, naming, warm_start
+from trix_jax.training import hooks, warm_start
 from trix_jax.training.clock import Clock
-from trix_jax.training.step import Teacher, first_non_finite, init_state, make_train_step
+from trix_jax.training.others import NO_OTHERS, Others
+from trix_jax.training.step import first_non_finite, init_state, make_train_step
 
 
 def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -48,10 +49,10 @@ def train(settings: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Checkpoints(workdir, keep=config.training.keep_checkpoints) as checkpoints,
   ):
     workdirs.check_corpus(workdir, corpus)
-    learns_from = warm_start.load_teacher(config, corpus), warm_start.load_naming_host(config, corpus)
+    others = warm_start.load_others(config, corpus)
     run = Run(config, model, corpus, workdir, checkpoints)
     state, best_loss = resume(run)
-    state = run_steps(run, state, best_loss, *learns_from)
+    state = run_steps(run, state, best_loss, others)
     conclude(run, state)
 
 
@@ -93,13 +94,7 @@ def _refuse_to_start_over(config, workdir, checkpoints):
     )
 
 
-def run_steps(
-  run: Run,
-  state: TrainState,
-  best_loss: float,
-  teacher: Teacher | None = None,
-  host: list[naming.HostLayer] | None = None,
-) -> TrainState:
+def run_steps(run: Run, state: TrainState, best_loss: float, others: Others = NO_OTHERS) -> TrainState:
   """Train the remaining steps, log, evaluate and save when due, and return the last state.
 
   Raises:
@@ -116,7 +111,7 @@ def run_steps(
     flush=True,
   )
   state = devices.replicate(state, mesh)
-  train_step = make_train_step(config, model, mesh, teacher, host)
+  train_step = make_train_step(config, model, mesh, others)
   clock = Clock(training.batch_size * config.model.context)
 
   def batch(step: int) -> jax.Array:
@@ -126,7 +121,7 @@ def run_steps(
   def check_finite(step: int, values: Mapping[str, Any]) -> None:
     if not values['finite']:
       # The bad step and later ones left the state unchanged, so it is still the state before the bad step.
-      name = first_non_finite(config, model, mesh, state, batch(step - 1), teacher, host)
+      name = first_non_finite(config, model, mesh, state, batch(step - 1), others)
       raise hooks.explain_divergence(f'not finite at step {step}: {name}', checkpoints)
 
   folder = workdir / 'profile' if config.profile else None

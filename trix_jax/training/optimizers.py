@@ -4,7 +4,7 @@ import jax
 import optax
 from optax import contrib
 
-from trix_jax.configuration import ALL, OptimizerConfig
+from trix_jax.configuration import ALL, OptimizerConfig, TrainingConfig
 
 
 def learning_rate_schedule(peak: float, settings: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -57,12 +57,13 @@ def hold(params, train_only: str):
   return jax.tree.map(lambda of, mark: of if mark == 'trained' else jax.lax.stop_gradient(of), params, marks)
 
 
-def make_optimizer(settings: OptimizerConfig, steps: int, train_only: str = ALL) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerConfig, training: TrainingConfig) -> optax.GradientTransformation:
   """Make the optimiser: clipping, then Muon (Jordan et al., 2024) or AdamW.
 
   Weight decay is decoupled and applies to every parameter, including norms and scales, as in the original. Parameters
   that do not train, see `mark_trained`, never change.
   """
+  steps, train_only = training.steps, training.train_only
   rate = learning_rate_schedule(settings.learning_rate, settings, steps)
   decay = weight_decay_schedule(settings, steps)
   if settings.name == 'adamw':

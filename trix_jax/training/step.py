@@ -1,6 +1,5 @@
 """One training step, as a pure function of the state and a batch."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,25 +13,12 @@ from trix_jax.nn import transformer
 from trix_jax.runs.state import TrainState
 from trix_jax.system import devices
 from trix_jax.training import naming, optimizers, routing_state
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-  """A trained model whose predictions a student learns from (Hinton et al., arXiv 1503.02531)."""
-
-  model: transformer.TransformerLM
-  params: Any
-  routing_state: Any
-
-  def cross_entropy(self, logits_BLV: jax.Array, token_BL: jax.Array) -> jax.Array:
-    """Return the cross-entropy of the student's predictions under the teacher's, mean over characters, in nats."""
-    teacher_BLV, _ = transformer.apply(self.model, self.params, self.routing_state, token_BL)
-    return -jnp.mean(jnp.sum(jax.nn.softmax(teacher_BLV) * jax.nn.log_softmax(logits_BLV), axis=-1))
+from trix_jax.training.others import NO_OTHERS, Others
 
 
 def init_state(config: RunConfig, model: transformer.TransformerLM) -> TrainState:
   """Make the state before the first step, a function of the config alone."""
-  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training)
 
   @jax.jit  # One program compiles faster: operation by operation it takes seconds.
   def init(key):
@@ -42,17 +28,13 @@ def init_state(config: RunConfig, model: transformer.TransformerLM) -> TrainStat
   return init(jax.random.key(config.seed))  # The key is an argument, so that all seeds share one program.
 
 
-def make_loss(
-  settings: LossConfig,
-  model: transformer.TransformerLM,
-  teacher: Teacher | None = None,
-  host: list[naming.HostLayer] | None = None,
-):
+def make_loss(settings: LossConfig, model: transformer.TransformerLM, others: Others = NO_OTHERS):
   """Make the training loss: f(params, routing_state, windows [B, L + 1], key) -> (objective, metrics).
 
   `metrics` holds the cross-entropy in nats as `loss` and `routing.statistics` stacked over layers. Trace the loss under
-  the mesh axis `devices.AXIS`, because the balance loss uses the load of all devices. `host` is for the naming loss.
+  the mesh axis `devices.AXIS`, because the balance loss uses the load of all devices.
   """
+  teacher, host = others
 
   def loss_fn(params, state, windows, key):
     dropout_key, routing_key = jax.random.split(key)
@@ -92,11 +74,7 @@ def make_loss(
 
 
 def make_train_step(
-  config: RunConfig,
-  model: transformer.TransformerLM,
-  mesh: jax.sharding.Mesh,
-  teacher: Teacher | None = None,
-  host: list[naming.HostLayer] | None = None,
+  config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, others: Others = NO_OTHERS
 ):
   """Make step(state, windows [B, L + 1], index) -> (state, metrics), jitted, with the batch split over the mesh.
 
@@ -104,12 +82,12 @@ def make_train_step(
   and the state, including its step, comes back unchanged. `index` is the step that the caller means to take. A state at
   another step stays unchanged, so that steps dispatched after a bad one do nothing.
   """
-  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training)
   learning_rate = optimizers.learning_rate_schedule(
     config.optimizer.learning_rate, config.optimizer, config.training.steps
   )
   replicated, split = PartitionSpec(), PartitionSpec(devices.AXIS)
-  compute = make_gradients(config, model, mesh, teacher, host)
+  compute = make_gradients(config, model, mesh, others)
 
   def shared_out(grad):
     """Split stacks of tiles over the devices, so that each orthogonalises its share. Muon takes a sixth of a step."""
@@ -137,14 +115,10 @@ def make_train_step(
 
 
 def make_gradients(
-  config: RunConfig,
-  model: transformer.TransformerLM,
-  mesh: jax.sharding.Mesh,
-  teacher: Teacher | None = None,
-  host: list[naming.HostLayer] | None = None,
+  config: RunConfig, model: transformer.TransformerLM, mesh: jax.sharding.Mesh, others: Others = NO_OTHERS
 ):
   """Make f(state, windows split over the mesh, key of the run) -> (gradients, metrics): means over devices, parts."""
-  loss_fn, train_only = make_loss(config.loss, model, teacher, host), config.training.train_only
+  loss_fn, train_only = make_loss(config.loss, model, others), config.training.train_only
 
   def loss_of_trained(params, *rest):
     return loss_fn(optimizers.hold(params, train_only), *rest)
@@ -190,8 +164,7 @@ def first_non_finite(
   mesh: jax.sharding.Mesh,
   state: TrainState,
   windows,
-  teacher: Teacher | None = None,
-  host: list[naming.HostLayer] | None = None,
+  others: Others = NO_OTHERS,
 ) -> str:
   """Name the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
   for kind, tree in (('parameter', state.params), ('routing state', state.routing_state)):
@@ -216,12 +189,12 @@ def first_non_finite(
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'
-  grads, _ = jax.jit(make_gradients(config, model, mesh, teacher, host))(state, windows, jax.random.key(config.seed))
+  grads, _ = jax.jit(make_gradients(config, model, mesh, others))(state, windows, jax.random.key(config.seed))
   if name := _first_in(grads):
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):
     return 'the norm of the gradient (its square overflows float32)'
-  optimizer = optimizers.make_optimizer(config.optimizer, config.training.steps, config.training.train_only)
+  optimizer = optimizers.make_optimizer(config.optimizer, config.training)
   updates, _ = jax.jit(optimizer.update)(grads, state.opt_state, state.params)
   if name := _first_in(optax.apply_updates(state.params, updates)):
     return f'parameter {name} after the update'

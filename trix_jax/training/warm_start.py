@@ -14,7 +14,12 @@ from trix_jax.nn.model_config import MAY_DIFFER
 from trix_jax.runs import checkpoints
 from trix_jax.runs.state import TrainState
 from trix_jax.training import naming
-from trix_jax.training.step import Teacher
+from trix_jax.training.others import Others, Teacher
+
+
+def load_others(config: RunConfig, corpus: corpora.Corpus) -> Others:
+  """Load the other models that a run learns from. Raise InputError for one that does not fit."""
+  return Others(load_teacher(config, corpus), load_naming_host(config, corpus))
 
 
 def load_teacher(config: RunConfig, corpus: corpora.Corpus) -> Teacher | None:
