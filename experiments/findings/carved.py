@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.findings import forced
 from experiments.suites.carve import PRIMARY
 from trix_jax.data import corpora
 from trix_jax.editing import carving
@@ -72,26 +73,13 @@ def _cuts() -> Iterator[tuple[int, int, str]]:
 
 def look_at_layers(trained: checkpoints.Trained) -> list[Seen]:
   """Run the dense model over some windows of its training text."""
-  model, config = trained.model, trained.model.config
+  config = trained.model.config
   windows = corpora.draw_batch(trained.corpus().train, config.context, WINDOWS, 0, 0)
-  name = 'ffn_convolution' if config.form == 'modern' else 'ffn_norm'
-
-  @jax.jit
-  def inputs(params, window_BL):
-    _, captured = model.apply(
-      {'params': params},
-      window_BL,
-      capture_intermediates=lambda module, _: module.name == name,
-      mutable=['intermediates'],
-    )
-    return [captured['intermediates'][f'layer_{layer}'][name]['__call__'][0] for layer in range(config.layers)]
-
-  parts = [inputs(trained.params, windows[start : start + 16, :-1]) for start in range(0, WINDOWS, 16)]
   seen = []
-  for layer, of_layer in enumerate(zip(*parts, strict=True)):
-    x_ND = jnp.concatenate(of_layer).reshape(-1, config.d_model)
+  for layer in range(config.layers):
+    x_ND = forced.look(trained, layer, windows, lambda at_work: at_work.x_ND)
     tiles = ffn.quantise_tiles(trained.params[f'layer_{layer}']['ffn'], config.ffn)
-    seen.append(Seen(np.asarray(x_ND), np.asarray(_activity(x_ND, tiles, config)).reshape(len(x_ND), -1)))
+    seen.append(Seen(x_ND, np.asarray(_activity(x_ND, tiles, config)).reshape(len(x_ND), -1)))
   return seen
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.findings import carved
+from experiments.findings import carved, forced
 from experiments.suites.graft import KEYS, SCORES
 from trix_jax.core import routing, ternary
 from trix_jax.data import corpora
@@ -229,32 +229,11 @@ def with_directions(arrays: dict[str, Any], model: ModelConfig) -> dict[str, Any
 def look_at_layers(trained: checkpoints.Trained, token_N: np.ndarray) -> Inputs:
   """Run a model over some windows of a text, and return what its layers see."""
   config = trained.config.model
-  seen: dict[str, Any] = {}
-
-  def apply_tiles(arrays, name, ffn_config, x_ND, tokens, key):
-    y_ND, info = forward.apply_trained_tiles(arrays, name, ffn_config, x_ND, tokens, key)
-    seen[name] = x_ND, info.tile_NK[:, 0]
-    return y_ND, info
-
-  computation = forward.Computation(apply_tiles, forward.XLA.attend, forward.XLA.empty_key_values)
-  inference_config = weights.InferenceConfig(config, len(trained.vocabulary), 'float32', 'float32')
-  arrays = weights.as_trained(trained.params, trained.routing_state, config)
-
-  @jax.jit
-  def run(arrays, token_BL):
-    forward.forward(
-      computation,
-      inference_config,
-      arrays,
-      token_BL,
-      forward.empty_cache(computation, inference_config, *token_BL.shape),
-    )
-    return [seen[f'layer_{layer}.ffn'] for layer in range(config.layers)]
-
-  windows = corpora.draw_batch(token_N, config.context, WINDOWS, 0, 0)[:, :-1]
-  parts = [run(arrays, windows[at : at + WINDOWS_AT_A_TIME]) for at in range(0, WINDOWS, WINDOWS_AT_A_TIME)]
-  of_layers = zip(*parts, strict=True)
-  return [(np.concatenate([x for x, _ in of]), np.concatenate([tile for _, tile in of])) for of in of_layers]
+  windows = corpora.draw_batch(token_N, config.context, WINDOWS, 0, 0)
+  return [
+    forced.look(trained, layer, windows, lambda at_work: (at_work.x_ND, at_work.info.tile_NK[:, 0]))
+    for layer in range(config.layers)
+  ]
 
 
 def make_keys(key: str, votes: list[Keys], first: int, inputs: list[Inputs]) -> list[Keys]:
