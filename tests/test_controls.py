@@ -124,6 +124,22 @@ def test_all_pre_activations_route_by_what_the_units_put_out(control):
   np.testing.assert_array_equal(info.gate_NK, 1)
 
 
+def test_groups_of_units_vote_apart(monkeypatch):
+  monkeypatch.setattr(controls, 'GROUPS', 8)  # Two in each of four tiles.
+  module, variables, x = layer_of('grouped_votes', top_k=2, gate='one_hot')
+  info = apply(module, variables, x)[1]
+  tiles = ffn.quantise_tiles(variables['params'], module.config)
+  q, step = ternary.quantise_int8(x)
+  unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
+  norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  half = unit_NTH.shape[-1] // 2
+  want_NT = sum(
+    np.square(np.maximum(unit_NTH[..., part].mean(axis=-1), 0)) * norm_TH[:, part].mean(axis=-1)
+    for part in (slice(half), slice(half, None))
+  )
+  np.testing.assert_array_equal(info.tile_NK, np.argsort(-want_NT, axis=1, kind='stable')[:, :2])
+
+
 def test_masking_the_others_is_computing_the_chosen():
   module, variables, x = layer_of('masked', top_k=2)
   assert_same(apply(module, variables, x), plain(x, variables, top_k=2))

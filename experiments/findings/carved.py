@@ -22,7 +22,7 @@ from trix_jax.runs import checkpoints
 QUARTERS = ((4, 1), (16, 4), (32, 8), (64, 16), PRIMARY, (256, 64))
 OTHERS = ((64, 8), (128, 16), (128, 24), (128, 48), (128, 64), (256, 32), (256, 48), (256, 128), (512, 128))
 # Ways to route and to cut that are compared with votes and with clusters of rows.
-ROUTES = ('votes', 'energy', 'activity', 'fitted_gate', 'random_keys')
+ROUTES = ('votes', 'energy', 'activity', 'fitted_gate', 'random_keys', 'grouped_votes')
 PARTITIONS = ('contiguous', 'random', 'together')
 # Windows of the training text that a gate and a partition by data see.
 WINDOWS, RIDGE = 96, 1.0
@@ -47,6 +47,8 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
     if route in ('energy', 'activity'):  # All units' pre-activations, of which those of kept tiles are needed anyway.
       idle = model.ffn.d_ff - kept * model.ffn.hidden
       cost = cost._replace(routing=idle * model.d_model)
+    if route == 'grouped_votes':
+      cost = cost._replace(routing=max(controls.GROUPS, tiles) * model.d_model)
     return {
       'tiles': tiles,
       'kept': kept,
@@ -60,10 +62,17 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
   rows = [row(dense.ffn.tiles, dense.ffn.tiles, 'dense', 'none', trained.params, dense)]
   for tiles, kept, partition in _cuts():
     params, model = carving.carve(trained.params, dense, tiles, kept, _cut_by(partition, seen))
-    for route in ROUTES if partition == 'rows' and (tiles, kept) in QUARTERS else ROUTES[:1]:
+    for route in list_routes(tiles, kept, partition):
       rows.append(row(tiles, kept, route, partition, *_route_by(route, params, model, seen)))
       print(f'  {rows[-1]}', flush=True)
   return rows
+
+
+def list_routes(tiles: int, kept: int, partition: str) -> tuple[str, ...]:
+  """Return the ways to route that are measured with tiles of a size, cut in a way."""
+  if partition != 'rows' or (tiles, kept) not in QUARTERS:
+    return ('votes',)
+  return ROUTES if tiles < controls.GROUPS else tuple(route for route in ROUTES if route != 'grouped_votes')
 
 
 def _cuts() -> Iterator[tuple[int, int, str]]:
@@ -100,11 +109,20 @@ def _cut_by(name: str, seen: list[Seen]) -> carving.Partition:
     return carving.gather(jnp.asarray(seen[layer].active_NF.T[:, ::8]), tiles, layer)
 
   return {
-    'rows': carving.cluster_units,
+    'rows': cluster_units_in_groups,
     'contiguous': in_their_order,
     'random': at_random,
     'together': that_are_active_together,
   }[name]
+
+
+def cluster_units_in_groups(units: carving.Units, tiles: int, layer: int) -> jax.Array:
+  """Gather units with similar rows into tiles, and so into groups within coarse tiles; see `GROUPS`."""
+  member_TH = np.array(carving.cluster_units(units, tiles, layer))
+  if tiles < controls.GROUPS:
+    for member_H in member_TH:
+      member_H[:] = member_H[carving.gather(units.up_FD[member_H], controls.GROUPS // tiles, layer).reshape(-1)]
+  return jnp.asarray(member_TH)
 
 
 def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> tuple[Any, ModelConfig]:

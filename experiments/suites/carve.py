@@ -6,6 +6,8 @@ from experiments.suites.suite import DENSE, Suite
 
 # Tiles, and those of them that a token keeps.
 PRIMARY = (128, 32)
+# Tiles so coarse that the votes of all their units are worse than a gate that is fitted to data.
+COARSE = ((4, 1), (16, 4), (32, 8))
 
 
 def judge_claims(results: Results) -> list[Verdict]:
@@ -28,6 +30,11 @@ def judge_claims(results: Results) -> list[Verdict]:
   ):
     if gap := estimates.gap(votes, more_than_dense(results, *PRIMARY, partition=other)):
       claim = f'32 of 128 tiles: clusters of rows lose less than tiles of units {words}'
+      found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
+  for tiles, kept in COARSE:
+    grouped, gate = (more_than_dense(results, tiles, kept, route=route) for route in ('grouped_votes', 'fitted_gate'))
+    if gap := estimates.gap(grouped, gate):
+      claim = f'{kept} of {tiles} tiles: votes of 64 groups of units find them as well as the gate, or better'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   return found
 

@@ -19,6 +19,8 @@ from trix_jax.nn.model_config import ACTIVATIONS, NO_CONTROL, FFNConfig
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
 KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
+# Groups of hidden units in a layer whose votes are counted apart; see `route_by_grouped_votes`.
+GROUPS = 64
 # Correlation of votes with a tile's odd part; see `route_by_energy`.
 ENERGY_RATIO = 0.8
 # Steps after which `route_by_redrawn_hash` draws its tiles anew.
@@ -143,6 +145,19 @@ def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingI
   return _send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
+def route_by_grouped_votes(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by the votes of groups of units: a tile's score is the sum of relu^2 of their mean votes.
+
+  A layer has `GROUPS` groups, or one a tile if it has more tiles. Units next to one another in a tile form a group, so
+  a tile needs its units in such an order. A group counts by its size and the mean norm of its units' outputs.
+  """
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  groups = max(1, GROUPS // layer.config.tiles)
+  mean_NTG, norm_TG = (of.reshape(*of.shape[:-1], groups, -1).mean(axis=-1) for of in (unit_NTH, norm_TH))
+  score_NT = jnp.einsum('ntg,tg->nt', jnp.square(jnp.maximum(mean_NTG, 0)), norm_TG)
+  return _send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
 def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array, jax.Array]:
   """Return the pre-activations of all hidden units, [N, T, H], and the norms of their outputs, [T, H]."""
   unit_NTH = jnp.einsum('nd,tdh->nth', asked.q_ND, tiles.up_TDH)
@@ -206,6 +221,7 @@ TABLE = {
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
   'activity': Control(route_by_activity, ffn.compute_all, reads_signatures=False),
   'energy': Control(route_by_energy, ffn.compute_all, reads_signatures=False),
+  'grouped_votes': Control(route_by_grouped_votes, ffn.compute_all),
   'masked': Control(execute=ffn.compute_all),  # As fast for narrow tiles as for wide ones.
   'no_router_gradient': Control(route_without_gradient),
   'no_signature_gradient': Control(route_without_signature_gradient),

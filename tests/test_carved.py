@@ -1,0 +1,37 @@
+"""Carving in many ways: groups of units within tiles, and the ways that each size is measured in."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.findings import carved
+from trix_jax.editing import carving
+from trix_jax.nn import controls
+
+
+def units_of(up_FD):
+  F, D = up_FD.shape
+  rows = jnp.asarray(up_FD, jnp.float32)
+  return carving.Units(rows, rows, jnp.ones(F), jnp.ones((1, D)), jnp.zeros(F, jnp.int32), rows, rows)
+
+
+def test_groups_gather_similar_units_within_a_tile_and_leave_its_units(monkeypatch):
+  monkeypatch.setattr(controls, 'GROUPS', 4)
+  direction = np.random.default_rng(0).integers(0, 4, 32)  # Two tiles of two groups; units of a group are alike.
+  up_FD = np.eye(4)[direction % 4] * 8 + np.eye(4)[direction // 2 * 2]
+  units = units_of(up_FD)
+  plain_TH, grouped_TH = (
+    np.asarray(cut(units, 2, 0)) for cut in (carving.cluster_units, carved.cluster_units_in_groups)
+  )
+  np.testing.assert_array_equal(np.sort(grouped_TH, axis=1), np.sort(plain_TH, axis=1))
+
+  def alike(member_TH):
+    unit_FD = up_FD / np.linalg.norm(up_FD, axis=1, keepdims=True)
+    return np.linalg.norm(unit_FD[member_TH.reshape(4, -1)].sum(axis=1), axis=1).sum()
+
+  assert alike(grouped_TH) > alike(plain_TH) + 0.1
+
+
+def test_only_coarse_tiles_have_groups():
+  assert 'grouped_votes' in carved.list_routes(4, 1, 'rows')
+  assert carved.list_routes(128, 32, 'rows') == tuple(name for name in carved.ROUTES if name != 'grouped_votes')
+  assert carved.list_routes(64, 8, 'rows') == carved.list_routes(128, 32, 'random') == ('votes',)
