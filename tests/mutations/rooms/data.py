@@ -6,7 +6,7 @@ MUTATIONS = (
   *break_file(
     'data',
     'trix_jax/data/corpora.py',
-    'test_data test_training',
+    'test_data test_evaluation',
     ('batches_forget_the_seed', 'np.random.Philox(key=[seed, epoch])', 'np.random.Philox(key=[0, epoch])'),
     ('every_epoch_is_the_first', 'np.random.Philox(key=[seed, epoch])', 'np.random.Philox(key=[seed, 0])'),
     (

@@ -12,7 +12,7 @@ MUTATIONS = (
   *break_file(
     'evaluation',
     'trix_jax/evaluation/evaluator.py',
-    'test_training test_command_lines',
+    'test_evaluation test_command_lines',
     (
       'a_character_of_padding_is_evaluated',
       'weight_N = (jnp.arange(loss_BL.shape[1]) < targets[:, None])',

@@ -6,7 +6,7 @@ MUTATIONS = (
   *break_file(
     'inspection',
     'trix_jax/evaluation/classes.py',
-    'test_training',
+    'test_evaluation',
     ('mutual_information_is_half', '2 * information / total', 'information / total'),
   ),
   *break_file(

@@ -6,7 +6,7 @@ MUTATIONS = (
   *break_file(
     'training',
     'trix_jax/training/step.py',
-    'test_training test_controls',
+    'test_training test_optimizers test_controls',
     (
       'the_present_is_predicted',
       'transformer.next_token_loss(logits, windows[:, 1:])',
@@ -56,7 +56,7 @@ MUTATIONS = (
   *break_file(
     'training',
     'trix_jax/training/optimizers.py',
-    'test_training',
+    'test_optimizers test_training',
     (
       'muon_takes_all_tiles_as_one_matrix',
       'contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)',
@@ -78,7 +78,7 @@ MUTATIONS = (
   *break_file(
     'training',
     'trix_jax/training/routing_state.py',
-    'test_indexed_ffn test_training',
+    'test_indexed_ffn test_optimizers',
     (
       'averages_forget_at_once',
       "decay * state['average'] + (1 - decay) * signatures_TD",
