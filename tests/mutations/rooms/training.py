@@ -78,7 +78,7 @@ MUTATIONS = (
   *break_file(
     'training',
     'trix_jax/training/routing_state.py',
-    'test_indexed_ffn test_optimizers',
+    'test_indexed_ffn test_training',
     (
       'averages_forget_at_once',
       "decay * state['average'] + (1 - decay) * signatures_TD",
