@@ -11,6 +11,7 @@ from tiers import fast_first
 from trix_jax import inference
 from trix_jax.core import layers
 from trix_jax.errors import InputError
+from trix_jax.evaluation.evaluator import evaluate_packed
 from trix_jax.inference import artifact, forward, weights
 from trix_jax.nn import ffn, transformer
 from trix_jax.nn.model_config import FFNConfig, parse_model
@@ -122,6 +123,15 @@ def test_routings_that_do_not_score_need_no_table(token_BL):
   assert not any('address' in name for name in weights.layout(config))
   _, infos = forward.whole_text(forward.PACKED, config, weights.pack(params, state, config), token_BL)
   assert not np.any(infos[0].tile_NK)
+
+
+def test_a_model_with_a_gate_is_evaluated_by_signatures_with_addresses_of_their_own(token_BL):
+  model, params, state = model_of(routing='learned', layers=1)
+  config = weights.InferenceConfig(model.config, V, attention='float32', head='float32')
+  xla = [{'routing': name, 'loss': 0.0} for name in ('learned', 'emergent')]
+  rows = evaluate_packed(xla, config, VOCABULARY, np.ravel(token_BL), params, state)
+  assert [row['tile_disagreement'] for row in rows] == [[0.0], [0.0]]
+  assert rows[0]['tile_load'] != rows[1]['tile_load']
 
 
 def test_addresses_travel_in_the_artifact_and_are_checked(tmp_path):

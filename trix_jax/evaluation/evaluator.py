@@ -203,8 +203,9 @@ def evaluate_packed(
     model = change_routing(config.model, xla_row['routing'])
     config_of_row = dataclasses.replace(config, model=model)
     arrays = packed_as_trained
-    # Another routing may need more arrays: a table of addresses is for one that scores.
-    if weights.layout(config_of_row).keys() - arrays.keys():
+    # Another routing may need more arrays. A table of addresses is for one routing that scores.
+    has_own_table = model.ffn.has_fixed_addresses and model != config.model
+    if has_own_table or weights.layout(config_of_row).keys() - arrays.keys():
       arrays = {**arrays, **weights.pack(params, routing_state, config_of_row)}
     packed = make_packed_backend(config_of_row)
     row = Evaluator(model, vocabulary, tokens, packed)(arrays)
