@@ -71,9 +71,21 @@ def test_a_map_has_the_tiles_that_characters_get_in_a_text(top_k):
     assert rows == [[VOCABULARY[v] for v in range(8) if tile in tile_VK[v]] for tile in range(8)]
 
 
-def test_a_map_names_characters_that_would_not_be_seen():
-  shown = address_map.format_map(np.zeros((1, 3, 1), int), ' \na', 1)
-  assert shown.splitlines()[1].split('0  ')[1] == r"' ' '\n' a"
+def test_a_map_leaves_out_the_tiles_that_characters_drop():
+  model = trained(address='token', top_k=2, keep_ratio=1.0)
+  tile_VK, [answer] = address_map.map_addresses(model)[0], tile_cards.look_up(model, VOCABULARY)
+  np.testing.assert_array_equal(tile_VK, np.where(answer.gate_LK == 0, -1, answer.tile_LK))
+  assert np.all(tile_VK[:, 0] >= 0) and np.any(tile_VK[:, 1] == -1)
+
+
+def test_a_map_names_characters_and_bytes_that_would_not_be_seen():
+  shown = address_map.format_map(np.zeros((1, 4, 1), int), ' \na\udcc3', 1)
+  assert shown.splitlines()[1].split('0  ')[1] == r"' ' '\n' a '\xc3'"
+
+
+def test_bytes_beyond_ascii_have_their_numbers_in_a_table():
+  answer = tile_cards.Answer(np.array([[1]]), np.array([[1.0]]), np.array([0.25]))
+  assert tile_cards.format_answers('\udcc3', [answer]).splitlines()[1] == r"'\xc3'     1  0.250"
 
 
 def test_a_model_with_other_addresses_in_other_contexts_has_no_map():

@@ -186,6 +186,13 @@ def name_unit(vocabulary: str) -> str:
   return 'bytes' if vocabulary == BYTES else 'characters'
 
 
+def quote(symbol: str) -> str:
+  r"""Return a symbol of a vocabulary in quotes, for people. A byte beyond ASCII has its number, such as '\xc3'."""
+  if '\udc80' <= symbol <= '\udcff':
+    return repr(symbol.encode('ascii', 'surrogateescape'))[1:]
+  return repr(symbol)
+
+
 def _look_up(tokens, vocabulary):
   tokens = np.asarray(tokens)
   if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(vocabulary):

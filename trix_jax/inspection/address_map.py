@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import transformer
 from trix_jax.nn.model_config import NO_CONTROL
@@ -11,6 +12,8 @@ from trix_jax.runs import checkpoints
 
 def map_addresses(trained: checkpoints.Trained) -> np.ndarray:
   """Return the tiles of every character of the vocabulary in every layer, best first: int32 [Y, V, K].
+
+  A tile that a character drops, see `FFNConfig.keep_ratio`, is -1.
 
   Raises:
     InputError: for a model in which a character's tiles depend on its context.
@@ -24,7 +27,7 @@ def map_addresses(trained: checkpoints.Trained) -> np.ndarray:
   token_V1 = np.arange(len(trained.vocabulary), dtype=np.int32)[:, None]
   apply = jax.jit(transformer.apply, static_argnums=0)
   infos = apply(trained.model, trained.params, trained.routing_state, token_V1)[1]
-  return np.stack([info.tile_NK for info in infos])
+  return np.stack([np.where(info.gate_NK == 0, -1, info.tile_NK) for info in infos])
 
 
 def format_map(tile_YVK: np.ndarray, vocabulary: str, tiles: int) -> str:
@@ -39,5 +42,5 @@ def format_map(tile_YVK: np.ndarray, vocabulary: str, tiles: int) -> str:
 
 
 def _name(character: str) -> str:
-  """Return a character as it is, or as Python writes it where it would not be seen."""
-  return repr(character) if character.isspace() or not character.isprintable() else character
+  """Return a character as it is, or in quotes where it would not be seen."""
+  return corpora.quote(character) if character.isspace() or not character.isprintable() else character

@@ -170,7 +170,7 @@ def format_answers(text: str, answers: list[Answer]) -> str:
     for answer in answers:
       computed = answer.tile_LK[position][answer.gate_LK[position] != 0]
       cells += f'{" ".join(map(str, computed)) + f"  {answer.margin_L[position]:.3f}":<28}'
-    lines.append(f'{character!r:<11}{cells}'.rstrip())
+    lines.append(f'{corpora.quote(character):<11}{cells}'.rstrip())
   return '\n'.join(lines)
 
 
@@ -181,7 +181,7 @@ def format_card(card: TileCard) -> str:
   return '\n'.join(
     [
       f'layer {card.layer}, tile {card.tile}{where}: {100 * card.share:.2f} % of characters',
-      '  used for     ' + '  '.join(f'{character!r} {count:,}' for character, count in card.characters),
+      '  used for     ' + '  '.join(f'{corpora.quote(character)} {count:,}' for character, count in card.characters),
       '  looks at     ' + '  '.join(f'dimension {index} ({card.signature_D[index]:+d})' for index in card.dimensions),
       '  most like    ' + '  '.join(f'tile {tile} ({cosine:+.2f})' for tile, cosine in card.neighbours),
       f'  signature    {signature}',
