@@ -64,6 +64,18 @@ def test_a_config_of_an_earlier_version_means_what_it_did():
     configuration.from_json('{}', 'config.json')
 
 
+def test_what_clusters_carry_is_refused_where_there_is_nothing_to_carry():
+  settings = configuration.default_config()
+  settings.model.update({'tiles': 16, 'clusters': 4, 'cluster_bias': 'mean', 'balance_bias': True})
+  settings.loss.balance_bias_rate = 0.02
+  configuration.parse(settings)
+  for name, value in (('clusters', 0), ('balance_bias', False)):
+    changed = settings.copy_and_resolve_references()
+    changed.model[name], changed.loss.balance_bias_rate = value, 0.02 * (name == 'clusters')
+    with pytest.raises(InputError, match=r'model\.cluster_bias = mean carries the balance biases of tiles behind'):
+      configuration.parse(changed)
+
+
 def test_a_config_says_what_it_was_written_with():
   settings = configuration.default_config()
   settings.training.keep_checkpoints = 7  # A later setting, with a default for earlier configs.

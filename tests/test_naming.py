@@ -191,3 +191,7 @@ def test_the_host_of_the_naming_loss_is_the_run_that_tiles_start_from(monkeypatc
   assert given == [('host', 'best')]
   assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, layers)))
   assert warm_start.load_naming_host(run_config(loss__naming_weight=0.0), corpus) is None and len(given) == 1
+  with pytest.raises(
+    InputError, match=r"address is 'token' here and 'stream' in host; set config\.model\.address=stream"
+  ):
+    warm_start.load_naming_host(run_config(model__address='token'), corpus)

@@ -237,6 +237,11 @@ _CHECKS: tuple[Check | Relation, ...] = (
     'config.loss.balance_bias_rate = {c.loss.balance_bias_rate} with config.model.balance_bias = '
     '{c.model.ffn.balance_bias}; set both to use loss-free balancing, or neither',
   ),
+  Relation(
+    lambda c: c.model.ffn.cluster_bias == 'own' or bool(c.model.ffn.clusters and c.model.ffn.balance_bias),
+    'config.model.cluster_bias = {c.model.ffn.cluster_bias} carries the balance biases of tiles behind an index; set '
+    'model.clusters and model.balance_bias=True, or leave it own',
+  ),
   Check(('seed',), lambda seed: 0 <= seed < 2**31, 'it must be from 0 to 2**31 - 1'),
   Check(('sample_length',), lambda length: length >= 0, 'it must not be negative'),
   choice_of('model.control', among=controls.TABLE),

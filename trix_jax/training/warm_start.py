@@ -36,10 +36,21 @@ def load_teacher(config: RunConfig, corpus: corpora.Corpus) -> Teacher | None:
 
 
 def load_naming_host(config: RunConfig, corpus: corpora.Corpus) -> list[naming.HostLayer] | None:
-  """Load what the naming loss knows of the model of `config.training.start_from`, None without this loss."""
+  """Load what the naming loss knows of the model of `config.training.start_from`, None without this loss.
+
+  Raises:
+    InputError: when no tiles can be grafted into that model, or its signatures are asked something else.
+  """
   if not config.loss.naming_weight:
     return None
-  return naming.load_host(_trained('training.start_from', config.training.start_from, corpus), config.seed)
+  trained = _trained('training.start_from', config.training.start_from, corpus)
+  theirs, ours = trained.config.model.ffn.address, config.model.ffn.address
+  if theirs != ours:
+    raise InputError(
+      f'config.loss.naming_weight compares signatures of both models, and config.model.address is {ours!r} here and '
+      f'{theirs!r} in {config.training.start_from}; set config.model.address={theirs}'
+    )
+  return naming.load_host(trained, config.seed)
 
 
 def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> TrainState:
