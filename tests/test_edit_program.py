@@ -144,3 +144,11 @@ def test_a_run_that_cannot_be_written_whole_is_not_written(source, tmp_path, mon
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match=r'cannot write .*file/out'):
     new_run.check_free(tmp_path / 'file' / 'out')
+
+
+def test_what_a_killed_program_left_is_in_nobodys_way(tmp_path):
+  left = tmp_path / f'.out.{os.getpid()}.partial'  # In a container the next program may have the same process id.
+  left.mkdir()
+  assert new_run._partial(tmp_path / 'out') not in (left, new_run._partial(tmp_path / 'out'))
+  new_run.check_free(tmp_path / 'out')
+  assert os.listdir(tmp_path) == [left.name]

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import secrets
 import shutil
 from typing import Any
 
@@ -71,5 +72,6 @@ def write(
 
 
 def _partial(out: pathlib.Path) -> pathlib.Path:
+  """Return a new name each time: a killed process leaves its folder behind, and in a container the next has its id."""
   out = pathlib.Path(os.path.realpath(out))
-  return out.with_name(f'.{out.name}.{os.getpid()}.partial')
+  return out.with_name(f'.{out.name}.{secrets.token_hex(4)}.partial')
