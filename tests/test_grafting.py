@@ -114,10 +114,19 @@ def test_a_donor_of_another_host_is_refused_by_what_differs():
 def test_what_is_recovered_is_a_part_of_the_way():
   assert program.recovered(3.0, 2.25, 2.0) == 0.75
   assert np.isnan(program.recovered(2.0, 2.0, 2.0))
+  assert np.isnan(program.recovered(2.0, 2.2, 2.1))  # The donor is worse than its host, and so is the graft.
 
 
-def test_a_donor_of_another_vocabulary_is_refused(monkeypatch):
-  host, donor = (types.SimpleNamespace(vocabulary=vocabulary) for vocabulary in ('ab', 'abc'))
+def test_what_is_no_donor_of_the_host_is_refused(monkeypatch):
+  host, donor = (
+    types.SimpleNamespace(
+      vocabulary=vocabulary, config=types.SimpleNamespace(training=types.SimpleNamespace(train_only=only))
+    )
+    for vocabulary, only in (('ab', ''), ('abc', 'tiles'))
+  )
+  monkeypatch.setattr(checkpoints, 'load_trained', lambda folder, kind: host)
+  with pytest.raises(InputError, match=r'other did not train new tiles in a host; a donor is a run with training\.'):
+    program.load_donor(host, 'other')
   monkeypatch.setattr(checkpoints, 'load_trained', lambda folder, kind: donor)
   with pytest.raises(InputError, match='donor other has another vocabulary than the host; train both with tokenizer='):
     program.load_donor(host, 'other')

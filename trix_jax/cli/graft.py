@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 from trix_jax.cli import arguments, new_run
+from trix_jax.configuration import TILES
 from trix_jax.data import corpora
 from trix_jax.editing import grafting
 from trix_jax.errors import InputError
@@ -57,8 +58,10 @@ def main() -> None:
 
 
 def load_donor(host: checkpoints.Trained, folder: pathlib.Path) -> checkpoints.Trained:
-  """Load the best checkpoint of a donor. Raise InputError when its tokens are not those of the host."""
+  """Load the best checkpoint of a donor. Raise InputError when it is none, or its tokens are not those of the host."""
   donor = checkpoints.load_trained(folder, 'best')
+  if donor.config.training.train_only != TILES:
+    raise InputError(f'{folder} did not train new tiles in a host; a donor is a run with training.train_only=tiles')
   if donor.vocabulary != host.vocabulary:
     raise InputError(f'donor {folder} has another vocabulary than the host; train both with tokenizer=byte')
   return donor
@@ -104,5 +107,5 @@ def format_table(owners: list[checkpoints.Trained], found: list[dict[str, Any]])
 
 
 def recovered(before: float, after: float, best: float) -> float:
-  """Return the part of the way from `before` to `best` that `after` has gone; NaN where there is none."""
-  return (before - after) / (before - best) if before != best else float('nan')
+  """Return the part of the way down from `before` to `best` that `after` has gone; NaN where `best` is no better."""
+  return (before - after) / (before - best) if best < before else float('nan')
