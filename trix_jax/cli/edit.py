@@ -54,7 +54,9 @@ READS = {
 FLAGS = flags.FlagValues()
 _EDIT = flags.DEFINE_enum('edit', None, list(READS), 'What to do.', required=True, flag_values=FLAGS)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to edit.', flag_values=FLAGS)
+_CHECKPOINT = flags.DEFINE_enum(
+  'checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to edit, and that of --source.', flag_values=FLAGS
+)
 _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True, flag_values=FLAGS)
 _UNITS = flags.DEFINE_integer('units', None, 'prune: hidden units that every tile keeps.', flag_values=FLAGS)
 _PAIR = flags.DEFINE_list(

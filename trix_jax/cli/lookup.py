@@ -26,7 +26,9 @@ _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkp
 _TEXT = flags.DEFINE_string('text', None, 'Show the tiles for every character of this text.', flag_values=FLAGS)
 _LAYER = flags.DEFINE_integer('layer', None, 'Show the card of a tile of this layer, from 0.', flag_values=FLAGS)
 _TILE = flags.DEFINE_integer('tile', None, 'Number of the tile, from 0.', flag_values=FLAGS)
-_ADDRESSES = flags.DEFINE_bool('addresses', False, 'Show the characters of every tile.', flag_values=FLAGS)
+_ADDRESSES = flags.DEFINE_bool(
+  'addresses', False, 'Show the characters of every tile of a model with model.address=token.', flag_values=FLAGS
+)
 
 
 def main() -> None:
