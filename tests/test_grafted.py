@@ -163,7 +163,9 @@ def test_rows_of_grafted_tiles_train_alone(runs):
   config = weights.InferenceConfig(model, V, 'float32', 'float32')
   votes = [grafted.votes_of(arrays[f'layer_{layer}.ffn']) for layer in range(model.layers)]
   inputs = [grafted.look_at_layers(run, run.corpus().train) for run in (host, donor)]
-  rows = grafted.train_rows(arrays, votes, FIRST, inputs, config, [run.corpus().train for run in (host, donor)])
+  rows = grafted.train_rows(
+    arrays, votes, FIRST, inputs, config, [run.corpus().train for run in (host, donor)], grafted.ROW_STEPS
+  )
   start = grafted.make_keys('centroid', votes, FIRST, inputs)
   for of, of_votes, of_start in zip(rows, votes, start, strict=True):
     np.testing.assert_array_equal(of.key_TD[:FIRST], of_votes.key_TD[:FIRST])

@@ -14,7 +14,7 @@ from trix_jax.core import signatures, ternary
 from trix_jax.editing import grafting
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, router, transformer
-from trix_jax.nn.model_config import FFNConfig
+from trix_jax.nn.model_config import FFNConfig, ModelConfig
 from trix_jax.nn.transformer import TransformerLM
 from trix_jax.runs import checkpoints
 from trix_jax.system import devices
@@ -59,8 +59,12 @@ def run_config(**settings):
 
 
 def lead(signature_TD, asked, host, config):
-  own = naming.score_best(signature_TD, signatures.scale_of(signature_TD, config.signature), asked, config)
+  own = naming.score_best(signature_TD, signatures.scale_of(signature_TD, config.ffn.signature), asked, config)
   return own - naming.score_best(host.key_TD, host.scale_T, asked, config)
+
+
+def one_token(config):
+  return dataclasses.replace(config, context=1)  # A window of one token has no other mean.
 
 
 def asked_by(x_ND):
@@ -68,16 +72,17 @@ def asked_by(x_ND):
 
 
 def test_the_loss_tells_two_texts_apart_by_the_best_signature_of_each_side():
-  config = FFNConfig(d_model=4, d_ff=4, tiles=1)
+  config = ModelConfig(d_model=4, heads=2, context=2, ffn=FFNConfig(d_model=4, d_ff=4, tiles=1))
   ours_TD = jnp.asarray([[2.0, 2, 2, 2]])
   theirs_TD = jnp.asarray([[1.0, -1, 1, -1], [-3, -3, 3, 3]])
-  written, own = jnp.asarray([[1.0, -1, 1, -1]]), jnp.asarray([[1.0, 1, 1, 1], [-1, -1, 1, 1]])
+  written, own = jnp.asarray([[1.0, -1, 1, -1], [1, 1, 1, 1]]), jnp.asarray([[1.0, 1, 1, 1], [-1, -1, 1, 1]])
   theirs = theirs_TD, jnp.asarray([1.0, 1 / 3])
   # By hand: signatures have a root mean square of 1, and a logit is half of a score.
-  np.testing.assert_allclose(naming.score_best(*theirs, asked_by(own), config), [0, 2], rtol=1e-6)
-  np.testing.assert_allclose(naming.score_best(*theirs, asked_by(written), config), [2], rtol=1e-6)
-  host = naming.HostLayer(*theirs, asked_by(written), jnp.asarray([2.0]))
-  want = (np.log1p(np.exp(-2)) + np.log1p(np.exp(2))) / 2 + 4 * np.log1p(np.exp(-2))
+  np.testing.assert_allclose(naming.score_best(*theirs, asked_by(own), config), [0, 1], rtol=1e-6)
+  np.testing.assert_allclose(naming.score_best(*theirs, asked_by(written), config), [2, 1], rtol=1e-6)
+  host = naming.HostLayer(*theirs, asked_by(written), jnp.asarray([2.0, 1.0]))
+  # Leads on the own text are 2 and 0 nats, and so are those of the other side on what it wrote.
+  want = 5 * (np.log1p(np.exp(-16)) + np.log1p(np.exp(0))) / 8 / 2
   np.testing.assert_allclose(naming.naming_loss(ours_TD, asked_by(own), host, config), want, rtol=1e-6)
 
 
@@ -87,7 +92,7 @@ def test_a_lead_is_a_token_that_the_grafted_model_sends_to_the_new_tile(host, la
   token_BL = jax.random.randint(jax.random.key(1), (4, 16), 0, V)
   _, (info, _), (asked, _) = naming.apply(TransformerLM(config, V), params, {}, token_BL)
   new = ffn.quantise_tiles(donor.params['layer_0']['ffn'], donor.config.ffn)
-  lead_N = lead(new.signatures_TD, asked, layers[0], donor.config.ffn)
+  lead_N = lead(new.signatures_TD, asked, layers[0], one_token(donor.config))
   np.testing.assert_array_equal(np.asarray(lead_N) > 0, info.tile_NK[:, 0] == 4)
   assert 0 < np.mean(lead_N > 0) < 1
 
@@ -113,8 +118,10 @@ def test_the_host_is_known_by_its_signatures_and_by_what_its_layers_ask_in_its_o
     asked = router.Asked(*map(jnp.asarray, of.written))
     again = router.route(router.Router(of.key_TD, of.scale_T), host.config.model.ffn, asked)
     np.testing.assert_array_equal(again.tile_NK, infos[layer].tile_NK)
-    want_N = router.scale_scores(infos[layer].score_NJ, of.written.step_N1, host.config.model.ffn).max(axis=-1)
-    np.testing.assert_allclose(of.best_N, want_N, rtol=1e-5)
+    logit_NT = router.scale_scores(infos[layer].score_NJ, of.written.step_N1, host.config.model.ffn)
+    windows_BLT = np.asarray(logit_NT).reshape(naming.WINDOWS, 16, -1)
+    want_BL = [[window[: end + 1].mean(axis=0).max() for end in range(16)] for window in windows_BLT]
+    np.testing.assert_allclose(of.best_N, np.ravel(want_BL), rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_has_its_weight_and_moves_signatures_alone(host, layers):
@@ -130,7 +137,7 @@ def test_the_loss_has_its_weight_and_moves_signatures_alone(host, layers):
   values = [float(objective(donor.params, weight)) for weight in (0.0, 0.5, 1.0)]
   _, infos, asked = naming.apply(model, donor.params, {}, windows[:, :-1])
   losses = [
-    naming.naming_loss(info.signatures_TD, of, to, config.model.ffn)
+    naming.naming_loss(info.signatures_TD, of, to, config.model)
     for info, of, to in zip(infos, asked, layers, strict=True)
   ]
   assert values[1] - values[0] == pytest.approx(float(np.mean(losses)) / 2, rel=1e-4)
@@ -162,7 +169,7 @@ def test_named_tiles_win_their_own_text_and_leave_the_host_its_own(host, monkeyp
     _, infos, asked = naming.apply(model, jax.device_get(state.params), {}, np.asarray(windows)[:, :-1])
     share[weight] = np.array(
       [
-        [float(np.mean(lead(info.signatures_TD, by, to, config.model.ffn) > 0)) for by in (of, to.written)]
+        [float(np.mean(lead(info.signatures_TD, by, to, config.model) > 0)) for by in (of, to.written)]
         for info, of, to in zip(infos, asked, layers, strict=True)
       ]
     )

@@ -151,5 +151,5 @@ def refit(trained: checkpoints.Trained, edited: edits.Edited, start: Gates) -> G
     model=transformer.TransformerLM(emergent, len(trained.vocabulary)),
     params=edited.params,
   )
-  fitted = gate_fitting.fit_gate(frozen, STEPS, start=start)
+  fitted = gate_fitting.fit_gate(frozen, min(STEPS, trained.config.training.steps), start=start)
   return {name: fitted[name]['ffn']['gate'] for name in start}

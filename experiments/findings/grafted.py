@@ -25,6 +25,7 @@ from trix_jax.inference import forward, weights
 from trix_jax.nn import controls, ffn, router, transformer
 from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
+from trix_jax.training import naming
 
 WINDOWS_AT_A_TIME = 16
 # Windows of each training text for keys from data; steps of training a row, and windows in each.
@@ -102,9 +103,7 @@ def choose(
     length: L.
     is_mean: whether scores are those of the text so far, in the mean.
   """
-  score_BLT = score_NT.reshape(-1, length, score_NT.shape[-1])
-  mean_BLT = jnp.cumsum(score_BLT, axis=1) / jnp.arange(1, length + 1)[:, None]
-  score_NT = jnp.where(is_mean, mean_BLT, score_BLT).reshape(score_NT.shape)
+  score_NT = jnp.where(is_mean, naming.mean_so_far(score_NT, length), score_NT)
   own_NT, grafted_NT = score_NT[:, :host_tiles], score_NT[:, host_tiles:]
   wins_N1 = grafted_NT.max(axis=-1, keepdims=True) > own_NT.max(axis=-1, keepdims=True)
   grafted_N1 = host_tiles + routing.select(grafted_NT, 1)
@@ -179,7 +178,8 @@ def graft_by_many_keys(trained: checkpoints.Trained) -> dict[str, Any]:
   rows = []
   for key in KEYS:
     if key == 'shipped_row':
-      of_layers = train_rows(arrays, votes, first, inputs, config, [of.train for of in corpus.values()])
+      steps = min(ROW_STEPS, trained.config.training.steps)
+      of_layers = train_rows(arrays, votes, first, inputs, config, [of.train for of in corpus.values()], steps)
     else:
       of_layers = make_keys(key, votes, first, inputs)
     computation = make_computation(SCORE_BY.get(key, score_linearly), first)
@@ -297,6 +297,7 @@ def train_rows(
   inputs: list[Inputs],
   config: weights.InferenceConfig,
   texts: list[np.ndarray],
+  steps: int,
 ) -> list[Keys]:
   """Train one row a layer for the grafted tiles, from their centroid, on both texts; all else stays as it is.
 
@@ -304,7 +305,7 @@ def train_rows(
   learns what the other side would have done.
   """
   rows = [(keys.key_TD[first:].mean(axis=0), jnp.zeros(())) for keys in make_keys('centroid', votes, first, inputs)]
-  optimizer = optax.adam(optax.cosine_decay_schedule(ROW_RATE, ROW_STEPS))
+  optimizer = optax.adam(optax.cosine_decay_schedule(ROW_RATE, steps))
 
   def keys_of(rows):
     grafted_T = jnp.arange(len(votes[0].key_TD)) >= first
@@ -342,7 +343,7 @@ def train_rows(
     return optax.apply_updates(rows, updates), state
 
   state = optimizer.init(rows)
-  for step in range(ROW_STEPS):
+  for step in range(steps):
     halves = [corpora.draw_batch(of, config.model.context, ROW_WINDOWS // 2, 0, step) for of in texts]
     rows, state = step_fn(rows, state, np.concatenate(halves))
   return keys_of(rows)

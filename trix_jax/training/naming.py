@@ -2,7 +2,8 @@
 
 A new tile trains alone in a host, with every token. Nothing in that teaches its signature to say yes. The loss makes
 the signature score above the host's signatures on the new text. It also keeps the score below theirs on text that the
-host writes, so the host's own text is not needed. The idea of such proxies is that of Expert-Router Coupling
+host writes, so the host's own text is not needed. It compares running means of scores over the text so far, because a
+text is easier to tell by many tokens than by one. The idea of such proxies is that of Expert-Router Coupling
 (arXiv 2512.23447); there are no router and no proxies from rows of a router here.
 """
 
@@ -17,11 +18,13 @@ from trix_jax.core import routing, signatures
 from trix_jax.editing import grafting
 from trix_jax.inference import language_model
 from trix_jax.nn import ffn, router, transformer
-from trix_jax.nn.model_config import FFNConfig
+from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
 
 # Windows that the host writes, and the weight of its text in the loss, where that of the new text is 1.
 WINDOWS, HOST_WEIGHT = 32, 4.0
+# A lead of more nats than this hardly lowers the loss.
+TEMPERATURE = 1 / 8
 
 
 class HostLayer(NamedTuple):
@@ -30,7 +33,7 @@ class HostLayer(NamedTuple):
   Attributes:
     key_TD, scale_T: the signatures of the host's tiles.
     written: what the layer's signatures score in text that the host wrote, of N tokens.
-    best_N: the best score of the host's signatures there, as a logit; XLA would take long to compute constants.
+    best_N: what `score_best` is for the host's signatures there; XLA would take long to compute constants.
   """
 
   key_TD: jax.Array
@@ -49,7 +52,7 @@ def load_host(trained: checkpoints.Trained, seed: int) -> list[HostLayer]:
   for layer, written in enumerate(asked):
     tiles = ffn.quantise_tiles(trained.params[f'layer_{layer}']['ffn'], config.ffn)
     keys = tiles.signatures_TD, tiles.signature_scale_T
-    layers.append(HostLayer(*keys, written, score_best(*keys, written, config.ffn)))
+    layers.append(HostLayer(*keys, written, score_best(*keys, written, config)))
   return layers
 
 
@@ -72,25 +75,36 @@ def apply(
   return logits, infos, [kept['asked'][f'layer_{layer}']['ffn']['asked'][0] for layer in range(model.config.layers)]
 
 
-def naming_loss(signature_TD: jax.Array, asked: router.Asked, host: HostLayer, config: FFNConfig) -> jax.Array:
-  """Return the cross-entropy of telling new text from the host's by the best signature of each side, in nats.
+def naming_loss(signature_TD: jax.Array, asked: router.Asked, host: HostLayer, config: ModelConfig) -> jax.Array:
+  """Return how far new text and the host's are from being told apart by the best signature of each side, in nats.
 
-  The gradient passes into the signatures alone, so the loss does not change what they are asked.
+  It is the cross-entropy of that choice with logits divided by `TEMPERATURE`, times `TEMPERATURE`. The gradient passes
+  into the signatures alone, so the loss does not change what they are asked.
 
   Args:
     signature_TD: of the new tiles; see `signatures.read_signatures` for their gradient.
-    asked: by tokens of the new text.
+    asked: by tokens of the new text, windows of a context one after the other.
     host: of the same layer.
-    config: of the new tiles.
+    config: of the model with the new tiles.
   """
-  scale_T = signatures.scale_of(signature_TD, config.signature)
+  scale_T = signatures.scale_of(signature_TD, config.ffn.signature)
   lead_N = score_best(signature_TD, scale_T, asked, config) - score_best(host.key_TD, host.scale_T, asked, config)
   over_N = score_best(signature_TD, scale_T, host.written, config) - host.best_N
-  return jnp.mean(jax.nn.softplus(-lead_N)) + HOST_WEIGHT * jnp.mean(jax.nn.softplus(over_N))
+
+  def miss(over_N):
+    return TEMPERATURE * jnp.mean(jax.nn.softplus(over_N / TEMPERATURE))
+
+  return miss(-lead_N) + HOST_WEIGHT * miss(over_N)
 
 
-def score_best(key_TD: jax.Array, scale_T: jax.Array, asked: router.Asked, config: FFNConfig) -> jax.Array:
-  """Return the best score of some tiles for every token, as a logit [N]."""
+def score_best(key_TD: jax.Array, scale_T: jax.Array, asked: router.Asked, config: ModelConfig) -> jax.Array:
+  """Return the best of some tiles for every token [N]: the largest mean of its logits over the window so far."""
   _, q_ND, step_N1 = jax.lax.stop_gradient(asked)
   score_NT = routing.signature_dots(q_ND, key_TD) * scale_T
-  return jnp.max(router.scale_scores(score_NT, step_N1, config), axis=-1)
+  return jnp.max(mean_so_far(router.scale_scores(score_NT, step_N1, config.ffn), config.context), axis=-1)
+
+
+def mean_so_far(score_NT: jax.Array, length: int) -> jax.Array:
+  """Return the running means of scores over texts of `length` tokens, one text after the other."""
+  score_BLT = score_NT.reshape(-1, length, score_NT.shape[-1])
+  return (jnp.cumsum(score_BLT, axis=1) / jnp.arange(1, length + 1)[:, None]).reshape(score_NT.shape)

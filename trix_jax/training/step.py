@@ -63,7 +63,7 @@ def make_loss(settings: LossConfig, model: transformer.TransformerLM, others: Ot
       objective += settings.naming_weight * jnp.mean(
         jnp.stack(
           [
-            naming.naming_loss(info.signatures_TD, of_text, of_host, model.config.ffn)
+            naming.naming_loss(info.signatures_TD, of_text, of_host, model.config)
             for info, of_text, of_host in zip(infos, asked, host, strict=True)
           ]
         )

@@ -75,7 +75,6 @@ MUTATIONS = (
       "dequantise(asked) @ layer['directions_TDE'][..., 0].T",
     ),
     ('spectra_are_flat', "along_NTE * layer['stretch_TE']", 'along_NTE'),
-    ('scores_see_the_text_to_come', 'jnp.cumsum(score_BLT, axis=1)', 'jnp.sum(score_BLT, axis=1, keepdims=True)'),
     ('ties_leave_the_host', 'keepdims=True) > own_NT.max', 'keepdims=True) >= own_NT.max'),
     ('a_key_moves_tokens_inside_the_host', 'routing.select(vote_NT[:, :host_tiles], 1)', 'routing.select(own_NT, 1)'),
     ('tiles_of_the_host_get_other_keys', 'key_TD.at[first:].set(', 'key_TD.at[:].set('),
