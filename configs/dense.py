@@ -1,4 +1,4 @@
-"""The dense twin of the recipe: every character computes all tiles. `trix carve` makes a sparse model of it.
+"""The dense twin of configs/stream.py: every character computes all tiles. `trix carve` makes a sparse model of it.
 
   python train.py --config=configs/dense.py --workdir=runs/dense
 

@@ -1,6 +1,6 @@
 """Writes tests/data/golden.safetensors and golden.json: a small trained model, and what it says on the machine at hand.
 
-  python train.py --config=configs/sparse.py --workdir=runs/golden --config.model.layers=2 --config.model.d_model=64 \
+  python train.py --config=configs/stream.py --workdir=runs/golden --config.model.layers=2 --config.model.d_model=64 \
     --config.model.d_ff=128 --config.model.heads=2 --config.model.context=64 --config.training.steps=1500
   python tests/golden_model.py --workdir=runs/golden
 

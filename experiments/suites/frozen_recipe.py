@@ -1,4 +1,4 @@
-"""The recipe that every run of a suite starts from, frozen: configs/sparse.py may change, and results stay valid.
+"""The recipe that every run of a suite starts from, frozen: configs/stream.py may change, and results stay valid.
 
 A digest of its settings names a run. A setting that came later is not in frozen_recipe.json. It counts only where it
 differs from what runs did before it, which the setting records.

@@ -1,7 +1,7 @@
 """Graft tiles that were trained on other texts into a trained model, without training and without a router.
 
-  trix train --config=sparse --config.tokenizer=byte --config.model.gate=one_hot --workdir=runs/host
-  trix train --config=sparse --config.tokenizer=byte --config.model.gate=one_hot --config.corpus=python_stdlib \
+  trix train --config=stream --config.tokenizer=byte --config.model.gate=one_hot --workdir=runs/host
+  trix train --config=stream --config.tokenizer=byte --config.model.gate=one_hot --config.corpus=python_stdlib \
     --config.training.start_from=runs/host --config.training.train_only=tiles --config.model.tiles=1 \
     --config.model.d_ff=128 --config.model.routing=dense --config.loss.balance_weight=0 --workdir=runs/donor
   trix graft --workdir=runs/host --donors=runs/donor --out=runs/grafted
