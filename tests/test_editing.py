@@ -84,7 +84,7 @@ def remove_1(params, config, _):
 
 
 def replace_1_by_3(params, config, _):
-  return edits.replace(params, config, 1, edits.take(params, [3]), 'tile 3')
+  return edits.replace(params, config, 1, edits.take(params, [3]), (0, 3))
 
 
 # An edit, and for each new tile the former one that it is, or None for one that was made.
@@ -350,8 +350,8 @@ def test_any_latent_weights_can_be_made_to_hold_any_codes(quantiser):
     ({'d_ff': 60}, lambda p, c, _: splitting.split(p, c, 0), '15 units has no two halves'),
     (
       {},
-      lambda p, c, _: edits.replace(p, c, 0, {**p, 'up': p['up'][:, :, 1:]}, 'tile 2 of x'),
-      'tile 2 of x has 15 units of width 32, and tiles here have 16',
+      lambda p, c, _: edits.replace(p, c, 0, {**p, 'up': p['up'][:, :, 1:]}, (0, 2), 'x'),
+      'tile 2 of layer 0 of x has 15 units of width 32, and tiles here have 16',
     ),
   ],
 )

@@ -8,7 +8,7 @@ from programs import bad, run, train
 
 from trix_jax import inference
 from trix_jax.data import corpora
-from trix_jax.runs import checkpoints
+from trix_jax.runs import checkpoints, origins
 
 pytestmark = pytest.mark.slow
 BYTES = ('--config.tokenizer=byte', '--config.model.gate=one_hot')
@@ -69,11 +69,9 @@ def test_a_grafted_run_evaluates_generates_and_packs_with_its_origin(grafted, tm
   path = tmp_path / 'model.safetensors'
   assert run('export', f'--workdir={workdir}', f'--out={path}').returncode == 0
   packed, trained = inference.load(path), checkpoints.load_trained(workdir, 'best')
-  assert [(of['first_tile'], of['text']) for of in packed.provenance['grafted']] == [
-    (4, 'german.txt'),
-    (5, 'german.txt'),
-  ]
-  assert packed.provenance['grafted'] == trained.run['grafted'] and packed.vocabulary == corpora.BYTES
+  others = packed.provenance['tiles_of_other_runs']
+  assert [(of['tiles'], of['text']) for of in others] == [([[4]], 'german.txt'), ([[5]], 'german.txt')]
+  assert others == origins.of_run(trained) and packed.vocabulary == corpora.BYTES
   again = inference.from_checkpoint(trained)
   assert again.arrays.keys() == packed.arrays.keys()
   for name, array in again.arrays.items():

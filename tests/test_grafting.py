@@ -12,7 +12,6 @@ from tiers import fast_first
 from trix_jax.cli import graft as program
 from trix_jax.editing import grafting
 from trix_jax.errors import InputError
-from trix_jax.inspection import tile_cards
 from trix_jax.nn import ffn, transformer
 from trix_jax.nn.model_config import parse_model
 from trix_jax.nn.transformer import TransformerLM
@@ -131,32 +130,3 @@ def test_what_is_no_donor_of_the_host_is_refused(monkeypatch):
   with pytest.raises(InputError, match='donor other has another vocabulary than the host; train both with tokenizer='):
     program.load_donor(host, 'other')
   assert program.load_donor(donor, 'other') is donor
-
-
-def test_origins_follow_the_tiles_of_the_host_and_what_was_grafted_before():
-  def trained(tiles, corpus='', file='', run=None):
-    config = types.SimpleNamespace(model=parse_model({**HOST, 'tiles': tiles}), corpus=corpus, file=file)
-    return types.SimpleNamespace(config=config, run=run or {}, provenance={'step': tiles})
-
-  host = trained(4, run={'grafted': [{'first_tile': 3, 'tiles': 1}]})
-  found = program.list_origins(host, [trained(2, 'python_stdlib'), trained(1, 'file', '/of/kjv.txt')])
-  assert found == [
-    {'first_tile': 3, 'tiles': 1},
-    {'first_tile': 4, 'tiles': 2, 'text': 'python_stdlib', 'step': 2},
-    {'first_tile': 6, 'tiles': 1, 'text': 'kjv.txt', 'step': 1},
-  ]
-
-
-def test_origins_are_those_of_the_tiles():
-  of = {'corpus': {'name': 'file', 'sha256': 'f' * 64}, 'step': 1200}
-  groups = [{'first_tile': 4, 'tiles': 1, 'text': 'a', **of}, {'first_tile': 5, 'tiles': 2, 'text': 'b', **of}]
-  trained = type('Trained', (), {'run': {'grafted': groups}})()
-  assert [tile_cards.name_origin(trained, tile)[:12] for tile in range(3, 8)] == [
-    '',
-    'trained on a',
-    *['trained on b'] * 2,
-    '',
-  ]
-  lines = tile_cards.format_origins(trained).splitlines()
-  assert lines[0].startswith('tile 4: grafted, trained on a (sha256 ffffffffffff), 1,200 steps')
-  assert lines[1].startswith('tiles 5 to 6: grafted, trained on b')

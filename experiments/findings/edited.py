@@ -60,7 +60,7 @@ def _edits(trained: checkpoints.Trained) -> dict[str, edits.Edit]:
     theirs = edits.own_scales(trained.params[f'layer_{other}']['ffn'])
     tile = int(jnp.argmax(pruning.weigh_tiles(theirs, config)))
     lightest = int(jnp.argmin(pruning.weigh_tiles(params, config)))
-    return edits.replace(params, config, lightest, edits.take(theirs, [tile]), f'tile {tile} of layer {other}')
+    return edits.replace(params, config, lightest, edits.take(theirs, [tile]), (other, tile))
 
   def permute(params, config, _):
     T = config.tiles

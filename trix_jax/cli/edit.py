@@ -39,7 +39,7 @@ from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn import transformer
 from trix_jax.nn.model_config import FFNConfig, ModelConfig, flatten_model
-from trix_jax.runs import checkpoints
+from trix_jax.runs import checkpoints, origins
 
 # Flags that only some edits read.
 READS = {
@@ -86,14 +86,16 @@ def main() -> None:
   new_run.check_free(out)
   trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
   model = trained.config.model
-  edited = edits.edit_layers(trained.params, trained.routing_state, model, _make_edit(name, trained))
+  source = _load_source(trained) if name == 'replace' else trained
+  edited = edits.edit_layers(trained.params, trained.routing_state, model, _make_edit(name, trained, source))
   config = dataclasses.replace(trained.config, model=edited.config)
   corpus = trained.corpus()
   before, after = (
     Evaluator(of, corpus.vocabulary, corpus.validation)(params, state)
     for of, params, state in ((model, trained.params, trained.routing_state), (edited.config, *edited[:2]))
   )
-  new_run.write(out, config, corpus, edited.params, edited.routing_state, trained.step, after)
+  others = origins.edit(trained, edited.changes, None if source is trained else source)
+  new_run.write(out, config, corpus, edited.params, edited.routing_state, trained.step, after, others)
   print(f'{"":<8}{"loss":>8}{"perplexity":>12}{"parameters":>12}{"tiles":>7}{"units":>7}{"dead tiles":>12}')
   print(_line('before', before, trained.params, model))
   print(_line('after', after, edited.params, edited.config))
@@ -118,7 +120,7 @@ def _settings_to_train(before: ModelConfig, after: ModelConfig) -> list[str]:
   return [f'--config.training.start_from={_OUT.value}', *changed]
 
 
-def _make_edit(name: str, trained: checkpoints.Trained) -> edits.Edit:
+def _make_edit(name: str, trained: checkpoints.Trained, source: checkpoints.Trained) -> edits.Edit:
   """Return the edit that the flags describe. Raise InputError for flags that describe none."""
   layers = trained.config.model.layers
   tile_Y = _for_layers(_TILE, layers)
@@ -144,7 +146,6 @@ def _make_edit(name: str, trained: checkpoints.Trained) -> edits.Edit:
     return lambda params, config, layer: edits.clone(params, config, tile_of(params, config, layer, True))
   if name == 'remove':
     return lambda params, config, layer: edits.remove(params, config, tile_of(params, config, layer, False))
-  source = _load_source(trained)
   given = dataclasses.replace(source.config.model.ffn, shared_down_scale=False)
   from_layer_Y = _for_layers(_SOURCE_LAYER, layers) or list(range(layers))
   from_tile_Y = _for_layers(_SOURCE_TILE, layers)
@@ -161,11 +162,9 @@ def _make_edit(name: str, trained: checkpoints.Trained) -> edits.Edit:
       return edits.keep(params, config)
     new = edits.own_scales(source.params[f'layer_{from_layer_Y[layer]}']['ffn'])
     from_tile = from_tile_Y[layer] if from_tile_Y else int(jnp.argmax(pruning.weigh_tiles(new, given)))
-    origin = f'tile {edits.require_tile(from_tile, given)} of layer {from_layer_Y[layer]}'
-    if _SOURCE.value:
-      origin += f' of {_SOURCE.value}'
+    place = from_layer_Y[layer], edits.require_tile(from_tile, given)
     tile = tile_of(params, config, layer, False)
-    return edits.replace(params, config, tile, edits.take(new, [from_tile]), origin)
+    return edits.replace(params, config, tile, edits.take(new, [from_tile]), place, _SOURCE.value or '')
 
   return replace
 

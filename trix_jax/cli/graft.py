@@ -16,7 +16,6 @@ each tile.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -28,7 +27,7 @@ from trix_jax.editing import grafting
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn.model_config import ModelConfig
-from trix_jax.runs import checkpoints
+from trix_jax.runs import checkpoints, origins
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the host, a run.', required=True, flag_values=FLAGS)
@@ -51,8 +50,7 @@ def main() -> None:
   config = dataclasses.replace(host.config, model=model)
   texts = [of_run.corpus() for of_run in (host, *donors)]
   found = [compare(host, owner, params, model, text) for owner, text in zip((host, *donors), texts, strict=True)]
-  origins = list_origins(host, donors)
-  new_run.write(out, config, texts[0], params, {}, host.step, found[0]['grafted'], grafted=origins)
+  new_run.write(out, config, texts[0], params, {}, host.step, found[0]['grafted'], origins.graft(host, donors))
   print(format_table([host, *donors], found))
   print(f'{model.ffn.tiles} tiles in each layer, {host.config.model.ffn.tiles} of them of the host; {out}')
 
@@ -80,17 +78,6 @@ def compare(
     same = name == 'owner' and owner is host
     rows[name] = rows['host'] if same else Evaluator(config, host.vocabulary, text.validation)(of_model)
   return rows
-
-
-def list_origins(host: checkpoints.Trained, donors: Sequence[checkpoints.Trained]) -> list[dict[str, Any]]:
-  """Describe where each group of grafted tiles comes from, for `run.json`, packed models and cards of tiles."""
-  origins, first = list(host.run.get('grafted', [])), host.config.model.ffn.tiles
-  for donor in donors:
-    tiles = donor.config.model.ffn.tiles
-    text = pathlib.Path(donor.config.file).name or donor.config.corpus
-    origins.append({'first_tile': first, 'tiles': tiles, 'text': text, **donor.provenance})
-    first += tiles
-  return origins
 
 
 def format_table(owners: list[checkpoints.Trained], found: list[dict[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from absl import flags
 from trix_jax.cli import arguments
 from trix_jax.errors import InputError
 from trix_jax.inspection import address_map, tile_cards
-from trix_jax.runs import checkpoints
+from trix_jax.runs import checkpoints, origins
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
@@ -41,7 +41,7 @@ def main() -> None:
     print(address_map.format_map(tile_YVK, trained.vocabulary, trained.model.config.ffn.tiles))
   elif text is not None:
     print(tile_cards.format_answers(tile_cards.spell(trained, text), tile_cards.look_up(trained, text)))
-    if origins := tile_cards.format_origins(trained):
-      print(origins)
+    if others := origins.format_list(trained):
+      print(others)
   elif layer is not None and tile is not None:
     print(tile_cards.format_card(tile_cards.make_card(trained, layer, tile, trained.corpus().validation)))

@@ -4,6 +4,7 @@ import os
 import pathlib
 import secrets
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def write(
   routing_state: Any,
   step: int,
   figures: dict[str, Any],
-  **fields: Any,
+  origins: Sequence[dict[str, Any]] = (),
 ) -> None:
   """Write a run whole or not at all. The state of its optimizer starts anew.
 
@@ -50,7 +51,7 @@ def write(
     params, routing_state: of the model.
     step: steps of training that the model had.
     figures: of the model by `Evaluator`.
-    fields: more for its `run.json`.
+    origins: of tiles of other runs; see `runs.origins`.
   """
   partial = _partial(out)
   try:
@@ -58,9 +59,7 @@ def write(
     with workdirs.open_workdir(partial, config), checkpoints.Checkpoints(partial) as saved:
       optimizer = optimizers.make_optimizer(config.optimizer, config.training)
       state = TrainState(jnp.int32(step), params, optimizer.init(params), routing_state)
-      workdirs.write_run(partial, config, corpus, params, routing_state, devices.data_mesh(1), step)
-      for name, value in fields.items():
-        workdirs.add_to_run(partial, name, value)
+      workdirs.write_run(partial, config, corpus, params, routing_state, devices.data_mesh(1), step, origins)
       for kind in checkpoints.KINDS:
         saved.save(kind, state, figures['loss'])
       row = {'routing': config.model.ffn.routing, 'backend': 'xla', **figures}

@@ -6,6 +6,7 @@ codes is carried over from the former tiles: the columns of a learned gate and b
 """
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,11 +28,14 @@ class Change(NamedTuple):
     tiles: parameters of its tiles, by the names `OF_TILES`.
     carry_XT: what each new tile takes over from the former ones where nothing can be read anew. A row sums to 1.
     said: what was changed and why, in one line.
+    placed: new tiles that were brought from elsewhere, and their former layer and number there. Such a tile takes over
+      from the one whose place it has, but is not made of it.
   """
 
   tiles: Params
   carry_XT: jax.Array
   said: str
+  placed: Mapping[int, tuple[int, int]] = types.MappingProxyType({})
 
 
 class Edited(NamedTuple):
@@ -151,19 +155,20 @@ def remove(params: Params, config: FFNConfig, tile: int) -> Change:
   return Change(take(params, order), carry_rows(order, config.tiles), f'tile {tile} is gone')
 
 
-def replace(params: Params, config: FFNConfig, tile: int, new: Params, origin: str) -> Change:
+def replace(params: Params, config: FFNConfig, tile: int, new: Params, place: tuple[int, int], run: str = '') -> Change:
   """Put another tile in the place of one. A gate's column and a balance bias stay with the place.
 
   Args:
     params, config: of the layer.
     tile: number of the replaced tile.
     new: parameters of one tile, such as `take` gives them.
-    origin: the tile's origin, in words.
+    place: layer and number of the tile where it comes from.
+    run: the name of its run, for people; '' for this one.
 
   Raises:
     InputError: for a tile of another width or of another number of units.
   """
-  T = config.tiles
+  T, origin = config.tiles, f'tile {place[1]} of layer {place[0]}{run and f" of {run}"}'
   require_tile(tile, config)
   have, want = new['up'].shape[1:], (config.d_model, config.hidden)
   if have != want:
@@ -171,7 +176,7 @@ def replace(params: Params, config: FFNConfig, tile: int, new: Params, origin: s
       f'{origin} has {have[1]} units of width {have[0]}, and tiles here have {want[1]} of width {want[0]}; choose a '
       'tile of the same size'
     )
-  return Change(put(params, tile, new), jnp.eye(T), f'tile {tile} is now {origin}')
+  return Change(put(params, tile, new), jnp.eye(T), f'tile {tile} is now {origin}', {tile: place})
 
 
 def keep(params: Params, config: FFNConfig) -> Change:

@@ -12,7 +12,7 @@ from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import record_tiles
 from trix_jax.nn import controls, ffn, indexed_ffn, transformer
 from trix_jax.nn.model_config import ModelConfig
-from trix_jax.runs import checkpoints
+from trix_jax.runs import checkpoints, origins
 
 DIMENSIONS, NEIGHBOURS, CHARACTERS = 8, 5, 8
 
@@ -46,7 +46,7 @@ class TileCard:
     share: share of a text's tokens that go to the tile.
     characters: how often each character uses the tile, most first.
     neighbours: other tiles of the layer and the cosine of their signatures with this one, most similar first.
-    origin: where a grafted tile comes from; '' for the run's own.
+    origin: where a tile of another run comes from; '' for the run's own.
   """
 
   layer: int
@@ -128,29 +128,8 @@ def make_card(trained: checkpoints.Trained, layer: int, tile: int, token_N: np.n
     float(used_N.mean()),
     [(trained.vocabulary[token], int(used_V[token])) for token in most],
     [(other, float(cosine_T[other])) for other in near],
-    name_origin(trained, tile),
+    origins.name(trained, layer, tile),
   )
-
-
-def name_origin(trained: checkpoints.Trained, tile: int) -> str:
-  """Tell where a grafted tile comes from, or return '' for a tile of the run's own."""
-  for of in trained.run.get('grafted', []):
-    if of['first_tile'] <= tile < of['first_tile'] + of['tiles']:
-      return f'trained on {of["text"]} (sha256 {of["corpus"]["sha256"][:12]}), {of["step"]:,} steps'
-  return ''
-
-
-def format_origins(trained: checkpoints.Trained) -> str:
-  """Return a line for each group of grafted tiles."""
-  return '\n'.join(
-    f'tile{"s" if of["tiles"] > 1 else ""} {_range(of["first_tile"], of["tiles"])}: grafted, '
-    f'{name_origin(trained, of["first_tile"])}'
-    for of in trained.run.get('grafted', [])
-  )
-
-
-def _range(first, count):
-  return f'{first}' if count == 1 else f'{first} to {first + count - 1}'
 
 
 def read_keys(trained: checkpoints.Trained, layer: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -202,14 +202,13 @@ class Trained:
     corpus = {name: self.run['corpus'][name] for name in ('name', 'sha256')}
     session = {name: self.run.get(name) for name in ('parameters', 'command', 'commit', 'versions', 'machine')}
     loss = None if math.isnan(self.validation_loss) else self.validation_loss
-    grafted = {'grafted': self.run['grafted']} if 'grafted' in self.run else {}  # See `cli.graft.list_origins`.
     return {
       'corpus': corpus,
       'checkpoint': self.checkpoint,
       'step': self.step,
       'best_validation_loss': loss,
       **session,
-      **grafted,
+      **{name: self.run[name] for name in (workdirs.ORIGINS,) if name in self.run},
     }
 
   def corpus(self) -> corpora.Corpus:

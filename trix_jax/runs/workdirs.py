@@ -10,12 +10,13 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from trix_jax import configuration
-from trix_jax.configuration import RunConfig
+from trix_jax.configuration import TILES, RunConfig
 from trix_jax.data import corpora
 from trix_jax.errors import InputError, WorkdirInUse
 from trix_jax.nn import indexed_ffn, transformer
@@ -23,6 +24,8 @@ from trix_jax.nn.model_config import ModelConfig
 from trix_jax.system import files, host
 
 CHECKOUT = pathlib.Path(__file__).parents[2]
+# The field of `run.json` with the origins of tiles of other runs; see `runs.origins`.
+ORIGINS = 'tiles_of_other_runs'
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -115,8 +118,14 @@ def write_run(
   routing_state: Any,
   mesh: jax.sharding.Mesh,
   step: int,
+  origins: Sequence[dict[str, Any]] | None = None,
 ) -> None:
-  """Write `run.json`, or add a session to it when a run goes on."""
+  """Write `run.json`, or add a session to it when a run goes on.
+
+  Args:
+    workdir, config, corpus, params, routing_state, mesh, step: of the run.
+    origins: of tiles of other runs, see `runs.origins`; by default those of the run that training starts from.
+  """
   path = workdir / 'run.json'
   session = {
     'started_at_step': step,
@@ -144,15 +153,21 @@ def write_run(
     run = read_run(workdir)
   else:
     run = {**describe_parameters(config.model, params, routing_state), 'corpus': described, 'sessions': []}
+    if origins := _carried_origins(config) if origins is None else origins:
+      run[ORIGINS] = list(origins)
   # The top level repeats the latest session, for readers who want one answer.
   run.update({name: session[name] for name in ('command', 'commit', 'versions', 'machine')})
   run['sessions'].append(session)
   files.write_text(path, json.dumps(run, indent=2) + '\n')
 
 
-def add_to_run(workdir: pathlib.Path, name: str, value: Any) -> None:
-  """Add a field to `run.json`."""
-  files.write_text(workdir / 'run.json', json.dumps({**read_run(workdir), name: value}, indent=2) + '\n')
+def _carried_origins(config: RunConfig) -> list[dict[str, Any]]:
+  """Return the origins of the tiles that training starts from; new tiles have none."""
+  training = config.training
+  if not training.start_from or training.train_only == TILES:
+    return []
+  origins: list[dict[str, Any]] = read_run(pathlib.Path(training.start_from)).get(ORIGINS, [])
+  return origins
 
 
 def read_versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ MUTATIONS = (
     'test_grafting',
     ('a_donor_of_any_vocabulary', 'if donor.vocabulary != host.vocabulary:', 'if not donor.vocabulary:'),
     ('recovered_of_what_is_left', '(before - after) / (before - best)', '(after - best) / (before - best)'),
-    ('origins_start_with_the_host', 'host.config.model.ffn.tiles\n  for donor', '0\n  for donor'),
   ),
   *break_file(
     'cli',

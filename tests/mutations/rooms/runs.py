@@ -40,7 +40,7 @@ MUTATIONS = (
   *break_file(
     'runs',
     'trix_jax/runs/workdirs.py',
-    'test_runs test_training test_command_lines',
+    'test_runs test_evaluation test_command_lines test_origins',
     ('workdir_of_another_config_accepted', '      if changed:\n', '      if not begun:\n'),
     (
       'workdir_of_another_text_accepted',
@@ -53,6 +53,18 @@ MUTATIONS = (
       "'routing': transformer.count_parameters([layer.get('gate', {}) for layer in layers])",
       "'routing': transformer.count_parameters([layer.get('gates', {}) for layer in layers])",
     ),
+    ('new_tiles_have_the_origins_of_their_host', ' or training.train_only == TILES', ''),
     ('earlier_sessions_forgotten', "run['sessions'].append(session)", "run['sessions'] = [session]"),
+  ),
+  *break_file(
+    'runs',
+    'trix_jax/runs/origins.py',
+    'test_origins',
+    ('origins_start_with_the_host', 'host.config.model.ffn.tiles\n  for donor', '0\n  for donor'),
+    ('a_placed_tile_is_made_of_what_it_replaces', 'weight > 0 and tile not in change.placed', 'weight > 0'),
+    ('only_whole_tiles_have_an_origin', 'if weight > 0 and', 'if weight > 0.5 and'),
+    ('a_placed_tile_has_no_origin', 'former in origin', 'not former in origin'),
+    ('origins_of_no_tile_stay', '    if any(tiles):\n', '    if tiles:\n'),
+    ('a_run_lists_no_other_source', '  if source and any(', '  if not source and any('),
   ),
 )
