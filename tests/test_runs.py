@@ -32,6 +32,14 @@ def test_the_newest_checkpoints_stay(tmp_path):
   assert saved.steps('last') == [3] and saved.steps('best') == [2, 3]
 
 
+def test_a_folder_without_a_run_is_named_once(tmp_path):
+  with pytest.raises(InputError) as refused:
+    workdirs.read_run(tmp_path / 'none')
+  assert (
+    str(refused.value) == f'cannot read {tmp_path}/none/run.json: No such file or directory; give the folder of a run'
+  )
+
+
 def test_run_json_lists_every_session(tmp_path):
   config = tiny()
   _, mesh, state = start(config)

@@ -96,7 +96,8 @@ def _read(path: pathlib.Path) -> str:
   try:
     return path.read_text()
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'cannot read {path}: {error}; give the folder of a run') from error
+    reason = error.strerror if isinstance(error, OSError) else error
+    raise InputError(f'cannot read {path}: {reason}; give the folder of a run') from error
 
 
 def check_corpus(workdir: pathlib.Path, corpus: corpora.Corpus) -> None:
