@@ -8,11 +8,13 @@ from experiments.suites.suite import TOKEN, UNSCORED, Suite, control, scaled_ste
 TWICE = scaled_steps(2)
 FINE_BY_TOKEN = {**tiles(16, 4), **TOKEN}
 
+RECIPE = {**FINE_BY_TOKEN, **TWICE, 'model.dropout': 0.05}  # Of configs/sparse.py since.
+
 LONGER = {
   'twice': TWICE,
   'twice_dropout_0.05': {**TWICE, 'model.dropout': 0.05},
   '16_top_4_token_twice': {**FINE_BY_TOKEN, **TWICE},
-  '16_top_4_token_twice_dropout_0.05': {**FINE_BY_TOKEN, **TWICE, 'model.dropout': 0.05},
+  '16_top_4_token_twice_dropout_0.05': RECIPE,
   '16_top_4_token_twice_dropout_0.1': {**FINE_BY_TOKEN, **TWICE, 'model.dropout': 0.1},
 }
 
