@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.findings import carved
+from experiments.suites import carve
 from trix_jax.editing import carving
 from trix_jax.nn import controls
 
@@ -35,3 +36,22 @@ def test_only_coarse_tiles_have_groups():
   assert 'grouped_votes' in carved.list_routes(4, 1, 'rows')
   assert carved.list_routes(128, 32, 'rows') == tuple(name for name in carved.ROUTES if name != 'grouped_votes')
   assert carved.list_routes(64, 8, 'rows') == carved.list_routes(128, 32, 'random') == ('votes',)
+
+
+def test_adaptive_numbers_are_held_against_fixed_ones_of_as_many_products():
+  def result(seed, **of_shares):
+    row = {'tiles': 128, 'route': 'votes', 'partition': 'rows'}
+    fixed = [{**row, 'kept': kept, 'loss': 2 + np.exp(-kept / 10)} for kept in (64, 16, 48)]
+    coarse = {**row, 'tiles': 64, 'kept': 32, 'loss': 9.0}
+    shares = [
+      {**row, 'route': 'share', 'share': float(name), 'kept': kept, 'loss': 2 + factor * np.exp(-kept / 10)}
+      for name, (kept, factor) in of_shares.items()
+    ]
+    return {'seed': seed, 'carved': [{'loss': 2.0}, *fixed, coarse, *shares]}
+
+  # The share of 0.9 keeps 30 in the mean, nearest to 32, and loses 0.8 of what a fixed number would.
+  results = [result(seed, **{'0.5': (20, 2.0), '0.9': (30 + seed, 0.8)}) for seed in (-1, 1)]
+  gap = carve.adapt_or_not(results)
+  assert gap is not None
+  np.testing.assert_allclose(gap.mean, np.mean([-0.2 * np.exp(-kept / 10) for kept in (29, 31)]), rtol=1e-6)
+  assert carve.adapt_or_not([result(0)]) is None

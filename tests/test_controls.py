@@ -140,6 +140,21 @@ def test_groups_of_units_vote_apart(monkeypatch):
   np.testing.assert_array_equal(info.tile_NK, np.argsort(-want_NT, axis=1, kind='stable')[:, :2])
 
 
+def test_a_token_gets_as_many_tiles_as_hold_a_share_of_its_votes():
+  module, variables, x = layer_of('share', top_k=2, gate='one_hot', keep_ratio=0.7)
+  info = apply(module, variables, x)[1]
+  score_NT = np.asarray(info.score_NJ)
+  used = set()
+  for scores, tiles, gates in zip(score_NT, info.tile_NK, info.gate_NK, strict=True):
+    order = np.argsort(-scores, kind='stable')
+    parts = np.square(np.maximum(scores[order], 0))
+    enough = [count for count in range(1, 5) if parts[:count].sum() >= 0.7 * parts.sum()]
+    np.testing.assert_array_equal(tiles, order)
+    np.testing.assert_array_equal(gates, np.arange(4) < enough[0])
+    used.add(enough[0])
+  assert len(used) > 1
+
+
 def test_masking_the_others_is_computing_the_chosen():
   module, variables, x = layer_of('masked', top_k=2)
   assert_same(apply(module, variables, x), plain(x, variables, top_k=2))

@@ -24,6 +24,8 @@ OTHERS = ((64, 8), (128, 16), (128, 24), (128, 48), (128, 64), (256, 32), (256, 
 # Ways to route and to cut that are compared with votes and with clusters of rows.
 ROUTES = ('votes', 'energy', 'activity', 'fitted_gate', 'random_keys', 'grouped_votes')
 PARTITIONS = ('contiguous', 'random', 'together')
+# Shares of what votes read, for numbers of tiles that are each token's own.
+SHARES = (0.95, 0.98, 0.99, 0.995, 0.998)
 # Windows of the training text that a gate and a partition by data see.
 WINDOWS, RIDGE = 96, 1.0
 
@@ -36,14 +38,20 @@ class Seen(NamedTuple):
 
 
 def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
-  """Return a row for each size and way: tiles, kept, route, partition, loss and products of a token and layer."""
+  """Return a row for each size and way: tiles, kept, route, partition, loss and products of a token and layer.
+
+  Of tokens with numbers of tiles of their own, `kept` is the mean, and `share` says which part of the votes they hold.
+  """
   validation = trained.corpus().validation
   dense = trained.model.config
   seen = look_at_layers(trained)
 
   def row(tiles, kept, route, partition, params, model):
-    loss = Evaluator(model, trained.vocabulary, validation)(params, _first_state(model, trained))['loss']
+    found = Evaluator(model, trained.vocabulary, validation)(params, _first_state(model, trained))
     cost = count_products(model.ffn)
+    if route == 'share':
+      kept = float(np.mean(found['tiles_used']))
+      cost = cost._replace(tiles=kept * model.ffn.hidden * 2 * model.d_model)
     if route in ('energy', 'activity'):  # All units' pre-activations, of which those of kept tiles are needed anyway.
       idle = model.ffn.d_ff - kept * model.ffn.hidden
       cost = cost._replace(routing=idle * model.d_model)
@@ -54,9 +62,10 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
       'kept': kept,
       'route': route,
       'partition': partition,
-      'loss': loss,
+      'loss': found['loss'],
       'routing_products': cost.routing,
       'products': cost.total,
+      **({'share': model.ffn.keep_ratio} if route == 'share' else {}),
     }
 
   rows = [row(dense.ffn.tiles, dense.ffn.tiles, 'dense', 'none', trained.params, dense)]
@@ -65,6 +74,11 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
     for route in list_routes(tiles, kept, partition):
       rows.append(row(tiles, kept, route, partition, *_route_by(route, params, model, seen)))
       print(f'  {rows[-1]}', flush=True)
+    if (tiles, kept, partition) == (*PRIMARY, 'rows'):
+      for share in SHARES:
+        by_share = dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, keep_ratio=share), control='share')
+        rows.append(row(tiles, kept, 'share', partition, params, by_share))
+        print(f'  {rows[-1]}', flush=True)
   return rows
 
 

@@ -175,12 +175,15 @@ def frontier(rows: Rows) -> Figure:
     whole, *carved = row['carved']
     for of in carved:
       if of['partition'] == 'rows' and of['route'] != 'random_keys':
-        line = lines.setdefault((of['route'], of['kept'] / of['tiles']), {})
-        line.setdefault(of['tiles'], []).append((of['products'] / whole['products'], of['loss'] - whole['loss']))
+        # A line has one part of the units and other numbers of tiles, or a share and other parts.
+        part, step = (0.0, of['share']) if 'share' in of else (of['kept'] / of['tiles'], of['tiles'])
+        point = of['products'] / whole['products'], of['loss'] - whole['loss']
+        lines.setdefault((of['route'], part), {}).setdefault(step, []).append(point)
   routes = list(dict.fromkeys(route for route, _ in lines))
   for (route, part), line in sorted(lines.items(), key=lambda item: (routes.index(item[0][0]), item[0][1])):
     cost, lost = np.array([np.mean(line[tiles], axis=0) for tiles in sorted(line)]).T
-    label = f'{route.replace("_", " ")}, {part:.1%} of the units'
+    units = f'{part:.1%} of the units' if part else "a token's own number of units"
+    label = f'{route.replace("_", " ")}, {units}'
     look = _style(len(ax.get_lines())) | {'marker': 'osD^v'[routes.index(route) % 5], 'markersize': 4}
     ax.plot(cost, lost, label=label, linewidth=1.0, **look)
   ax.set(

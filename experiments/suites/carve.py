@@ -1,5 +1,7 @@
 """Carve a dense model into tiles without training it, in many ways."""
 
+import numpy as np
+
 from experiments.findings import estimates
 from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
 from experiments.suites.suite import DENSE, Suite
@@ -36,7 +38,35 @@ def judge_claims(results: Results) -> list[Verdict]:
     if gap := estimates.gap(grouped, gate):
       claim = f'{kept} of {tiles} tiles: votes of 64 groups of units find them as well as the gate, or better'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
+  if gap := adapt_or_not(results):
+    claim = "128 tiles: numbers of tiles that are each token's own lose less than one number, at as many products"
+    found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   return found
+
+
+def adapt_or_not(results: Results) -> estimates.Estimate | None:
+  """Return what adaptive numbers of tiles lose less what a fixed number would, with a mean near the primary one.
+
+  The loss of a fixed number is interpolated between those that were measured, as its logarithm is nearly linear.
+  """
+  shares: dict[float, dict[int, tuple[float, float]]] = {}
+  fixed: dict[int, list[tuple[float, float]]] = {}
+  for result in results:
+    dense, *rows = result.get('carved', [{}])
+    for row in rows:
+      lost = row['loss'] - dense['loss']
+      if row['route'] == 'share':
+        shares.setdefault(row['share'], {})[result['seed']] = row['kept'], lost
+      elif (row['tiles'], row['route'], row['partition']) == (PRIMARY[0], 'votes', 'rows'):
+        fixed.setdefault(result['seed'], []).append((row['kept'], lost))
+  if not shares:
+    return None
+  by_seed = min(shares.values(), key=lambda of: abs(np.mean([kept for kept, _ in of.values()]) - PRIMARY[1]))
+  at_fixed = {}
+  for seed, (kept, _) in by_seed.items():
+    numbers, losses = zip(*sorted(fixed[seed]), strict=True)
+    at_fixed[seed] = float(np.exp(np.interp(kept, numbers, np.log(losses))))
+  return estimates.gap({seed: lost for seed, (_, lost) in by_seed.items()}, at_fixed)
 
 
 def more_than_dense(

@@ -158,6 +158,20 @@ def route_by_grouped_votes(layer: nn.Module, given: ffn.RouteInput) -> routing.R
   return _send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
+def route_by_share(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token its best tiles until they hold a share, `keep_ratio`, of what its votes read.
+
+  A tile's part is relu^2 of its votes. The number of tiles is a token's own, whatever `top_k` is.
+  """
+  info = ffn.route_by_signatures(layer, given)
+  tile_NT = routing.select(info.score_NJ, layer.config.tiles)
+  part_NT = jnp.square(jnp.maximum(jnp.take_along_axis(info.score_NJ, tile_NT, axis=-1), 0))
+  before_NT = jnp.cumsum(part_NT, axis=-1) - part_NT
+  kept_NT = before_NT < layer.config.keep_ratio * part_NT.sum(axis=-1, keepdims=True)
+  kept_NT = kept_NT.at[:, 0].set(True)  # Where no tile has votes, the best one is computed all the same.
+  return dataclasses.replace(info, tile_NK=tile_NT, gate_NK=kept_NT.astype(jnp.float32))
+
+
 def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array, jax.Array]:
   """Return the pre-activations of all hidden units, [N, T, H], and the norms of their outputs, [T, H]."""
   unit_NTH = jnp.einsum('nd,tdh->nth', asked.q_ND, tiles.up_TDH)
@@ -222,6 +236,7 @@ TABLE = {
   'activity': Control(route_by_activity, ffn.compute_all, reads_signatures=False),
   'energy': Control(route_by_energy, ffn.compute_all, reads_signatures=False),
   'grouped_votes': Control(route_by_grouped_votes, ffn.compute_all),
+  'share': Control(route_by_share, ffn.compute_all),
   'masked': Control(execute=ffn.compute_all),  # As fast for narrow tiles as for wide ones.
   'no_router_gradient': Control(route_without_gradient),
   'no_signature_gradient': Control(route_without_signature_gradient),

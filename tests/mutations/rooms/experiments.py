@@ -57,6 +57,13 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
+    'experiments/suites/carve.py',
+    'test_carved',
+    ('fixed_numbers_of_other_tiles_count', "(PRIMARY[0], 'votes', 'rows')", "(row['tiles'], 'votes', 'rows')"),
+    ('the_least_share_is_the_primary_one', ' - PRIMARY[1])', ')'),
+  ),
+  *break_file(
+    'experiments',
     'experiments/suites/graft.py',
     'test_report',
     ('a_reading_is_the_best_by_one_text', "(row['donor'] + row['host']) / 2", "row['donor']"),
