@@ -6,7 +6,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/runner/planning.py',
-    'test_experiments',
+    'test_suites test_runner',
     (
       'digest_depends_on_the_folder',
       'recipe.digest_of(config_of(portable))',
@@ -16,7 +16,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/suites/frozen_recipe.py',
-    'test_experiments',
+    'test_frozen_recipe test_suites',
     (
       'digest_forgets_the_settings',
       'text = json.dumps(settings, ',
@@ -94,14 +94,14 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/runner/results_file.py',
-    'test_experiments test_report',
+    'test_runner test_report',
     ('results_doubled', 'if seen.count(of) > 1', 'if seen.count(of) > 2'),
     ('results_of_another_budget_lost', "if results['budget'] != budget:", "if not results['budget']:"),
   ),
   *break_file(
     'experiments',
     'experiments/run.py',
-    'test_experiments',
+    'test_runner',
     (
       'a_suite_starts_over',
       "if known := [row for row in rows if row['digest'] == run.digest]:",
@@ -124,7 +124,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/suites/suite.py',
-    'test_experiments',
+    'test_suites test_frozen_recipe',
     (
       'a_run_that_goes_on_sees_the_same_text',
       "'training.start_from' in own else 0)",
@@ -191,7 +191,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/findings/measure.py',
-    'test_experiments',
+    'test_measures test_runner',
     ('chance_is_the_least_of_the_tables', "'most': float(np.max(values))", "'most': float(np.min(values))"),
   ),
   *break_file(
@@ -218,7 +218,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/runner/jobs.py',
-    'test_jobs test_experiments',
+    'test_jobs test_runner',
     ('jobs_share_one_core', 'set(cores[job::count])', 'set(cores[::count])'),
     ('a_stop_leaves_programs_running', '        program.terminate()\n', '        program.poll()\n'),
   ),

@@ -18,7 +18,7 @@ MUTATIONS = (
   *break_file(
     'system',
     'trix_jax/errors.py',
-    'test_command_lines test_experiments test_runs',
+    'test_command_lines test_runner test_runs',
     ('mistakes_exit_with_success', '\n  exit_code = 2\n', '\n  exit_code = 0\n'),
     ('workdir_in_use_is_an_ordinary_mistake', 'exit_code = 75', 'exit_code = 2'),
   ),

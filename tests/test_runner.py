@@ -1,70 +1,21 @@
-"""The suites: tables that can be run, a runner that loses nothing, and what it measures."""
+"""The runner of suites: it loses nothing, makes nothing twice, and says what fails."""
 
 import dataclasses
 import json
-import pathlib
 import re
-import runpy
 import sys
 import time
 
-import numpy as np
 import pytest
 from made_up_rows import rows_of
+from test_suites import small_runs
 
-from experiments import run, suites, texts
-from experiments.findings import measure
-from experiments.runner import execution, planning, results_file
+from experiments import run, suites
+from experiments.runner import execution, results_file
 from experiments.runner.jobs import Jobs
 from experiments.runner.progress import Progress
-from experiments.suites import frozen_recipe, judgement
-from experiments.texts import patterns
-from trix_jax import configuration
+from experiments.suites import judgement
 from trix_jax.errors import InputError
-from trix_jax.runs import checkpoints
-from trix_jax.training import loop
-
-
-@pytest.mark.parametrize('name', suites.SUITES)
-def test_every_run_of_every_suite_has_a_config_that_can_be(name, tmp_path):
-  suite = suites.SUITES[name]
-  assert set(suite.against) | set(suite.evaluated) <= set(suite.variants)
-  assert {suite.baseline(variant) for variant in suite.variants} - {None} <= set(suite.variants)
-  for budget in suites.BUDGETS:
-    for of in planning.runs_of(name, list(suite.variants), budget, tmp_path, 2):
-      default = configuration.default_config()
-      for path, value in of.settings.items():
-        section, _, key = path.rpartition('.')
-        assert type((default[section] if section else default)[key]) is type(value), path
-      configuration.parse(planning.config_of(of.settings))
-
-
-def test_the_budget_of_the_recipe_is_the_recipe(tmp_path):
-  [of] = planning.runs_of('recipe', ['recipe'], 'recipe', tmp_path, 1)
-  config = frozen_recipe.get_config()
-  config.sample_length, config.training.keep_checkpoints = 0, of.settings['training.keep_checkpoints']
-  assert planning.config_of(of.settings) == config
-
-
-def test_what_is_given_in_parts_is_a_part_of_what_the_budget_has(tmp_path):
-  runs = {of.variant: of.settings for of in small_runs('recipe', tmp_path)}
-  assert [
-    (runs[name]['training.batch_size'], runs[name]['training.steps'])
-    for name in ('recipe', 'double_batch', 'twice_as_long')
-  ] == [(16, 1200), (32, 600), (16, 2400)]
-
-
-def test_a_run_is_measured_with_one_of_its_seed_that_differs_in_its_draws(tmp_path):
-  runs = {of.variant: of for of in small_runs('transfer', tmp_path, 1)}
-  for variant, partner in suites.SUITES['transfer'].partners.items():
-    ours, theirs = runs[variant], runs[partner]
-    assert ours.partner == theirs and theirs in ours.needs and theirs.partner is None
-    assert ours.settings == {**theirs.settings, 'seed': ours.settings['seed']}
-    assert theirs.settings['seed'] == ours.settings['seed'] + 100
-  assert runs['branch'].needs[0] == runs['twin_branch'].needs[0] == runs['trunk']
-  # The other run is the one of the suite `address`, which is trained once.
-  [of] = planning.runs_of('address', ['16_stream'], 'small', tmp_path, 1)
-  assert of.digest == runs['emergent'].digest
 
 
 def test_the_program_that_measures_gets_the_partner(tmp_path, monkeypatch, jobs):
@@ -82,58 +33,6 @@ def test_the_program_that_measures_gets_the_partner(tmp_path, monkeypatch, jobs)
       run.result_of(of, plan, Progress([]), jobs)
   twin = small_runs('transfer', tmp_path, 1)[1].workdir
   assert [[word for word in words if 'partner' in word] for words in commands] == [[f'--partner={twin}'], []]
-
-
-def test_a_budget_does_not_train_what_it_has_already_under_another_name():
-  def dropouts(budget):
-    return [name for name in suites.variants_of(suites.SUITES['recipe'], suites.BUDGETS[budget]) if 'dropout' in name]
-
-  assert dropouts('small') == ['no_dropout', 'dropout_0.05', 'dropout_0.2']
-  assert dropouts('recipe') == ['dropout_0.05', 'dropout_0.1', 'dropout_0.2']
-
-
-@pytest.mark.parametrize('budget', ['small', 'full'])
-def test_variants_that_are_compared_have_seen_as_much_text(budget, tmp_path):
-  def text(of):
-    own = of.settings['training.steps'] * of.settings['training.batch_size']
-    return own + sum(
-      text(needed) for needed in of.needs if str(needed.workdir) == of.settings.get('training.start_from')
-    )
-
-  for name, suite in suites.SUITES.items():
-    runs = {of.variant: of for of in planning.runs_of(name, list(suite.variants), budget, tmp_path, 1)}
-    for variant, of in runs.items():
-      if baseline := suite.baseline(variant):
-        assert text(of) == text(runs[baseline]), (name, variant, baseline)
-
-
-def small_runs(name, folder, seeds=1):
-  return planning.runs_of(name, list(suites.SUITES[name].variants), 'small', folder, seeds)
-
-
-def test_equal_runs_are_one_run_wherever_they_are_made(tmp_path):
-  runs = small_runs('remedies', tmp_path / 'here', 2)
-  names = [(of.variant, of.seed) for of in runs]
-  assert len(set(names)) == len({of.digest for of in runs}) == len(names) == 2 * len(suites.SUITES['remedies'].variants)
-  for of in runs:
-    settings = {of.settings.get(name) for name in ('training.start_from', 'loss.teacher')} - {None}
-    assert settings == {str(needed.workdir) for needed in of.needs} and len(of.needs) <= 1
-    assert all((needed.variant, needed.seed) == ('dense', of.seed) for needed in of.needs)
-    # Otherwise what goes on would see the same windows again.
-    assert (
-      all(needed.settings['seed'] != of.settings['seed'] for needed in of.needs)
-      == bool(of.settings.get('training.start_from'))
-      or not of.needs
-    )
-  elsewhere = small_runs('remedies', tmp_path / 'there', 2)
-  assert [(of.portable, of.digest) for of in elsewhere] == [(of.portable, of.digest) for of in runs]
-  by_name = {
-    (of.suite, of.variant): of.digest
-    for name in ('remedies', 'option_a', 'four_routings')
-    for of in small_runs(name, tmp_path)
-  }
-  assert by_name['option_a', 'dense'] == by_name['remedies', 'dense'] == by_name['four_routings', 'dense']
-  assert by_name['option_a', 'sparse'] == by_name['four_routings', 'emergent'] != by_name['option_a', 'dense']
 
 
 @pytest.fixture
@@ -382,21 +281,6 @@ def test_a_run_that_another_program_trains_is_waited_for(tmp_path, monkeypatch, 
   assert 'stability/emergent, seed 0: being trained by another program, waiting for it' in capsys.readouterr().out
 
 
-def test_chance_is_what_unrelated_classes_and_tiles_give():
-  rng = np.random.default_rng(0)
-  classes, tiles = rng.choice(5, 20_000, p=[0.5, 0.2, 0.2, 0.1, 0]), rng.choice(4, 20_000)
-
-  def table(classes):
-    counts = np.zeros((5, 4), int)
-    np.add.at(counts, (classes, tiles), 1)
-    return counts
-
-  null = measure.null_information(table(classes))
-  shuffled = [measure.classes.normalised_mutual_information(table(rng.permutation(classes))) for _ in range(200)]
-  assert null['mean'] == pytest.approx(np.mean(shuffled), rel=0.15)
-  assert null['mean'] < null['most'] < 0.01
-
-
 def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_again(tmp_path, monkeypatch, jobs):
   runs = {of.variant: of for of in small_runs('remedies', tmp_path)}
   calls = []
@@ -428,107 +312,3 @@ def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):
   program = 'import os, signal; print("fine", flush=True); os.kill(os.getpid(), signal.SIGKILL)'
   with pytest.raises(execution.RunFailed, match='killed by signal 9, which the system sends where memory runs out'):
     execution.call([sys.executable, '-c', program], of, Progress([]), jobs)
-
-
-def test_what_cannot_be_measured_is_said_before_anything_is(tmp_path):
-  with pytest.raises(InputError, match="unknown measure 'speed'; choose from routings, "):
-    measure.main(tmp_path, ['routings', 'speed'], tmp_path / 'measured.json')
-  with pytest.raises(InputError, match=r'cannot write .*nowhere'):
-    measure.main(tmp_path, ['routings'], tmp_path / 'nowhere' / 'measured.json')
-
-
-@pytest.mark.slow
-def test_every_measure_of_a_small_run(tmp_path):
-  texts.write(texts.PATTERNS, tmp_path)
-  config = configuration.default_config()
-  config.model.update({'layers': 2, 'd_model': 16, 'heads': 2, 'd_ff': 32, 'context': 64})
-  config.training.update(
-    {'steps': 4, 'batch_size': 2, 'log_every': 1, 'eval_every': 2, 'checkpoint_every': 2, 'keep_checkpoints': 9}
-  )
-  config.update({'corpus': 'file', 'file': str(tmp_path / 'patterns.txt'), 'sample_length': 0})
-  loop.train(config, tmp_path / 'run')
-  # A model with tiles that were trained is not carved, and `test_edits_suite` edits one.
-  names = [name for name in measure.MEASURES if name not in ('carved', 'edited')]
-  result = json.loads(json.dumps(measure.of_run(tmp_path / 'run', names, tmp_path / 'run')))
-  trained = checkpoints.load_trained(tmp_path / 'run', 'best')
-  validation = trained.corpus().validation
-  assert result['loss'] == pytest.approx(trained.validation_loss) and result['routings']['emergent'] == pytest.approx(
-    result['loss'], rel=1e-6
-  )
-  assert result['tokens'] == result['tokens_of_run'] == 4 * 2 * 64
-  # The passage is the validation text, and each layer's tiles are those that its characters go to.
-  text = ''.join(trained.vocabulary[token] for token in validation)
-  assert text.startswith(result['passage']['text']) and len(result['passage']['text']) == measure.PASSAGE
-  tile_YNK = measure.chosen_tiles(trained, validation)
-  np.testing.assert_array_equal(result['passage']['tiles'], tile_YNK[:, : measure.PASSAGE, 0])
-  # Every character of the whole windows counts once, under the kind of its own line.
-  kinds = patterns.kinds()[-len(validation) :]
-  assert patterns.text().endswith(text)
-  for layer in (0, 1):
-    counts = np.array(result['patterns']['counts'][layer])
-    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(kinds[: tile_YNK.shape[1]], minlength=6))
-    np.testing.assert_array_equal(
-      counts[2], np.bincount(tile_YNK[layer, kinds[: tile_YNK.shape[1]] == 2, 0], minlength=4)
-    )
-  [pair] = result['stability']
-  assert (pair['from'], pair['to']) == (2, 4) and all(0 <= changed < 1 for changed in pair['changed'])
-  assert np.shape(result['signatures']) == (2, 4, 16) and result['fitted_gate'] > 0
-  # A model stands in for itself at no loss, and its routing takes the best tile as often as its table says.
-  assert [of['pairs']['plain_signatures']['matched'] for of in result['stand_ins']] == pytest.approx([0, 0], abs=1e-5)
-  for of in result['best_tiles']:
-    assert of['ways']['routed']['loss'] == pytest.approx(of['routed'], rel=1e-4)
-    assert of['oracle'] <= min(way['loss'] for way in of['ways'].values())
-  assert [len(of['removed']) for of in result['readings']['tiles']] == [4, 4]
-
-
-STORED = [
-  (results, row)
-  for path in sorted((pathlib.Path(__file__).parents[1] / 'results').rglob('*.json'))
-  if isinstance(results := json.loads(path.read_text()), dict) and 'rows' in results and 'suite' in results
-  for row in results['rows']
-]
-
-
-def test_every_stored_result_has_the_digest_of_its_run(tmp_path):
-  assert len(STORED) >= 466
-  for results, row in STORED:
-    of = planning.run_of(results['suite'], row['variant'], results['budget'], tmp_path, row['seed'])
-    assert of.digest == row['digest'], of
-
-
-def test_a_later_setting_counts_where_it_differs_from_what_runs_did_before(monkeypatch):
-  config = frozen_recipe.get_config()
-  digest = frozen_recipe.digest_of(config)
-  with config.unlocked():
-    config.loss.later = 2
-  assert frozen_recipe.digest_of(config) != digest
-  later = {**configuration.later_settings(), 'loss.later': 2}
-  monkeypatch.setattr(configuration, 'later_settings', lambda: later)
-  assert frozen_recipe.digest_of(config) == digest
-  config.loss.later = 3
-  assert frozen_recipe.digest_of(config) != digest
-
-
-def test_a_later_setting_of_no_section_or_of_a_new_one_keeps_digests_too(monkeypatch):
-  config = frozen_recipe.get_config()
-  digest = frozen_recipe.digest_of(config)
-  with config.unlocked():
-    config.later, config.section = 2, {'setting': 3}
-  later = {**configuration.later_settings(), 'later': 2, 'section.setting': 3}
-  monkeypatch.setattr(configuration, 'later_settings', lambda: later)
-  assert frozen_recipe.digest_of(config) == digest
-
-
-def test_every_setting_says_what_runs_before_it_did_unless_the_frozen_recipe_has_it():
-  names = set(configuration.name_settings(configuration.default_config().to_dict()))
-  assert names - frozen_recipe.frozen_names() <= set(configuration.later_settings())
-
-
-def test_suites_keep_their_recipe_when_defaults_change(monkeypatch):
-  digest = frozen_recipe.digest_of(frozen_recipe.get_config())
-  defaults = configuration.default_config()
-  defaults.training.steps = 7
-  defaults.loss.distillation_weight = 0.25
-  monkeypatch.setattr(configuration, 'default_config', defaults.copy_and_resolve_references)
-  changed = runpy.run_path(suites.CONFIG)['get_config']()  # As train.py loads it.
-  assert changed.training.steps == 2400 and frozen_recipe.digest_of(changed) == digest
