@@ -6,7 +6,7 @@ MUTATIONS = (
   *break_file(
     'runs',
     'trix_jax/runs/checkpoints.py',
-    'test_runs test_training test_command_lines',
+    'test_runs test_training test_evaluation test_command_lines',
     (
       'optimizer_state_not_restored',
       "state = TrainState(tree['step'], tree['params'], tree.get('opt_state'),",
@@ -33,7 +33,7 @@ MUTATIONS = (
   *break_file(
     'runs',
     'trix_jax/runs/metrics.py',
-    'test_runs test_training test_command_lines',
+    'test_runs test_training test_evaluation test_command_lines',
     ('rows_after_the_restored_step_stay', "if (row := _row(line)) and row['step'] <= resume_step", 'if _row(line)'),
     ('rows_of_both_splits_mixed', "split in (None, row['split'])]", 'True]'),
   ),
