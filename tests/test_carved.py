@@ -51,7 +51,7 @@ def test_adaptive_numbers_are_held_against_fixed_ones_of_as_many_products():
 
   # The share of 0.9 keeps 30 in the mean, nearest to 32, and loses 0.8 of what a fixed number would.
   results = [result(seed, **{'0.5': (20, 2.0), '0.9': (30 + seed, 0.8)}) for seed in (-1, 1)]
-  gap = carve.adapt_or_not(results)
+  gap = carve.compare_adaptive(results)
   assert gap is not None
   np.testing.assert_allclose(gap.mean, np.mean([-0.2 * np.exp(-kept / 10) for kept in (29, 31)]), rtol=1e-6)
-  assert carve.adapt_or_not([result(0)]) is None
+  assert carve.compare_adaptive([result(0)]) is None

@@ -71,15 +71,17 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
   rows = [row(dense.ffn.tiles, dense.ffn.tiles, 'dense', 'none', trained.params, dense)]
   for tiles, kept, partition in _cuts():
     params, model = carving.carve(trained.params, dense, tiles, kept, _cut_by(partition, seen))
-    for route in list_routes(tiles, kept, partition):
-      rows.append(row(tiles, kept, route, partition, *_route_by(route, params, model, seen)))
-      print(f'  {rows[-1]}', flush=True)
+    ways = [(route, *_route_by(route, params, model, seen)) for route in list_routes(tiles, kept, partition)]
     if (tiles, kept, partition) == (*PRIMARY, 'rows'):
-      for share in SHARES:
-        by_share = dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, keep_ratio=share), control='share')
-        rows.append(row(tiles, kept, 'share', partition, params, by_share))
-        print(f'  {rows[-1]}', flush=True)
+      ways += [('share', params, _route_by_share(share, model)) for share in SHARES]
+    for route, of_params, of_model in ways:
+      rows.append(row(tiles, kept, route, partition, of_params, of_model))
+      print(f'  {rows[-1]}', flush=True)
   return rows
+
+
+def _route_by_share(share: float, model: ModelConfig) -> ModelConfig:
+  return dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, keep_ratio=share), control='share')
 
 
 def list_routes(tiles: int, kept: int, partition: str) -> tuple[str, ...]:

@@ -38,13 +38,13 @@ def judge_claims(results: Results) -> list[Verdict]:
     if gap := estimates.gap(grouped, gate):
       claim = f'{kept} of {tiles} tiles: votes of 64 groups of units find them as well as the gate, or better'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
-  if gap := adapt_or_not(results):
+  if gap := compare_adaptive(results):
     claim = "128 tiles: numbers of tiles that are each token's own lose less than one number, at as many products"
     found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   return found
 
 
-def adapt_or_not(results: Results) -> estimates.Estimate | None:
+def compare_adaptive(results: Results) -> estimates.Estimate | None:
   """Return what adaptive numbers of tiles lose less what a fixed number would, with a mean near the primary one.
 
   The loss of a fixed number is interpolated between those that were measured, as its logarithm is nearly linear.

@@ -88,8 +88,9 @@ def format_table(owners: list[checkpoints.Trained], found: list[dict[str, Any]])
     before, after, best = (rows[name]['loss'] for name in ('host', 'grafted', 'owner'))
     share = sum(sum(load[T:]) for load in rows['grafted']['tile_load']) / len(rows['grafted']['tile_load'])
     result = f'F = {after - before:+.4f} nats' if owner is owners[0] else f'R = {recovered(before, after, best):.3f}'
-    name = pathlib.Path(owner.config.file).name or owner.config.corpus
-    lines.append(f'{name[:19]:<20}{before:>10.4f}{after:>10.4f}{best:>10.4f}{100 * share:>16.1f} %  {result}')
+    lines.append(
+      f'{origins.name_text(owner)[:19]:<20}{before:>10.4f}{after:>10.4f}{best:>10.4f}{100 * share:>16.1f} %  {result}'
+    )
   return '\n'.join(lines)
 
 

@@ -149,7 +149,7 @@ def route_by_grouped_votes(layer: nn.Module, given: ffn.RouteInput) -> routing.R
   """Route by the votes of groups of units: a tile's score is the sum of relu^2 of their mean votes.
 
   A layer has `GROUPS` groups, or one a tile if it has more tiles. Units next to one another in a tile form a group, so
-  a tile needs its units in such an order. A group counts by its size and the mean norm of its units' outputs.
+  a tile needs its units in such an order. A group counts by the mean norm of its units' outputs.
   """
   unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
   groups = max(1, GROUPS // layer.config.tiles)

@@ -208,7 +208,7 @@ class Trained:
       'step': self.step,
       'best_validation_loss': loss,
       **session,
-      **{name: self.run[name] for name in (workdirs.ORIGINS,) if name in self.run},
+      **({workdirs.ORIGINS: self.run[workdirs.ORIGINS]} if workdirs.ORIGINS in self.run else {}),
     }
 
   def corpus(self) -> corpora.Corpus:

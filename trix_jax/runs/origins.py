@@ -22,8 +22,12 @@ def of_run(run: checkpoints.Trained) -> list[Origin]:
 
 def describe(run: checkpoints.Trained, tiles: Iterable[Iterable[int]]) -> Origin:
   """Describe a run whose tiles get the given numbers elsewhere, by layer."""
-  text = pathlib.Path(run.config.file).name or run.config.corpus
-  return {'tiles': [list(of_layer) for of_layer in tiles], 'text': text, **run.provenance}
+  return {'tiles': [list(of_layer) for of_layer in tiles], 'text': name_text(run), **run.provenance}
+
+
+def name_text(run: checkpoints.Trained) -> str:
+  """Return the name of the file that a run was trained on, or of its corpus."""
+  return pathlib.Path(run.config.file).name or run.config.corpus
 
 
 def graft(host: checkpoints.Trained, donors: Sequence[checkpoints.Trained]) -> list[Origin]:
