@@ -106,7 +106,7 @@ def test_a_balanced_hash_follows_the_frequencies_of_the_first_step_and_stays():
   np.testing.assert_array_equal(moved.tile_NK[:, 0], np.asarray(later['token_tile'])[TOKEN])
 
 
-@pytest.mark.parametrize('control', ['activity', 'energy'])
+@pytest.mark.parametrize('control', ['activity', 'energy', 'contribution'])
 def test_all_pre_activations_route_by_what_the_units_put_out(control):
   module, variables, x = layer_of(control, top_k=2, gate='one_hot')
   info = apply(module, variables, x)[1]
@@ -114,14 +114,29 @@ def test_all_pre_activations_route_by_what_the_units_put_out(control):
   q, step = ternary.quantise_int8(x)
   unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
   norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
-  active_NT = (np.square(np.maximum(unit_NTH, 0)) * norm_TH).sum(axis=-1)
+  active_NTH = np.square(np.maximum(unit_NTH, 0))
   if control == 'activity':
-    np.testing.assert_array_equal(info.tile_NK, np.argsort(-active_NT, axis=1, kind='stable')[:, :2])
+    want_NT = (active_NTH * norm_TH).sum(axis=-1)
+  elif control == 'contribution':
+    output_NTD = np.einsum('nth,thd->ntd', active_NTH, tiles.down_THD * tiles.down_scale_TD[:, None])
+    want_NT = np.einsum('ntd,nd->nt', output_NTD, output_NTD.sum(axis=1))
   else:
     energy_NT, vote_NT = (np.square(unit_NTH) * norm_TH).sum(axis=-1), (unit_NTH * np.sqrt(norm_TH)).sum(axis=-1)
     want_NT = energy_NT + 0.8 * vote_NT * np.sqrt(energy_NT / unit_NTH.shape[-1])
-    np.testing.assert_array_equal(info.tile_NK, np.argsort(-want_NT, axis=1, kind='stable')[:, :2])
+  np.testing.assert_array_equal(info.tile_NK, np.argsort(-want_NT, axis=1, kind='stable')[:, :2])
   np.testing.assert_array_equal(info.gate_NK, 1)
+
+
+def test_a_squared_gate_reads_what_a_linear_one_cannot():
+  module, variables, x = layer_of('squared_gate', routing='learned', gate='one_hot')
+  kernel_ET = np.zeros((2 * D, T), np.float32)
+  kernel_ET[0, 0], kernel_ET[D + 1, 1] = 1, 1  # The first element, and the square of the second.
+  bias_T = np.array([0, 0, -9, -9], np.float32)
+  assert variables['params']['squared_gate']['kernel'].shape == kernel_ET.shape
+  params = {**variables['params'], 'squared_gate': {'kernel': kernel_ET, 'bias': bias_T}}
+  info = apply(module, {'params': params}, x)[1]
+  np.testing.assert_array_equal(info.tile_NK[:, 0], np.square(x[:, 1]) > x[:, 0])
+  assert 0 < np.mean(np.asarray(info.tile_NK)) < 1
 
 
 def test_groups_of_units_vote_apart(monkeypatch):
@@ -292,6 +307,7 @@ def config_of(control, **settings):
 def test_every_control_trains_and_is_evaluated_and_cannot_write(control):
   settings = {
     'tile_dropout': {'routing': 'dense', 'gate': 'one_hot'},
+    'squared_gate': {'routing': 'learned'},
     **{name: {'clusters': 2, 'top_k': 2} for name in controls.ABLATIONS},
   }
   config = config_of(control, **settings.get(control, {}))

@@ -22,7 +22,16 @@ from trix_jax.runs import checkpoints
 QUARTERS = ((4, 1), (16, 4), (32, 8), (64, 16), PRIMARY, (256, 64))
 OTHERS = ((64, 8), (128, 16), (128, 24), (128, 48), (128, 64), (256, 32), (256, 48), (256, 128), (512, 128))
 # Ways to route and to cut that are compared with votes and with clusters of rows.
-ROUTES = ('votes', 'energy', 'activity', 'fitted_gate', 'random_keys', 'grouped_votes')
+ROUTES = (
+  'votes',
+  'energy',
+  'activity',
+  'contribution',
+  'fitted_gate',
+  'squared_gate',
+  'random_keys',
+  'grouped_votes',
+)
 PARTITIONS = ('contiguous', 'random', 'together')
 # Shares of what votes read, for numbers of tiles that are each token's own.
 SHARES = (0.95, 0.98, 0.99, 0.995, 0.998)
@@ -52,11 +61,8 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
     if route == 'share':
       kept = float(np.mean(found['tiles_used']))
       cost = cost._replace(tiles=kept * model.ffn.hidden * 2 * model.d_model)
-    if route in ('energy', 'activity'):  # All units' pre-activations, of which those of kept tiles are needed anyway.
-      idle = model.ffn.d_ff - kept * model.ffn.hidden
-      cost = cost._replace(routing=idle * model.d_model)
-    if route == 'grouped_votes':
-      cost = cost._replace(routing=max(controls.GROUPS, tiles) * model.d_model)
+    if routing := _count_routing(route, kept, model):
+      cost = cost._replace(routing=routing)
     return {
       'tiles': tiles,
       'kept': kept,
@@ -78,6 +84,19 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
       rows.append(row(tiles, kept, route, partition, of_params, of_model))
       print(f'  {rows[-1]}', flush=True)
   return rows
+
+
+def _count_routing(route: str, kept: float, model: ModelConfig) -> float | None:
+  """Return the products of a routing that looks at more than the votes of tiles, None for the others."""
+  # Products of all units, of which those of kept tiles are needed anyway.
+  idle = (model.ffn.d_ff - kept * model.ffn.hidden) * model.d_model
+  return {
+    'energy': idle,
+    'activity': idle,
+    'contribution': 2 * idle,
+    'squared_gate': 2 * model.ffn.tiles * model.d_model,
+    'grouped_votes': max(controls.GROUPS, model.ffn.tiles) * model.d_model,
+  }.get(route)
 
 
 def _route_by_share(share: float, model: ModelConfig) -> ModelConfig:
@@ -145,17 +164,20 @@ def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> 
   """Return parameters and config of the carved model under another way to choose its tiles."""
   if route == 'votes':
     return params, dataclasses.replace(model, control='masked')
-  if route != 'fitted_gate':
+  if route not in ('fitted_gate', 'squared_gate'):
     return params, dataclasses.replace(model, control=route)
-  params = dict(params)
+  squared, params = route == 'squared_gate', dict(params)
   for layer, of_layer in enumerate(seen):
     name = f'layer_{layer}'
     tiles = ffn.quantise_tiles(params[name]['ffn'], model.ffn)
     target_NT = np.concatenate(
       [_activity(part_ND, tiles, model).sum(axis=-1) for part_ND in np.array_split(of_layer.x_ND, 8)]
     )
-    params[name] = {**params[name], 'ffn': {**params[name]['ffn'], 'gate': fit_gate(of_layer.x_ND, target_NT)}}
-  return params, dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, routing='learned'), control='masked')
+    x_NE = np.asarray(controls.add_squares(jnp.asarray(of_layer.x_ND))) if squared else of_layer.x_ND
+    gate = {'squared_gate' if squared else 'gate': fit_gate(x_NE, target_NT)}
+    params[name] = {**params[name], 'ffn': {**params[name]['ffn'], **gate}}
+  ffn_config = dataclasses.replace(model.ffn, routing='learned')
+  return params, dataclasses.replace(model, ffn=ffn_config, control=route if squared else 'masked')
 
 
 def fit_gate(x_ND: np.ndarray, target_NT: np.ndarray) -> dict[str, jax.Array]:

@@ -132,6 +132,29 @@ def route_by_activity(layer: nn.Module, given: ffn.RouteInput) -> routing.Routin
   return _send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
+def route_by_contribution(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by what each tile would add to the output of all of them, their inner product: an oracle of the layer."""
+  unit_NTH, _ = weigh_units(given.asked, given.tiles)
+  active_NTH = ACTIVATIONS[layer.config.activation](unit_NTH)
+  down_THD = given.tiles.down_THD * given.tiles.down_scale_TD[:, None]
+  output_ND = jnp.einsum('nth,thd->nd', active_NTH, down_THD)
+  score_NT = jnp.einsum('nth,nth->nt', active_NTH, jnp.einsum('nd,thd->nth', output_ND, down_THD))
+  return _send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def route_by_squared_gate(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by a learned gate that reads what is asked and its squares."""
+  x_NE = add_squares(given.asked.x_ND)
+  gate = ffn.Gate(x_NE.shape[1], layer.config.tiles, name='squared_gate')()
+  keys = given.tiles.signatures_TD, given.tiles.signature_scale_T
+  return ffn.route_by_keys(layer, given._replace(asked=given.asked._replace(x_ND=x_NE)), *keys, gate)
+
+
+def add_squares(x_ND: jax.Array) -> jax.Array:
+  """Return a vector's elements and their squares, [N, 2 * D]."""
+  return jnp.concatenate([x_ND, jnp.square(x_ND)], axis=-1)
+
+
 def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Route by votes a and energy e: e + 0.8 a sqrt(e / H), which is near the sum of relu^2 of all units.
 
@@ -234,6 +257,8 @@ TABLE = {
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
   'activity': Control(route_by_activity, ffn.compute_all, reads_signatures=False),
+  'contribution': Control(route_by_contribution, ffn.compute_all, reads_signatures=False),
+  'squared_gate': Control(route_by_squared_gate, ffn.compute_all, routing='learned', reads_signatures=False),
   'energy': Control(route_by_energy, ffn.compute_all, reads_signatures=False),
   'grouped_votes': Control(route_by_grouped_votes, ffn.compute_all),
   'share': Control(route_by_share, ffn.compute_all),

@@ -166,18 +166,19 @@ def route_by_signatures(layer: nn.Module, given: RouteInput) -> routing.RoutingI
   if not layer.is_initializing():
     layer.sow('asked', 'asked', given.asked)  # Kept only where a caller makes the collection mutable.
   has_gate = config.way.has_gate or (config.way.reads_gate and layer.has_variable('params', 'gate'))
-  gate = Gate(config, name='gate')() if has_gate else None
+  gate = Gate(config.d_model, config.tiles, name='gate')() if has_gate else None
   return route_by_keys(layer, given, given.tiles.signatures_TD, given.tiles.signature_scale_T, gate)
 
 
 class Gate(nn.Module):
   """The parameters of a learned gate, kernel [D, T] and bias [T]."""
 
-  config: FFNConfig
+  width: int
+  tiles: int
 
   @nn.compact
   def __call__(self) -> tuple[jax.Array, jax.Array]:
-    D, T = self.config.d_model, self.config.tiles
+    D, T = self.width, self.tiles
     kernel_DT = self.param('kernel', nn.initializers.normal(D**-0.5), (D, T))
     return kernel_DT, self.param('bias', nn.initializers.zeros, (T,))
 
