@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 import sys
 import time
@@ -300,6 +301,27 @@ def test_what_needs_a_failed_run_fails_too_and_what_is_finished_is_not_trained_a
   execution.train(runs['continued'], Progress([]), jobs)
   execution.train(runs['continued'], Progress([]), jobs)
   assert calls == ['dense', 'dense', 'continued']
+
+
+def test_what_goes_on_from_a_carve_is_carved_first_and_once(tmp_path, monkeypatch, jobs):
+  of = next(of for of in small_runs('carve_on', tmp_path) if of.variant == '128_carved')
+  calls = []
+
+  def call(command, of, progress, jobs, done=None):
+    calls.append(command[1:3] if command[1] == '-m' else of.variant)
+    if command[1] == '-m':
+      flags = dict(flag[2:].split('=') for flag in command[3:])
+      assert flags == {'workdir': str(of.needs[0].workdir), 'tiles': '128', 'top_k': '32', 'out': start}
+      pathlib.Path(start).mkdir()
+      raise execution.RunFailed('no power')
+    (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
+
+  start = of.settings['training.start_from']
+  monkeypatch.setattr(execution, 'call', call)
+  with pytest.raises(execution.RunFailed, match='no power'):
+    execution.train(of, Progress([]), jobs)
+  execution.train(of, Progress([]), jobs)
+  assert calls == ['nine_tenths', ['-m', 'trix_jax.carve'], '128_carved']
 
 
 def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):

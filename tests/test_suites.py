@@ -58,9 +58,9 @@ def test_a_budget_does_not_train_what_it_has_already_under_another_name():
 def test_variants_that_are_compared_have_seen_as_much_text(budget, tmp_path):
   def text(of):
     own = of.settings['training.steps'] * of.settings['training.batch_size']
-    return own + sum(
-      text(needed) for needed in of.needs if str(needed.workdir) == of.settings.get('training.start_from')
-    )
+    start = of.settings.get('training.start_from')
+    carved = {str(carve.out): str(carve.dense) for carve in of.carves}
+    return own + sum(text(needed) for needed in of.needs if str(needed.workdir) == carved.get(start, start))
 
   for name, suite in suites.SUITES.items():
     runs = {of.variant: of for of in planning.runs_of(name, list(suite.variants), budget, tmp_path, 1)}

@@ -86,7 +86,7 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
   return rows
 
 
-def _count_routing(route: str, kept: float, model: ModelConfig) -> float | None:
+def _count_routing(route: str, kept: int, model: ModelConfig) -> int | None:
   """Return the products of a routing that looks at more than the votes of tiles, None for the others."""
   # Products of all units, of which those of kept tiles are needed anyway.
   idle = (model.ffn.d_ff - kept * model.ffn.hidden) * model.d_model

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import suites
 from experiments.runner.jobs import Jobs
-from experiments.runner.planning import Run
+from experiments.runner.planning import Carve, Run
 from experiments.runner.progress import Progress, say
 from trix_jax.errors import WorkdirInUse
 
@@ -39,6 +39,8 @@ def train(run: Run, progress: Progress, jobs: Jobs) -> None:
       raise RunFailed(f'{needed} failed, which it needs: {error}') from error
   if not run.finished:
     run.workdir.parent.mkdir(parents=True, exist_ok=True)
+    for carve in run.carves:
+      _carve(carve, run, progress, jobs)
     with progress.timed(run):
       call(
         [
@@ -53,6 +55,14 @@ def train(run: Run, progress: Progress, jobs: Jobs) -> None:
         jobs,
         lambda: run.finished,
       )
+
+
+def _carve(carve: Carve, run: Run, progress: Progress, jobs: Jobs) -> None:
+  """Carve a finished dense run, unless that was done."""
+  if not carve.out.exists():
+    sizes = f'--tiles={carve.tiles}', f'--top_k={carve.top_k}'
+    command = [sys.executable, '-m', 'trix_jax.carve', f'--workdir={carve.dense}', *sizes, f'--out={carve.out}']
+    call(command, run, progress, jobs, carve.out.exists)
 
 
 def call(

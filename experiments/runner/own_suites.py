@@ -124,8 +124,20 @@ def _check_settings(settings: suites.Settings, variants: Collection[str]) -> Non
       raise InputError(
         f'there is no setting {name!r}; trix_jax/configuration.py and nn/model_config.py list every setting'
       )
-    if isinstance(value, str) and value.startswith('{') and value not in texts.TEXTS and value[1:-1] not in variants:
-      raise InputError(f'{name} = {value!r} names no variant; choose from {", ".join(variants)}')
+    if isinstance(value, str) and value.startswith('{') and value not in texts.TEXTS:
+      _check_reference(name, value, variants)
+
+
+def _check_reference(name: str, value: str, variants: Collection[str]) -> None:
+  """Raise InputError for a setting in braces that stands for nothing."""
+  try:
+    variant, _ = suites.split_reference(value)
+  except ValueError as error:
+    raise InputError(
+      f"{name} = {value!r} names no carve; write it as '{{{next(iter(variants))} carved 32 of 128}}'"
+    ) from error
+  if variant not in variants:
+    raise InputError(f'{name} = {value!r} names no variant; choose from {", ".join(variants)}')
 
 
 def _check_names(what: str, given: Any, allowed: Collection[str]) -> None:

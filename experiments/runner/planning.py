@@ -3,12 +3,21 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from experiments import suites, texts
 from experiments.suites import frozen_recipe
+
+
+class Carve(NamedTuple):
+  """What `trix carve` makes for a run to start from."""
+
+  dense: pathlib.Path
+  tiles: int
+  top_k: int
+  out: pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Run:
     needs: runs that this one starts from, learns from, or is measured with.
     partner: the one of them that it is measured with, if any.
     text: the one of `experiments.texts` that it is trained on, if any.
+    carves: to make before its training.
   """
 
   suite: str
@@ -36,6 +46,7 @@ class Run:
   needs: tuple['Run', ...] = ()
   partner: 'Run | None' = None
   text: str = ''
+  carves: tuple[Carve, ...] = ()
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -68,14 +79,19 @@ def runs_of(name: str, variants: Sequence[str], budget: str, folder: pathlib.Pat
 def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int) -> Run:
   """Return a run with the runs that it needs."""
   settings = suites.settings_of(suites.SUITES[name], variant, suites.BUDGETS[budget], seed)
-  portable, needs, text = dict(settings), [], ''
+  portable, needs, text, carves = dict(settings), [], '', []
   for key, value in settings.items():
     if value in texts.TEXTS:
       settings[key], portable[key] = str(texts.path_of(value, folder)), texts.TEXTS[value].sha256()[:12]
       text = value
     elif isinstance(value, str) and value.startswith('{'):
-      needed = run_of(name, value[1:-1], budget, folder, seed)
+      named, sizes = suites.split_reference(value)
+      needed = run_of(name, named, budget, folder, seed)
       settings[key], portable[key] = str(needed.workdir), needed.digest
+      if sizes:
+        portable[key] += '_carved_{}_{}'.format(*sizes)
+        carves.append(Carve(needed.workdir, *sizes, folder / budget / portable[key]))
+        settings[key] = str(carves[-1].out)
       if needed not in needs:
         needs.append(needed)
   partner = suites.SUITES[name].partners.get(variant)
@@ -93,6 +109,7 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
     tuple(needs),
     with_it,
     text,
+    tuple(carves),
   )
 
 

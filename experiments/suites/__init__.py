@@ -4,6 +4,7 @@ from experiments.suites import (
   address,
   better,
   carve,
+  carve_on,
   controls,
   data_efficiency,
   dense_twin,
@@ -33,6 +34,7 @@ from experiments.suites.suite import (
   Suite,
   describe_error,
   settings_of,
+  split_reference,
   variants_of,
 )
 
@@ -44,6 +46,7 @@ __all__ = [
   'Suite',
   'describe_error',
   'settings_of',
+  'split_reference',
   'variants_of',
 ]
 
@@ -62,6 +65,7 @@ SUITES = {
     address,
     many_tiles,
     carve,
+    carve_on,
     edits,
     graft,
     transfer,

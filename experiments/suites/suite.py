@@ -1,8 +1,8 @@
 """What a suite is, and the budgets. A run is `frozen_recipe.py` with settings of a budget and a variant.
 
-A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed. One
-that names a text of `experiments.texts` in braces stands for its file. The
-setting `seed` of a variant is added to the run's seed.
+A setting that names a variant in braces, such as `{dense}`, stands for that variant's workdir with the same seed.
+`{dense carved 32 of 128}` stands for what `trix carve` makes of it. One that names a text of `experiments.texts` in
+braces stands for its file. The setting `seed` of a variant is added to the run's seed.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ Settings = Mapping[str, Any]
 CONFIG = 'experiments/suites/frozen_recipe.py'
 # Settings that variants give as multiples of the budget's.
 SCALED = ('training.steps', 'training.batch_size')
+# Between a variant and its sizes, in a setting that stands for a carved model.
+CARVED = ' carved '
 # A run that starts from another adds this to its seed, so that it does not see the same windows again.
 LATER_SEED = 1000
 
@@ -153,6 +155,20 @@ def tiles(count: int, top_k: int) -> Settings:
 def index(clusters: int, probes: int) -> Settings:
   """Return settings for an index, balanced by biases."""
   return {'model.clusters': clusters, 'model.probes': probes, **BIASED}
+
+
+def carve_out_of(variant: str, tiles: int, top_k: int) -> str:
+  """Return a setting that stands for what `trix carve` makes of a variant."""
+  return f'{{{variant}{CARVED}{top_k} of {tiles}}}'
+
+
+def split_reference(value: str) -> tuple[str, tuple[int, int] | None]:
+  """Return the variant that a setting in braces names, and the tiles and top_k of a carve, None without one."""
+  variant, carved, sizes = value[1:-1].partition(CARVED)
+  if not carved:
+    return variant, None
+  top_k, tiles = map(int, sizes.split(' of '))
+  return variant, (tiles, top_k)
 
 
 def scaled_steps(factor: float) -> Settings:
