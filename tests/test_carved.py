@@ -35,6 +35,7 @@ def test_groups_gather_similar_units_within_a_tile_and_leave_its_units(monkeypat
 def test_only_coarse_tiles_have_groups():
   assert 'grouped_votes' in carved.list_routes(4, 1, 'rows')
   assert carved.list_routes(128, 32, 'rows') == tuple(name for name in carved.ROUTES if name != 'grouped_votes')
+  assert set(carved.list_routes(128, 32, 'rows')) - set(carved.list_routes(256, 64, 'rows')) == {'remainder'}
   assert carved.list_routes(64, 8, 'rows') == carved.list_routes(128, 32, 'random') == ('votes',)
 
 

@@ -106,7 +106,7 @@ def test_a_balanced_hash_follows_the_frequencies_of_the_first_step_and_stays():
   np.testing.assert_array_equal(moved.tile_NK[:, 0], np.asarray(later['token_tile'])[TOKEN])
 
 
-@pytest.mark.parametrize('control', ['activity', 'energy', 'contribution'])
+@pytest.mark.parametrize('control', ['activity', 'energy'])
 def test_all_pre_activations_route_by_what_the_units_put_out(control):
   module, variables, x = layer_of(control, top_k=2, gate='one_hot')
   info = apply(module, variables, x)[1]
@@ -117,14 +117,29 @@ def test_all_pre_activations_route_by_what_the_units_put_out(control):
   active_NTH = np.square(np.maximum(unit_NTH, 0))
   if control == 'activity':
     want_NT = (active_NTH * norm_TH).sum(axis=-1)
-  elif control == 'contribution':
-    output_NTD = np.einsum('nth,thd->ntd', active_NTH, tiles.down_THD * tiles.down_scale_TD[:, None])
-    want_NT = np.einsum('ntd,nd->nt', output_NTD, output_NTD.sum(axis=1))
   else:
     energy_NT, vote_NT = (np.square(unit_NTH) * norm_TH).sum(axis=-1), (unit_NTH * np.sqrt(norm_TH)).sum(axis=-1)
     want_NT = energy_NT + 0.8 * vote_NT * np.sqrt(energy_NT / unit_NTH.shape[-1])
   np.testing.assert_array_equal(info.tile_NK, np.argsort(-want_NT, axis=1, kind='stable')[:, :2])
   np.testing.assert_array_equal(info.gate_NK, 1)
+
+
+def test_the_oracle_of_a_layer_leaves_the_least_of_its_output_with_each_tile():
+  module, variables, x = layer_of('remainder', top_k=3, gate='one_hot')
+  info = apply(module, variables, x)[1]
+  part_TND = np.asarray(
+    ffn.compute_tile_outputs(x, ffn.quantise_tiles(variables['params'], module.config), module.config)
+  )
+  firsts = set()
+  for token in range(0, N, 10):
+    left_D, tiles = part_TND[:, token].sum(axis=0), []
+    for _ in range(3):
+      sizes = {t: np.linalg.norm(left_D - part_TND[t, token]) for t in range(T) if t not in tiles}
+      tiles.append(min(sizes, key=lambda t: sizes[t]))
+      left_D = left_D - part_TND[tiles[-1], token]
+    np.testing.assert_array_equal(info.tile_NK[token], tiles)
+    firsts.add(tiles[0])
+  assert len(firsts) > 1
 
 
 def test_a_squared_gate_reads_what_a_linear_one_cannot():

@@ -26,7 +26,7 @@ ROUTES = (
   'votes',
   'energy',
   'activity',
-  'contribution',
+  'remainder',
   'fitted_gate',
   'squared_gate',
   'random_keys',
@@ -93,7 +93,7 @@ def _count_routing(route: str, kept: int, model: ModelConfig) -> int | None:
   return {
     'energy': idle,
     'activity': idle,
-    'contribution': 2 * idle,
+    'remainder': 2 * idle,
     'squared_gate': 2 * model.ffn.tiles * model.d_model,
     'grouped_votes': max(controls.GROUPS, model.ffn.tiles) * model.d_model,
   }.get(route)
@@ -107,7 +107,10 @@ def list_routes(tiles: int, kept: int, partition: str) -> tuple[str, ...]:
   """Return the ways to route that are measured with tiles of a size, cut in a way."""
   if partition != 'rows' or (tiles, kept) not in QUARTERS:
     return ('votes',)
-  return ROUTES if tiles < controls.GROUPS else tuple(route for route in ROUTES if route != 'grouped_votes')
+  left_out = {'grouped_votes'} if tiles >= controls.GROUPS else set()
+  if tiles > PRIMARY[0]:  # An oracle compares every two tiles for each token.
+    left_out.add('remainder')
+  return tuple(route for route in ROUTES if route not in left_out)
 
 
 def _cuts() -> Iterator[tuple[int, int, str]]:

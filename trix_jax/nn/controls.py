@@ -132,14 +132,23 @@ def route_by_activity(layer: nn.Module, given: ffn.RouteInput) -> routing.Routin
   return _send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
-def route_by_contribution(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
-  """Route by what each tile would add to the output of all of them, their inner product: an oracle of the layer."""
+def route_by_remainder(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Choose tiles one by one, each the one that leaves the least of all tiles' output: an oracle of the layer."""
   unit_NTH, _ = weigh_units(given.asked, given.tiles)
-  active_NTH = ACTIVATIONS[layer.config.activation](unit_NTH)
   down_THD = given.tiles.down_THD * given.tiles.down_scale_TD[:, None]
-  output_ND = jnp.einsum('nth,thd->nd', active_NTH, down_THD)
-  score_NT = jnp.einsum('nth,nth->nt', active_NTH, jnp.einsum('nd,thd->nth', output_ND, down_THD))
-  return _send(layer, given, routing.select(score_NT, layer.config.top_k))
+  part_NTD = jnp.einsum('nth,thd->ntd', ACTIVATIONS[layer.config.activation](unit_NTH), down_THD)
+  product_NTT = jnp.einsum('ntd,nsd->nts', part_NTD, part_NTD)
+
+  def choose(gain_NT, _):
+    tile_N = jnp.argmax(gain_NT, axis=-1).astype(jnp.int32)
+    gain_NT -= 2 * jnp.take_along_axis(product_NTT, tile_N[:, None, None], axis=1)[:, 0]
+    chosen_NT = tile_N[:, None] == jnp.arange(layer.config.tiles)
+    return jnp.where(chosen_NT, -jnp.inf, gain_NT), tile_N
+
+  # By what a tile shortens the square of what is left, 2 left . part - part . part; first all is left.
+  gain_NT = 2 * product_NTT.sum(axis=-1) - jnp.diagonal(product_NTT, axis1=1, axis2=2)
+  _, tile_KN = jax.lax.scan(choose, gain_NT, length=layer.config.top_k)
+  return _send(layer, given, tile_KN.T)
 
 
 def route_by_squared_gate(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
@@ -257,7 +266,7 @@ TABLE = {
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
   'activity': Control(route_by_activity, ffn.compute_all, reads_signatures=False),
-  'contribution': Control(route_by_contribution, ffn.compute_all, reads_signatures=False),
+  'remainder': Control(route_by_remainder, ffn.compute_all, reads_signatures=False),
   'squared_gate': Control(route_by_squared_gate, ffn.compute_all, routing='learned', reads_signatures=False),
   'energy': Control(route_by_energy, ffn.compute_all, reads_signatures=False),
   'grouped_votes': Control(route_by_grouped_votes, ffn.compute_all),

@@ -108,11 +108,8 @@ MUTATIONS = (
     'test_controls',
     ('tile_dropout_loses_the_mean', 'gate_NK=2.0 * info.gate_NK * kept_NT', 'gate_NK=info.gate_NK * kept_NT'),
     ('gradual_sparsity_goes_backwards', "'tiles'), 1 - progress, ", "'tiles'), progress, "),
-    (
-      'contributions_count_their_size_twice',
-      "'nth,nth->nt', active_NTH, jnp.einsum(",
-      "'nth,nth->nt', active_NTH**2, jnp.einsum(",
-    ),
+    ('an_oracle_chooses_a_tile_again', 'jnp.where(chosen_NT, -jnp.inf, gain_NT)', 'gain_NT'),
+    ('an_oracle_ignores_what_it_chose', 'gain_NT -= 2 * jnp', 'gain_NT -= 0 * jnp'),
     ('a_squared_gate_reads_sizes', 'jnp.square(x_ND)], axis=-1)', 'jnp.abs(x_ND)], axis=-1)'),
     ('groups_vote_together', 'groups = max(1, GROUPS // layer.config.tiles)', 'groups = 1'),
     ('a_share_leaves_out_its_last_tile', 'jnp.cumsum(part_NT, axis=-1) - part_NT', 'jnp.cumsum(part_NT, axis=-1)'),
