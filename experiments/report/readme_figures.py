@@ -3,6 +3,7 @@
 differences.png   the difference in loss of each variant of the suites in COMPARED to its baseline
 tile_use.png      the tiles of each class of characters, in the emergent model of seed 0
 carved.png        what carved models lose over what they compute, if the suite carve has results
+grafts.png        what grafted tiles gain and cost by each key, if the suite graft has results
 oracle.png        what other choices of tiles lose or gain, if the suite oracle has results
 correlations.png  what was read against the loss that it should predict, if the suite transfer has results
 stand_ins.png     what models lose with tiles of another model, if it has
@@ -15,7 +16,7 @@ from absl import flags
 from experiments import suites
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import judgement, transfer
+from experiments.suites import graft, judgement, transfer
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.system import files
@@ -48,6 +49,8 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
   }
   if (path := results / 'carve.json').exists():
     drawn['carved'] = figures.frontier(results_file.read_whole(path)['rows'])
+  if (path := results / 'graft.json').exists():
+    drawn['grafts'] = figures.grafts(graft.collect_ways(results_file.read_whole(path)['rows']))
   if (path := results / 'oracle.json').exists():
     drawn['oracle'] = figures.oracle(results_file.read_whole(path)['rows'], list(suites.SUITES['oracle'].variants))
   if (path := results / 'transfer.json').exists():

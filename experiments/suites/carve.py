@@ -9,7 +9,7 @@ from experiments.suites.suite import DENSE, Suite
 # Tiles, and those of them that a token keeps.
 PRIMARY = (128, 32)
 # Tiles so coarse that the votes of all their units are worse than a gate that is fitted to data.
-COARSE = ((4, 1), (16, 4), (32, 8))
+COARSE = ((4, 1), (16, 4), (32, 8), (64, 16))
 
 
 def judge_claims(results: Results) -> list[Verdict]:
@@ -36,7 +36,7 @@ def judge_claims(results: Results) -> list[Verdict]:
   for tiles, kept in COARSE:
     grouped, gate = (more_than_dense(results, tiles, kept, route=route) for route in ('grouped_votes', 'fitted_gate'))
     if gap := estimates.gap(grouped, gate):
-      claim = f'{kept} of {tiles} tiles: votes of 64 groups of units find them as well as the gate, or better'
+      claim = f'{kept} of {tiles} tiles: votes of 128 groups of units find them as well as the gate, or better'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   if gap := compare_adaptive(results):
     claim = "128 tiles: numbers of tiles that are each token's own lose less than one number, at as many products"

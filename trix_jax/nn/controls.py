@@ -20,7 +20,7 @@ from trix_jax.nn.model_config import ACTIVATIONS, NO_CONTROL, FFNConfig
 KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
 # Groups of hidden units in a layer whose votes are counted apart; see `route_by_grouped_votes`.
-GROUPS = 64
+GROUPS = 128
 # Correlation of votes with a tile's odd part; see `route_by_energy`.
 ENERGY_RATIO = 0.8
 # Steps after which `route_by_redrawn_hash` draws its tiles anew.
