@@ -311,8 +311,11 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
       'What was read, and the cheapest other ways to tell, by their rank correlation with the loss.',
       figures.correlations(read),
     )
-  if rows_of := graft.collect_ways(rows) if 'grafted' in suite.measures else {}:
-    draw('R and F of each key, with 95 % intervals; hollow for one seed.', figures.grafts(rows_of))
+  if rows_of := graft.collect_shown(rows) if 'grafted' in suite.measures else {}:
+    draw(
+      'R and F of each key, with 95 % intervals; hollow for one seed. The last row is of a named donor.',
+      figures.grafts(rows_of),
+    )
     donor = next(row for row in rows if row['variant'] == graft.PLAIN and row['grafted'].get('rows'))
     result.append(
       (

@@ -50,7 +50,7 @@ def write(results: pathlib.Path, images: pathlib.Path) -> list[pathlib.Path]:
   if (path := results / 'carve.json').exists():
     drawn['carved'] = figures.frontier(results_file.read_whole(path)['rows'])
   if (path := results / 'graft.json').exists():
-    drawn['grafts'] = figures.grafts(graft.collect_ways(results_file.read_whole(path)['rows']))
+    drawn['grafts'] = figures.grafts(graft.collect_shown(results_file.read_whole(path)['rows']))
   if (path := results / 'oracle.json').exists():
     drawn['oracle'] = figures.oracle(results_file.read_whole(path)['rows'], list(suites.SUITES['oracle'].variants))
   if (path := results / 'transfer.json').exists():

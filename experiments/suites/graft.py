@@ -110,6 +110,12 @@ def collect_ways(results: Results, variant: str = PLAIN) -> dict[tuple[str, str]
   return found
 
 
+def collect_shown(results: Results) -> dict[tuple[str, str], Rows]:
+  """Return the rows of every key of a plain donor, and of the votes of a named one, for a figure."""
+  named = collect_ways(results, NAMED)
+  return collect_ways(results) | {('named_votes', scores): of for (key, scores), of in named.items() if key == 'votes'}
+
+
 def find_best(rows_of: Mapping[tuple[str, str], Rows], keys: Iterable[str]) -> tuple[str, str]:
   """Return the way of these keys with the least loss, in the mean over both texts and all seeds.
 
