@@ -125,7 +125,7 @@ def test_all_pre_activations_route_by_what_the_units_put_out(control):
 
 
 def test_the_oracle_of_a_layer_leaves_the_least_of_its_output_with_each_tile():
-  module, variables, x = layer_of('remainder', top_k=3, gate='one_hot')
+  module, variables, x = layer_of('remainder', top_k=T, gate='one_hot')
   info = apply(module, variables, x)[1]
   part_TND = np.asarray(
     ffn.compute_tile_outputs(x, ffn.quantise_tiles(variables['params'], module.config), module.config)
@@ -133,7 +133,7 @@ def test_the_oracle_of_a_layer_leaves_the_least_of_its_output_with_each_tile():
   firsts = set()
   for token in range(0, N, 10):
     left_D, tiles = part_TND[:, token].sum(axis=0), []
-    for _ in range(3):
+    for _ in range(T):
       sizes = {t: np.linalg.norm(left_D - part_TND[t, token]) for t in range(T) if t not in tiles}
       tiles.append(min(sizes, key=lambda t: sizes[t]))
       left_D = left_D - part_TND[tiles[-1], token]
