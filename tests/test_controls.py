@@ -142,6 +142,13 @@ def test_the_oracle_of_a_layer_leaves_the_least_of_its_output_with_each_tile():
   assert len(firsts) > 1
 
 
+def test_the_oracle_of_a_layer_takes_each_of_two_equal_tiles_once():
+  module, variables, x = layer_of('remainder', top_k=T, gate='one_hot')
+  params = {name: jnp.asarray(of).at[1].set(of[0]) for name, of in variables['params'].items()}
+  info = apply(module, {'params': params}, x)[1]
+  np.testing.assert_array_equal(np.sort(info.tile_NK, axis=1), np.broadcast_to(np.arange(T), (N, T)))
+
+
 def test_a_squared_gate_reads_what_a_linear_one_cannot():
   module, variables, x = layer_of('squared_gate', routing='learned', gate='one_hot')
   kernel_ET = np.zeros((2 * D, T), np.float32)
