@@ -132,6 +132,11 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
     ),
     (
       "{'model.tiles': 8}",
+      "{'training.start_from': '{four carved fine}'}",
+      "names no carve; write it as '{four carved 32 of 128}'",
+    ),
+    (
+      "{'model.tiles': 8}",
       "{'loss.teacher': '{eight}'}",
       "'eight' starts from, learns from, or is measured with, what needs it",
     ),

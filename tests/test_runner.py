@@ -317,6 +317,7 @@ def test_what_goes_on_from_a_carve_is_carved_first_and_once(tmp_path, monkeypatc
     (of.workdir / 'checkpoints' / 'last' / str(of.settings['training.steps'])).mkdir(parents=True)
 
   start = of.settings['training.start_from']
+  assert of.portable['training.start_from'] == f'{of.needs[0].digest}_carved_128_32'
   monkeypatch.setattr(execution, 'call', call)
   with pytest.raises(execution.RunFailed, match='no power'):
     execution.train(of, Progress([]), jobs)

@@ -12,6 +12,7 @@ MUTATIONS = (
       'recipe.digest_of(config_of(portable))',
       'recipe.digest_of(config_of(settings))',
     ),
+    ('carves_of_any_size_are_equal', "portable[key] += '_carved_{}_{}'.format(*sizes)", "portable[key] += '_carved'"),
   ),
   *break_file(
     'experiments',
