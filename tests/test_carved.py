@@ -6,7 +6,7 @@ import numpy as np
 from experiments.findings import carved
 from experiments.suites import carve
 from trix_jax.editing import carving
-from trix_jax.nn import controls
+from trix_jax.nn import unit_routings
 
 
 def units_of(up_FD):
@@ -16,7 +16,7 @@ def units_of(up_FD):
 
 
 def test_groups_gather_similar_units_within_a_tile_and_leave_its_units(monkeypatch):
-  monkeypatch.setattr(controls, 'GROUPS', 4)
+  monkeypatch.setattr(unit_routings, 'GROUPS', 4)
   direction = np.random.default_rng(0).integers(0, 4, 32)  # Two tiles of two groups; units of a group are alike.
   up_FD = np.eye(4)[direction % 4] * 8 + np.eye(4)[direction // 2 * 2]
   units = units_of(up_FD)

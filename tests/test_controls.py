@@ -15,7 +15,7 @@ from trix_jax.core import routing, ternary
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import Evaluator, change_routing
 from trix_jax.inference import weights
-from trix_jax.nn import controls, ffn, indexed_ffn, model_config, transformer
+from trix_jax.nn import controls, ffn, indexed_ffn, model_config, transformer, unit_routings
 from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
 from trix_jax.system import devices
 from trix_jax.training.others import Others, Teacher
@@ -162,7 +162,7 @@ def test_a_squared_gate_reads_what_a_linear_one_cannot():
 
 
 def test_groups_of_units_vote_apart(monkeypatch):
-  monkeypatch.setattr(controls, 'GROUPS', 8)  # Two in each of four tiles.
+  monkeypatch.setattr(unit_routings, 'GROUPS', 8)  # Two in each of four tiles.
   module, variables, x = layer_of('grouped_votes', top_k=2, gate='one_hot')
   info = apply(module, variables, x)[1]
   tiles = ffn.quantise_tiles(variables['params'], module.config)

@@ -13,7 +13,7 @@ from experiments.suites.carve import PRIMARY
 from trix_jax.data import corpora
 from trix_jax.editing import carving
 from trix_jax.evaluation.evaluator import Evaluator
-from trix_jax.nn import controls, ffn, transformer
+from trix_jax.nn import ffn, transformer, unit_routings
 from trix_jax.nn.cost import count_products
 from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
@@ -95,7 +95,7 @@ def _count_routing(route: str, kept: int, model: ModelConfig) -> int | None:
     'activity': idle,
     'remainder': 2 * idle,
     'squared_gate': 2 * model.ffn.tiles * model.d_model,
-    'grouped_votes': max(controls.GROUPS, model.ffn.tiles) * model.d_model,
+    'grouped_votes': max(unit_routings.GROUPS, model.ffn.tiles) * model.d_model,
   }.get(route)
 
 
@@ -107,7 +107,7 @@ def list_routes(tiles: int, kept: int, partition: str) -> tuple[str, ...]:
   """Return the ways to route that are measured with tiles of a size, cut in a way."""
   if partition != 'rows' or (tiles, kept) not in QUARTERS:
     return ('votes',)
-  left_out = {'grouped_votes'} if tiles >= controls.GROUPS else set()
+  left_out = {'grouped_votes'} if tiles >= unit_routings.GROUPS else set()
   if tiles > PRIMARY[0]:  # An oracle compares every two tiles for each token.
     left_out.add('remainder')
   return tuple(route for route in ROUTES if route not in left_out)
@@ -132,7 +132,7 @@ def look_at_layers(trained: checkpoints.Trained) -> list[Seen]:
 
 def _activity(x_ND, tiles, config):
   """Return what every hidden unit puts out, times the norm of its output, [N, T, H]."""
-  unit_NTH, norm_TH = controls.weigh_units(ffn.quantise_asked(x_ND, config.ffn), tiles)
+  unit_NTH, norm_TH = unit_routings.weigh_units(ffn.quantise_asked(x_ND, config.ffn), tiles)
   return ffn.ACTIVATIONS[config.ffn.activation](unit_NTH) * norm_TH
 
 
@@ -157,9 +157,9 @@ def _cut_by(name: str, seen: list[Seen]) -> carving.Partition:
 def cluster_units_in_groups(units: carving.Units, tiles: int, layer: int) -> jax.Array:
   """Gather units with similar rows into tiles, and so into groups within coarse tiles; see `GROUPS`."""
   member_TH = np.array(carving.cluster_units(units, tiles, layer))
-  if tiles < controls.GROUPS:
+  if tiles < unit_routings.GROUPS:
     for member_H in member_TH:
-      member_H[:] = member_H[carving.gather(units.up_FD[member_H], controls.GROUPS // tiles, layer).reshape(-1)]
+      member_H[:] = member_H[carving.gather(units.up_FD[member_H], unit_routings.GROUPS // tiles, layer).reshape(-1)]
   return jnp.asarray(member_TH)
 
 
@@ -176,7 +176,7 @@ def _route_by(route: str, params: Any, model: ModelConfig, seen: list[Seen]) -> 
     target_NT = np.concatenate(
       [_activity(part_ND, tiles, model).sum(axis=-1) for part_ND in np.array_split(of_layer.x_ND, 8)]
     )
-    x_NE = np.asarray(controls.add_squares(jnp.asarray(of_layer.x_ND))) if squared else of_layer.x_ND
+    x_NE = np.asarray(unit_routings.add_squares(jnp.asarray(of_layer.x_ND))) if squared else of_layer.x_ND
     gate = {'squared_gate' if squared else 'gate': fit_gate(x_NE, target_NT)}
     params[name] = {**params[name], 'ffn': {**params[name]['ffn'], **gate}}
   ffn_config = dataclasses.replace(model.ffn, routing='learned')

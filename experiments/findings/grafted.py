@@ -22,7 +22,7 @@ from trix_jax.data import corpora
 from trix_jax.editing import grafting
 from trix_jax.evaluation.evaluator import record_tiles
 from trix_jax.inference import forward, weights
-from trix_jax.nn import controls, ffn, router, transformer
+from trix_jax.nn import ffn, router, transformer, unit_routings
 from trix_jax.nn.model_config import ModelConfig
 from trix_jax.runs import checkpoints
 from trix_jax.training import naming
@@ -56,10 +56,10 @@ def score_by_energy(asked: router.Asked, layer: dict[str, Any]) -> jax.Array:
   The trace is the energy of all directions together. So a tile gains nothing by larger scales.
   """
   tiles = layer['tiles']
-  unit_NTH, norm_TH = controls.weigh_units(asked, tiles)
+  unit_NTH, norm_TH = unit_routings.weigh_units(asked, tiles)
   energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
   vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
-  score_NT = energy_NT + controls.ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / norm_TH.shape[1])
+  score_NT = energy_NT + unit_routings.ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / norm_TH.shape[1])
   square_TH = jnp.sum(jnp.square(tiles.up_TDH), axis=1) * jnp.square(tiles.up_scale_TH)
   return score_NT / jnp.maximum(jnp.sum(square_TH * norm_TH, axis=-1), 1e-30)
 

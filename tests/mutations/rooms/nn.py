@@ -108,6 +108,11 @@ MUTATIONS = (
     'test_controls',
     ('tile_dropout_loses_the_mean', 'gate_NK=2.0 * info.gate_NK * kept_NT', 'gate_NK=info.gate_NK * kept_NT'),
     ('gradual_sparsity_goes_backwards', "'tiles'), 1 - progress, ", "'tiles'), progress, "),
+  ),
+  *break_file(
+    'nn',
+    'trix_jax/nn/unit_routings.py',
+    'test_controls',
     ('an_oracle_chooses_a_tile_again', 'jnp.where(chosen_NT, -jnp.inf, gain_NT)', 'gain_NT'),
     ('an_oracle_ignores_what_it_chose', 'gain_NT -= 2 * jnp', 'gain_NT -= 0 * jnp'),
     ('a_squared_gate_reads_sizes', 'jnp.square(x_ND)], axis=-1)', 'jnp.abs(x_ND)], axis=-1)'),

@@ -1,0 +1,111 @@
+"""Routings that look at the hidden units of every tile, and so know more than its signature: for experiments only.
+
+Each says what could be known of a tile before it is computed, and at what cost. See `controls.TABLE`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from trix_jax.core import routing
+from trix_jax.nn import ffn, router
+from trix_jax.nn.model_config import ACTIVATIONS
+
+# Groups of hidden units in a layer whose votes are counted apart; see `route_by_grouped_votes`.
+GROUPS = 128
+# Correlation of votes with a tile's odd part; see `route_by_energy`.
+ENERGY_RATIO = 0.8
+
+
+def send(layer: nn.Module, given: ffn.RouteInput, tile_NK: jax.Array) -> routing.RoutingInfo:
+  """Send every token to the given tiles, with gates of 1. Scores are those of the signatures, for the statistics."""
+  info = ffn.route_by_signatures(layer, given)
+  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
+
+
+def route_by_activity(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by what all hidden units would put out, the most that a routing can know from their pre-activations."""
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  active_NTH = ACTIVATIONS[layer.config.activation](unit_NTH)
+  score_NT = jnp.einsum('nth,th->nt', active_NTH, norm_TH)
+  return send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def route_by_remainder(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Choose tiles one by one, each the one that leaves the least of all tiles' output: an oracle of the layer."""
+  unit_NTH, _ = weigh_units(given.asked, given.tiles)
+  down_THD = given.tiles.down_THD * given.tiles.down_scale_TD[:, None]
+  part_NTD = jnp.einsum('nth,thd->ntd', ACTIVATIONS[layer.config.activation](unit_NTH), down_THD)
+  product_NTT = jnp.einsum('ntd,nsd->nts', part_NTD, part_NTD)
+
+  def choose(gain_NT, _):
+    tile_N = jnp.argmax(gain_NT, axis=-1).astype(jnp.int32)
+    gain_NT -= 2 * jnp.take_along_axis(product_NTT, tile_N[:, None, None], axis=1)[:, 0]
+    chosen_NT = tile_N[:, None] == jnp.arange(layer.config.tiles)
+    return jnp.where(chosen_NT, -jnp.inf, gain_NT), tile_N
+
+  # By what a tile shortens the square of what is left, 2 left . part - part . part; first all is left.
+  gain_NT = 2 * product_NTT.sum(axis=-1) - jnp.diagonal(product_NTT, axis1=1, axis2=2)
+  _, tile_KN = jax.lax.scan(choose, gain_NT, length=layer.config.top_k)
+  return send(layer, given, tile_KN.T)
+
+
+def route_by_squared_gate(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by a learned gate that reads what is asked and its squares."""
+  x_NE = add_squares(given.asked.x_ND)
+  gate = ffn.Gate(x_NE.shape[1], layer.config.tiles, name='squared_gate')()
+  keys = given.tiles.signatures_TD, given.tiles.signature_scale_T
+  return ffn.route_by_keys(layer, given._replace(asked=given.asked._replace(x_ND=x_NE)), *keys, gate)
+
+
+def add_squares(x_ND: jax.Array) -> jax.Array:
+  """Return a vector's elements and their squares, [N, 2 * D]."""
+  return jnp.concatenate([x_ND, jnp.square(x_ND)], axis=-1)
+
+
+def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by votes a and energy e: e + 0.8 a sqrt(e / H), which is near the sum of relu^2 of all units.
+
+  relu^2 of a unit is (u^2 + u |u|) / 2: votes read the odd part of a tile, its energy the even part. Units count by the
+  norm of their outputs.
+  """
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
+  vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
+  score_NT = energy_NT + ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / layer.config.hidden)
+  return send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def route_by_grouped_votes(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by the votes of groups of units: a tile's score is the sum of relu^2 of their mean votes.
+
+  A layer has `GROUPS` groups, or one a tile if it has more tiles. Units next to one another in a tile form a group, so
+  a tile needs its units in such an order. A group counts by the mean norm of its units' outputs.
+  """
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  groups = max(1, GROUPS // layer.config.tiles)
+  mean_NTG, norm_TG = (of.reshape(*of.shape[:-1], groups, -1).mean(axis=-1) for of in (unit_NTH, norm_TH))
+  score_NT = jnp.einsum('ntg,tg->nt', jnp.square(jnp.maximum(mean_NTG, 0)), norm_TG)
+  return send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def route_by_share(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token its best tiles until they hold a share, `keep_ratio`, of what its votes read.
+
+  A tile's part is relu^2 of its votes. The number of tiles is a token's own, whatever `top_k` is.
+  """
+  info = ffn.route_by_signatures(layer, given)
+  tile_NT = routing.select(info.score_NJ, layer.config.tiles)
+  part_NT = jnp.square(jnp.maximum(jnp.take_along_axis(info.score_NJ, tile_NT, axis=-1), 0))
+  before_NT = jnp.cumsum(part_NT, axis=-1) - part_NT
+  kept_NT = before_NT < layer.config.keep_ratio * part_NT.sum(axis=-1, keepdims=True)
+  kept_NT = kept_NT.at[:, 0].set(True)  # Where no tile has votes, the best one is computed all the same.
+  return dataclasses.replace(info, tile_NK=tile_NT, gate_NK=kept_NT.astype(jnp.float32))
+
+
+def weigh_units(asked: router.Asked, tiles: ffn.TernaryTiles) -> tuple[jax.Array, jax.Array]:
+  """Return the pre-activations of all hidden units, [N, T, H], and the norms of their outputs, [T, H]."""
+  unit_NTH = jnp.einsum('nd,tdh->nth', asked.q_ND, tiles.up_TDH)
+  return unit_NTH * (asked.step_N1[..., None] * tiles.up_scale_TH), ffn.measure_outputs(tiles)
