@@ -158,7 +158,10 @@ def _fits_controls_of(wanted: str) -> Relation:
   return Relation(
     lambda c: (
       c.model.control not in names
-      or (c.model.ffn.routing, c.model.ffn.clusters, c.model.ffn.top_k, c.sample_length) == (wanted, 0, 1, 0)
+      or (
+        (c.model.ffn.routing, c.model.ffn.clusters, c.sample_length) == (wanted, 0, 0)
+        and (c.model.ffn.top_k == 1 or controls.TABLE[c.model.control].any_top_k)
+      )
     ),
     f'config.model.control = {{c.model.control}} is for model.routing = {wanted} with model.top_k = 1, '
     'model.clusters = 0 and sample_length = 0, as such a model cannot write',

@@ -5,6 +5,7 @@ model. It has no packed form. A layer trains when there is an RNG stream `tiles`
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -33,6 +34,7 @@ class Control:
     without: the part of a layer behind an index that is left out: `norm`, `output_scale` or `residual`.
     routing: `model.routing` of the models that it is for.
     reads_signatures: whether signatures route.
+    any_top_k: whether models in which a token computes several tiles train with it.
   """
 
   route: ffn.Route | None = None
@@ -40,6 +42,7 @@ class Control:
   without: str = ''
   routing: str = 'emergent'
   reads_signatures: bool = True
+  any_top_k: bool = False
 
 
 def route_by_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
@@ -71,6 +74,14 @@ def route_by_redrawn_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.Ro
   draw = layer.variable('routing', 'draw', jnp.zeros, (), jnp.int32).value
   tile_V = jax.random.permutation(jax.random.key(draw), tokens.vocabulary_size) % layer.config.tiles
   return _send_to_one(layer, given, tile_V[tokens.number])
+
+
+def route_by_drawn_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Give each token `top_k` tiles that are drawn at random once, each token its own, and never change."""
+  tokens, config = _tokens(given), layer.config
+  order_VT = jnp.argsort(jax.random.uniform(jax.random.key(0), (tokens.vocabulary_size, config.tiles)), axis=-1)
+  tile_VK = order_VT[:, : config.top_k].astype(jnp.int32)
+  return unit_routings.send(layer, given, tile_VK[tokens.number.reshape(-1)])
 
 
 def _tokens(given) -> ffn.Tokens:
@@ -166,6 +177,7 @@ TABLE = {
   'hash': Control(route_by_hash, reads_signatures=False),
   'hash_balanced': Control(route_by_balanced_hash, reads_signatures=False),
   'hash_previous': Control(route_by_previous_hash, reads_signatures=False),
+  'hash_drawn': Control(route_by_drawn_hash, reads_signatures=False, any_top_k=True),
   'hash_redrawn': Control(route_by_redrawn_hash, reads_signatures=False),
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
@@ -175,8 +187,13 @@ TABLE = {
     unit_routings.route_by_squared_gate, ffn.compute_all, routing='learned', reads_signatures=False
   ),
   'energy': Control(unit_routings.route_by_energy, ffn.compute_all, reads_signatures=False),
-  'grouped_votes': Control(unit_routings.route_by_grouped_votes, ffn.compute_all),
-  'share': Control(unit_routings.route_by_share, ffn.compute_all),
+  'grouped_votes': Control(unit_routings.route_by_grouped_votes, ffn.compute_all, reads_signatures=False),
+  'witnesses': Control(unit_routings.route_by_witnesses, ffn.compute_all, reads_signatures=False),
+  'low_rank_energy': Control(unit_routings.route_by_low_rank_energy, ffn.compute_all, reads_signatures=False),
+  **{
+    f'share_{share}': Control(functools.partial(unit_routings.route_by_share, share=share), ffn.compute_all)
+    for share in unit_routings.SHARES
+  },
   'masked': Control(execute=ffn.compute_all),  # As fast for narrow tiles as for wide ones.
   'no_router_gradient': Control(route_without_gradient),
   'no_signature_gradient': Control(route_without_signature_gradient),

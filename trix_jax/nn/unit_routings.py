@@ -4,6 +4,7 @@ Each says what could be known of a tile before it is computed, and at what cost.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from flax import linen as nn
 
 from trix_jax.core import routing
 from trix_jax.nn import ffn, router
-from trix_jax.nn.model_config import ACTIVATIONS
+from trix_jax.nn.model_config import ACTIVATIONS, FFNConfig
 
-# Groups of hidden units in a layer whose votes are counted apart; see `route_by_grouped_votes`.
+# Groups of hidden units in a layer. So many keys a routing of coarse tiles may score; see `count_groups`.
 GROUPS = 128
+# Shares of what votes read that tokens may hold; see `route_by_share`.
+SHARES = (0.95, 0.98, 0.99, 0.995, 0.998)
 # Correlation of votes with a tile's odd part; see `route_by_energy`.
 ENERGY_RATIO = 0.8
 
@@ -74,25 +77,77 @@ def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingI
   unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
   energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
   vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
-  score_NT = energy_NT + ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / layer.config.hidden)
+  score_NT = add_votes(energy_NT, vote_NT, layer.config.hidden)
   return send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def add_votes(energy_NT: jax.Array, vote_NT: jax.Array, hidden: int) -> jax.Array:
+  """Return what energy and votes of tiles with H units say together; see `route_by_energy`."""
+  return energy_NT + ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / hidden)
+
+
+def count_groups(config: FFNConfig) -> int:
+  """Return the number of groups of each tile's units: a layer has `GROUPS`, or one a tile if it has more tiles.
+
+  Units next to one another in a tile form a group. So a tile needs its units in such an order.
+  """
+  return math.gcd(max(1, GROUPS // config.tiles), config.hidden)
 
 
 def route_by_grouped_votes(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
   """Route by the votes of groups of units: a tile's score is the sum of relu^2 of their mean votes.
 
-  A layer has `GROUPS` groups, or one a tile if it has more tiles. Units next to one another in a tile form a group, so
-  a tile needs its units in such an order. A group counts by the mean norm of its units' outputs.
+  A group counts by the mean norm of its units' outputs. See `count_groups`.
   """
   unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
-  groups = max(1, GROUPS // layer.config.tiles)
-  mean_NTG, norm_TG = (of.reshape(*of.shape[:-1], groups, -1).mean(axis=-1) for of in (unit_NTH, norm_TH))
+  mean_NTG, norm_TG = (_in_groups(of, layer.config).mean(axis=-1) for of in (unit_NTH, norm_TH))
   score_NT = jnp.einsum('ntg,tg->nt', jnp.square(jnp.maximum(mean_NTG, 0)), norm_TG)
   return send(layer, given, routing.select(score_NT, layer.config.top_k))
 
 
-def route_by_share(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
-  """Give each token its best tiles until they hold a share, `keep_ratio`, of what its votes read.
+def route_by_witnesses(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route by some of a tile's own units: from each group the one whose codes are most like those of all.
+
+  What it would put out, see `route_by_activity`, stands for its group. See `count_groups`.
+  """
+  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  unit_NTGU, norm_TGU = (_in_groups(of, layer.config) for of in (unit_NTH, norm_TH))
+  up_TGUD = _in_groups(jnp.moveaxis(given.tiles.up_TDH, 1, 0), layer.config).transpose(1, 2, 3, 0)
+  like_TGU = jnp.einsum('tgud,tgd->tgu', up_TGUD, up_TGUD.mean(axis=2))
+  witness_TG1 = jnp.argmax(like_TGU, axis=-1, keepdims=True)
+  witness_NTG = jnp.take_along_axis(unit_NTGU, witness_TG1[None], axis=-1)[..., 0]
+  active_NTG = ACTIVATIONS[layer.config.activation](witness_NTG)
+  score_NT = jnp.einsum('ntg,tg->nt', active_NTG, norm_TGU.sum(axis=-1))
+  return send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def _in_groups(of_XH: jax.Array, config: FFNConfig) -> jax.Array:
+  return of_XH.reshape(*of_XH.shape[:-1], count_groups(config), -1)
+
+
+def route_by_low_rank_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Route as `route_by_energy` does, with the energy along a tile's largest directions alone.
+
+  Votes and directions are as many keys as there are groups. The other directions add what they have in the mean.
+  """
+  x_ND, tiles, config = given.asked.q_ND * given.asked.step_N1, given.tiles, layer.config
+  norm_TH = ffn.measure_outputs(tiles)
+  row_THD = jnp.swapaxes(tiles.up_TDH * tiles.up_scale_TH[:, None], 1, 2)
+  weighted_THD = row_THD * jnp.sqrt(norm_TH)[..., None]
+  # The squares along all eigenvectors of the rows' products sum to the energy; they come in rising order.
+  energy_TH, vector_THH = jnp.linalg.eigh(jnp.einsum('thd,tgd->thg', weighted_THD, weighted_THD))
+  rank = max(0, GROUPS // config.tiles - 1)
+  left_out = config.hidden - min(rank, config.hidden)
+  direction_TRD = jnp.einsum('thr,thd->trd', vector_THH[..., left_out:], weighted_THD)
+  rest_T = energy_TH[:, :left_out].sum(axis=-1) / config.d_model
+  energy_NT = jnp.einsum('nd,trd->ntr', x_ND, direction_TRD, precision='highest')
+  energy_NT = jnp.sum(jnp.square(energy_NT), axis=-1) + rest_T * jnp.sum(jnp.square(x_ND), axis=-1, keepdims=True)
+  vote_NT = jnp.einsum('nd,td->nt', x_ND, weighted_THD.sum(axis=1))
+  return send(layer, given, routing.select(add_votes(energy_NT, vote_NT, config.hidden), config.top_k))
+
+
+def route_by_share(layer: nn.Module, given: ffn.RouteInput, share: float) -> routing.RoutingInfo:
+  """Give each token its best tiles until they hold a share of what its votes read.
 
   A tile's part is relu^2 of its votes. The number of tiles is a token's own, whatever `top_k` is.
   """
@@ -100,7 +155,7 @@ def route_by_share(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingIn
   tile_NT = routing.select(info.score_NJ, layer.config.tiles)
   part_NT = jnp.square(jnp.maximum(jnp.take_along_axis(info.score_NJ, tile_NT, axis=-1), 0))
   before_NT = jnp.cumsum(part_NT, axis=-1) - part_NT
-  kept_NT = before_NT < layer.config.keep_ratio * part_NT.sum(axis=-1, keepdims=True)
+  kept_NT = before_NT < share * part_NT.sum(axis=-1, keepdims=True)
   kept_NT = kept_NT.at[:, 0].set(True)  # Where no tile has votes, the best one is computed all the same.
   return dataclasses.replace(info, tile_NK=tile_NT, gate_NK=kept_NT.astype(jnp.float32))
 

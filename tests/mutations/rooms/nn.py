@@ -116,7 +116,17 @@ MUTATIONS = (
     ('an_oracle_chooses_a_tile_again', 'jnp.where(chosen_NT, -jnp.inf, gain_NT)', 'gain_NT'),
     ('an_oracle_ignores_what_it_chose', 'gain_NT -= 2 * jnp', 'gain_NT -= 0 * jnp'),
     ('a_squared_gate_reads_sizes', 'jnp.square(x_ND)], axis=-1)', 'jnp.abs(x_ND)], axis=-1)'),
-    ('groups_vote_together', 'groups = max(1, GROUPS // layer.config.tiles)', 'groups = 1'),
+    ('groups_vote_together', 'return math.gcd(max(1, GROUPS // config.tiles), config.hidden)', 'return 1'),
+    (
+      'a_witness_is_the_first_of_its_group',
+      'jnp.argmax(like_TGU, axis=-1, keepdims=True)',
+      'jnp.argmax(0 * like_TGU, axis=-1, keepdims=True)',
+    ),
+    (
+      'energy_along_the_smallest_directions',
+      'vector_THH[..., left_out:]',
+      'vector_THH[..., : config.hidden - left_out]',
+    ),
     ('a_share_leaves_out_its_last_tile', 'jnp.cumsum(part_NT, axis=-1) - part_NT', 'jnp.cumsum(part_NT, axis=-1)'),
   ),
   *break_file(
@@ -148,6 +158,11 @@ MUTATIONS = (
     'nn',
     'trix_jax/nn/controls.py',
     'test_controls',
+    (
+      'a_drawn_hash_is_the_same_for_all',
+      'tile_VK[tokens.number.reshape(-1)])',
+      'tile_VK[0 * tokens.number.reshape(-1)])',
+    ),
     ('a_redrawn_hash_stays', '(step + 1) // REDRAWN_AFTER', '0 * step // REDRAWN_AFTER'),
     (
       'the_hash_of_the_token_before_is_its_own',
