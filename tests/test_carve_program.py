@@ -5,6 +5,9 @@ import json
 import pytest
 from programs import bad, run, train
 
+from trix_jax.cli import carve, new_run
+from trix_jax.errors import InputError
+
 pytestmark = pytest.mark.slow
 DENSE = ('--config.model.routing=dense', '--config.model.gate=one_hot', '--config.loss.balance_weight=0')
 CARVED = ('--tiles=16', '--top_k=4')
@@ -58,6 +61,16 @@ def test_a_run_is_never_carved_over_another(dense, carved):
   for out in (workdir, dense):
     bad(run('carve', f'--workdir={dense}', f'--out={out}', '--tiles=8', '--top_k=2'), 'holds a run already')
   assert (workdir / 'config.json').read_bytes() == before
+
+
+def test_a_run_that_another_program_wrote_meanwhile_stays(dense, carved, monkeypatch):
+  workdir, _ = carved
+  before = sorted(workdir.parent.iterdir()), (workdir / 'config.json').read_bytes()
+  monkeypatch.setattr(new_run, 'check_free', lambda out: None)  # It was free then.
+  carve.FLAGS(['carve', f'--workdir={dense}', f'--out={workdir}', *CARVED])
+  with pytest.raises(InputError, match=r'cannot write .*; choose another --out'):
+    carve.main()
+  assert (sorted(workdir.parent.iterdir()), (workdir / 'config.json').read_bytes()) == before
 
 
 def test_what_cannot_be_carved_leaves_no_folder(carved, dense, tmp_path):

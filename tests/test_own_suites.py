@@ -133,7 +133,30 @@ def test_a_report_names_the_text_of_a_suite(write, start, tmp_path):
     (
       "{'model.tiles': 8}",
       "{'training.start_from': '{four carved fine}'}",
-      "names no carve; write it as '{four carved 32 of 128}'",
+      "names no variant; choose from four, eight, or write a carve of one as '{four carved 32 of 128}'",
+    ),
+    (
+      "{'model.tiles': 8}",
+      "{'training.start_from': '{four carved 32 of 128'}",
+      'names no variant; choose from four, eight, or write a carve',
+    ),
+    (
+      "{'four': {}, 'eight': {'model.tiles': 8}}",
+      "{'four': {}, 'eight': {'training.start_from': '{four carved 1 of 4}'}}",
+      "'eight': only a model that computes all its tiles alike can be carved",
+    ),
+    *(
+      (
+        "{'four': {}, 'eight': {'model.tiles': 8}}",
+        "{'four': {'model.routing': 'dense', 'model.gate': 'one_hot'}, "
+        f"'eight': {{'model.tiles': {tiles}, 'training.start_from': '{{four carved {carve}}}'}}}}",
+        said,
+      )
+      for tiles, carve, said in (
+        (8, '8 of 4', "variant 'eight': .*top_k"),
+        (8, '1 of 7', "variant 'eight': .*7"),
+        (8, '1 of 4', "variant 'eight': the model to start from is another one .*tiles 4 -> 8"),
+      )
     ),
     (
       "{'model.tiles': 8}",

@@ -1,5 +1,6 @@
 """The runner of suites: it loses nothing, makes nothing twice, and says what fails."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -17,6 +18,7 @@ from experiments.runner.jobs import Jobs
 from experiments.runner.progress import Progress
 from experiments.suites import judgement
 from trix_jax.errors import InputError
+from trix_jax.system import files
 
 
 def test_the_program_that_measures_gets_the_partner(tmp_path, monkeypatch, jobs):
@@ -323,6 +325,30 @@ def test_what_goes_on_from_a_carve_is_carved_first_and_once(tmp_path, monkeypatc
     execution.train(of, Progress([]), jobs)
   execution.train(of, Progress([]), jobs)
   assert calls == ['nine_tenths', ['-m', 'trix_jax.carve'], '128_carved']
+
+
+def test_a_carve_that_another_job_makes_is_waited_for(tmp_path, monkeypatch, jobs):
+  of = next(of for of in small_runs('carve_on', tmp_path) if of.variant == '128_carved')
+  carve = of.carves[0]
+  carve.out.parent.mkdir(parents=True)
+  called, slept = [], []
+  other = contextlib.ExitStack()
+  other.enter_context(files.hold_lock(carve.out.with_name(f'.{carve.out.name}.lock'), InputError('')))
+
+  def sleep(seconds):
+    slept.append(seconds)
+    assert not called
+    carve.out.mkdir()
+    other.close()
+
+  monkeypatch.setattr(jobs, 'sleep', sleep)
+  monkeypatch.setattr(execution, 'call', lambda *of: called.append(of))
+  execution._carve(carve, of, Progress([]), jobs)
+  assert slept == [execution.EVERY] and not called
+  carve.out.rmdir()
+  monkeypatch.setattr(execution, 'call', lambda *of: carve.out.mkdir())
+  execution._carve(carve, of, Progress([]), jobs)
+  assert carve.out.is_dir() and len(slept) == 1
 
 
 def test_a_program_that_fails_is_named_by_its_last_line(tmp_path, jobs):

@@ -92,3 +92,16 @@ def test_equal_runs_are_one_run_wherever_they_are_made(tmp_path):
   }
   assert by_name['option_a', 'dense'] == by_name['remedies', 'dense'] == by_name['four_routings', 'dense']
   assert by_name['option_a', 'sparse'] == by_name['four_routings', 'emergent'] != by_name['option_a', 'dense']
+
+
+def test_a_variant_may_have_a_name_that_reads_like_a_carve(tmp_path, monkeypatch):
+  dense = {'model.routing': 'dense', 'model.gate': 'one_hot'}
+  variants = {'a': dense, 'b': {'training.start_from': '{a carved 1 of 8}', 'model.tiles': 8}}
+
+  def needs_of(**more):
+    monkeypatch.setitem(suites.SUITES, 'mine', suites.Suite('', '', variants | more))
+    of = planning.run_of('mine', 'b', 'small', tmp_path, 0)
+    return [needed.variant for needed in of.needs], [(carve.tiles, carve.top_k) for carve in of.carves]
+
+  assert needs_of() == (['a'], [(8, 1)])
+  assert needs_of(**{'a carved 1 of 8': {'model.tiles': 8}}) == (['a carved 1 of 8'], [])

@@ -10,7 +10,8 @@ from experiments import suites
 from experiments.runner.jobs import Jobs
 from experiments.runner.planning import Carve, Run
 from experiments.runner.progress import Progress, say
-from trix_jax.errors import WorkdirInUse
+from trix_jax.errors import InputError, WorkdirInUse
+from trix_jax.system import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Seconds between two lines of progress.
@@ -58,11 +59,20 @@ def train(run: Run, progress: Progress, jobs: Jobs) -> None:
 
 
 def _carve(carve: Carve, run: Run, progress: Progress, jobs: Jobs) -> None:
-  """Carve a finished dense run, unless that was done."""
-  if not carve.out.exists():
-    sizes = f'--tiles={carve.tiles}', f'--top_k={carve.top_k}'
-    command = [sys.executable, '-m', 'trix_jax.carve', f'--workdir={carve.dense}', *sizes, f'--out={carve.out}']
-    call(command, run, progress, jobs, carve.out.exists)
+  """Carve a finished dense run, unless that was done. Wait where another job or runner is doing it."""
+  sizes = f'--tiles={carve.tiles}', f'--top_k={carve.top_k}'
+  command = [sys.executable, '-m', 'trix_jax.carve', f'--workdir={carve.dense}', *sizes, f'--out={carve.out}']
+  while not carve.out.exists():
+    try:
+      with files.hold_lock(carve.out.with_name(f'.{carve.out.name}.lock'), _BeingCarved('')):
+        call(command, run, progress, jobs, carve.out.exists)
+    except _BeingCarved:
+      say(f'{progress}  {run}: what it starts from is being carved by another job, waiting for it')
+      jobs.sleep(EVERY)
+
+
+class _BeingCarved(InputError):
+  """Another job or program holds the lock of a carve."""
 
 
 def call(

@@ -21,7 +21,9 @@ from experiments.findings import measure, other_programs
 from experiments.runner import planning
 from trix_jax import configuration
 from trix_jax.core import routing
+from trix_jax.editing import carving
 from trix_jax.errors import InputError
+from trix_jax.training import warm_start
 
 SUFFIX = '.py'
 # Other files in a folder of results have these names, and `all` has a meaning for --suite.
@@ -103,7 +105,7 @@ def _check(name: str, suite: suites.Suite, budget: str) -> None:
     try:
       _check_settings({**suite.base, **suite.variants[variant]}, variants)
       run = planning.run_of(name, variant, budget, pathlib.Path(), 0)
-      configuration.parse(planning.config_of(run.settings))
+      _check_start(run, configuration.parse(planning.config_of(run.settings)))
     except (InputError, TypeError, ValueError) as error:
       raise InputError(f'variant {variant!r}: {" ".join(str(error).split())}') from error
     except RecursionError as error:
@@ -130,14 +132,24 @@ def _check_settings(settings: suites.Settings, variants: Collection[str]) -> Non
 
 def _check_reference(name: str, value: str, variants: Collection[str]) -> None:
   """Raise InputError for a setting in braces that stands for nothing."""
-  try:
-    variant, _ = suites.split_reference(value)
-  except ValueError as error:
-    raise InputError(
-      f"{name} = {value!r} names no carve; write it as '{{{next(iter(variants))} carved 32 of 128}}'"
-    ) from error
+  variant, _ = suites.split_reference(value, variants)
   if variant not in variants:
-    raise InputError(f'{name} = {value!r} names no variant; choose from {", ".join(variants)}')
+    raise InputError(
+      f'{name} = {value!r} names no variant; choose from {", ".join(variants)}, or write a carve of one as '
+      f"'{suites.carve_out_of(next(iter(variants)), 128, 32)}'"
+    )
+
+
+def _check_start(run: planning.Run, config: configuration.RunConfig) -> None:
+  """Raise InputError where training cannot start from the run or carve that it names, or a teacher cannot be carved."""
+  models = {}
+  for needed in run.needs:
+    model = models[str(needed.workdir)] = configuration.parse(planning.config_of(needed.settings)).model
+    for carve in run.carves:
+      if carve.dense == needed.workdir:
+        models[str(carve.out)] = carving.make_config(model, carve.tiles, carve.top_k)
+  if config.training.start_from in models:
+    warm_start.check_model(models[config.training.start_from], config, 'the model to start from')
 
 
 def _check_names(what: str, given: Any, allowed: Collection[str]) -> None:

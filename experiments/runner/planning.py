@@ -85,7 +85,7 @@ def run_of(name: str, variant: str, budget: str, folder: pathlib.Path, seed: int
       settings[key], portable[key] = str(texts.path_of(value, folder)), texts.TEXTS[value].sha256()[:12]
       text = value
     elif isinstance(value, str) and value.startswith('{'):
-      named, sizes = suites.split_reference(value)
+      named, sizes = suites.split_reference(value, suites.SUITES[name].variants)
       needed = run_of(name, named, budget, folder, seed)
       settings[key], portable[key] = str(needed.workdir), needed.digest
       if sizes:

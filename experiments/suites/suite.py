@@ -7,8 +7,9 @@ braces stands for its file. The setting `seed` of a variant is added to the run'
 
 import dataclasses
 import os
+import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -16,8 +17,8 @@ Settings = Mapping[str, Any]
 CONFIG = 'experiments/suites/frozen_recipe.py'
 # Settings that variants give as multiples of the budget's.
 SCALED = ('training.steps', 'training.batch_size')
-# Between a variant and its sizes, in a setting that stands for a carved model.
-CARVED = ' carved '
+# A carve of a variant, in a setting that stands for one.
+CARVED = re.compile(r'(.+) carved (\d+) of (\d+)')
 # A run that starts from another adds this to its seed, so that it does not see the same windows again.
 LATER_SEED = 1000
 
@@ -159,16 +160,17 @@ def index(clusters: int, probes: int) -> Settings:
 
 def carve_out_of(variant: str, tiles: int, top_k: int) -> str:
   """Return a setting that stands for what `trix carve` makes of a variant."""
-  return f'{{{variant}{CARVED}{top_k} of {tiles}}}'
+  return f'{{{variant} carved {top_k} of {tiles}}}'
 
 
-def split_reference(value: str) -> tuple[str, tuple[int, int] | None]:
-  """Return the variant that a setting in braces names, and the tiles and top_k of a carve, None without one."""
-  variant, carved, sizes = value[1:-1].partition(CARVED)
-  if not carved:
-    return variant, None
-  top_k, tiles = map(int, sizes.split(' of '))
-  return variant, (tiles, top_k)
+def split_reference(value: str, variants: Collection[str]) -> tuple[str, tuple[int, int] | None]:
+  """Return the variant that a setting in braces names, and the tiles and top_k of a carve, None without one.
+
+  The variant may be unknown. A variant can have any name, even one that reads like a carve of another.
+  """
+  named = value[1:-1] if value.endswith('}') else value
+  carve = None if named in variants else CARVED.fullmatch(named)
+  return (carve[1], (int(carve[3]), int(carve[2]))) if carve else (named, None)
 
 
 def scaled_steps(factor: float) -> Settings:

@@ -64,7 +64,10 @@ def write(
         saved.save(kind, state, figures['loss'])
       row = {'routing': config.model.ffn.routing, 'backend': 'xla', **figures}
       tables.write_rows(partial / 'eval_sparse.json', [row], 'best', step, 'validation')
-    partial.rename(os.path.realpath(out))
+    try:
+      partial.rename(os.path.realpath(out))
+    except OSError as error:  # Since `check_free` another program wrote a run there.
+      raise InputError(f'cannot write {out}: {error.strerror}; choose another --out') from error
   except BaseException:
     shutil.rmtree(partial, ignore_errors=True)
     raise

@@ -172,8 +172,23 @@ def carve(
   Raises:
     InputError: for a model that does not compute all tiles alike, or for numbers that do not fit its units.
   """
-  _require_dense(config)
-  own = dataclasses.replace(
+  own = make_config(config, tiles, top_k)
+  carved = dict(params)
+  for layer in range(config.layers):
+    name = f'layer_{layer}'
+    units = list_units(params[name]['ffn'], config.ffn)
+    carved[name] = {**params[name], 'ffn': build_tiles(units, partition(units, tiles, layer), own.ffn)}
+  return carved, own
+
+
+def make_config(config: ModelConfig, tiles: int, top_k: int) -> ModelConfig:
+  """Return the config of a carved model, from that of the dense one; see `carve`."""
+  if not config.ffn.way.takes_all or config.ffn.gate != 'one_hot' or config.ffn.clusters:
+    raise InputError(
+      'only a model that computes all its tiles alike can be carved: one with model.routing=dense, model.gate=one_hot '
+      'and model.clusters=0'
+    )
+  ffn = dataclasses.replace(
     config.ffn,
     tiles=tiles,
     top_k=top_k,
@@ -182,17 +197,4 @@ def carve(
     shared_down_scale=False,
     balance_bias=False,
   )
-  carved = dict(params)
-  for layer in range(config.layers):
-    name = f'layer_{layer}'
-    units = list_units(params[name]['ffn'], config.ffn)
-    carved[name] = {**params[name], 'ffn': build_tiles(units, partition(units, tiles, layer), own)}
-  return carved, dataclasses.replace(config, ffn=own)
-
-
-def _require_dense(config: ModelConfig):
-  if not config.ffn.way.takes_all or config.ffn.gate != 'one_hot' or config.ffn.clusters:
-    raise InputError(
-      'only a model that computes all its tiles alike can be carved: one with model.routing=dense, model.gate=one_hot '
-      'and model.clusters=0'
-    )
+  return dataclasses.replace(config, ffn=ffn)

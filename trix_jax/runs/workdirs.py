@@ -132,7 +132,7 @@ def write_run(
     'started_at_step': step,
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'command': shlex.join(sys.argv),
-    'commit': _commit(),
+    'commit': read_commit(),
     'versions': read_versions(),
     'machine': {
       'system': platform.platform(),
@@ -196,7 +196,7 @@ def describe_parameters(config: ModelConfig, params: Any, routing_state: Any) ->
   }
 
 
-def _commit() -> str | None:
+def read_commit() -> str | None:
   """Return the commit of this package's checkout, with `-dirty` if files differ from it; None outside a checkout."""
   if not (CHECKOUT / '.git').exists():  # An installed package may be inside another project's checkout.
     return None

@@ -10,7 +10,7 @@ from trix_jax.configuration import TILES, RunConfig
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.nn import model_config
-from trix_jax.nn.model_config import MAY_DIFFER
+from trix_jax.nn.model_config import MAY_DIFFER, ModelConfig
 from trix_jax.runs import checkpoints
 from trix_jax.runs.state import TrainState
 from trix_jax.training import naming
@@ -65,19 +65,9 @@ def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> 
   workdir = config.training.start_from
   trained = _trained('training.start_from', workdir, corpus)
   name = f'config.training.start_from: the model in {workdir}'
-  has_new_tiles = config.training.train_only == TILES
-  theirs, ours = (
-    {**model_config.flatten_model(run.model), 'd_ff / tiles': run.model.ffn.hidden} for run in (trained.config, config)
-  )
-  may_differ = (*MAY_DIFFER, *(('tiles', 'd_ff') if has_new_tiles else ()))
-  if other := [
-    f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours if key not in may_differ and theirs[key] != ours[key]
-  ]:
-    raise InputError(
-      f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but {", ".join(may_differ)}'
-    )
+  check_model(trained.config.model, config, name)
   params = trained.params
-  if has_new_tiles:
+  if config.training.train_only == TILES:
     layers = {name: {**params[name], 'ffn': state.params[name]['ffn']} for name in params if name.startswith('layer_')}
     params = {**params, **layers}
   if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, state.params):
@@ -91,6 +81,20 @@ def start_from(config: RunConfig, corpus: corpora.Corpus, state: TrainState) -> 
   return dataclasses.replace(
     state, params=params, routing_state=trained.routing_state if alike else state.routing_state
   )
+
+
+def check_model(earlier: ModelConfig, config: RunConfig, name: str) -> None:
+  """Raise InputError, which names the earlier model, where it differs in a setting that training cannot change."""
+  theirs, ours = (
+    {**model_config.flatten_model(model), 'd_ff / tiles': model.ffn.hidden} for model in (earlier, config.model)
+  )
+  may_differ = (*MAY_DIFFER, *(('tiles', 'd_ff') if config.training.train_only == TILES else ()))
+  if other := [
+    f'{key} {theirs[key]!r} -> {ours[key]!r}' for key in ours if key not in may_differ and theirs[key] != ours[key]
+  ]:
+    raise InputError(
+      f'{name} is another one ({"; ".join(other)}); give one that differs in nothing but {", ".join(may_differ)}'
+    )
 
 
 def _trained(setting: str, workdir: str, corpus: corpora.Corpus) -> checkpoints.Trained:
