@@ -39,7 +39,7 @@ if __name__ == '__main__':
 from absl import flags
 
 from experiments import suites, texts
-from experiments.findings import other_programs
+from experiments.findings import measure, other_programs
 from experiments.report import page
 from experiments.runner import own_suites, planning, results_file
 from experiments.runner.execution import RunFailed, call, describe_sessions, sort_runs, train
@@ -181,8 +181,10 @@ def standing(name: str, plan: Plan) -> tuple[results_file.Rows, results_file.Row
 
 
 def holds(row: dict[str, Any], suite: suites.Suite, variant: str) -> bool:
-  """Return whether a row has all measures of a suite's variant, with the loss under the suite's routing."""
-  return set(suite.measures) <= set(row['measures']) and row.get('evaluated') == suite.evaluated.get(variant)
+  """Return whether a row has all measures of a suite's variant, whole, with the loss under the suite's routing."""
+  if not set(suite.measures) <= set(row['measures']) or row.get('evaluated') != suite.evaluated.get(variant):
+    return False
+  return all(is_whole(row[name]) for name, is_whole in measure.WHOLE.items() if name in suite.measures)
 
 
 def missing(name: str, plan: Plan) -> list[Run]:

@@ -33,10 +33,20 @@ def test_groups_gather_similar_units_within_a_tile_and_leave_its_units(monkeypat
 
 
 def test_only_coarse_tiles_have_groups():
-  assert 'grouped_votes' in carved.list_routes(4, 1, 'rows')
-  assert carved.list_routes(128, 32, 'rows') == tuple(name for name in carved.ROUTES if name != 'grouped_votes')
-  assert set(carved.list_routes(128, 32, 'rows')) - set(carved.list_routes(256, 64, 'rows')) == {'remainder'}
+  assert carved.list_routes(4, 1, 'rows') == carved.ROUTES + carved.OF_GROUPS
+  assert carved.list_routes(128, 32, 'rows') == carved.ROUTES + carved.SHARES
+  assert set(carved.ROUTES) - set(carved.list_routes(256, 64, 'rows')) == {'remainder'}
   assert carved.list_routes(64, 8, 'rows') == carved.list_routes(128, 32, 'random') == ('votes',)
+
+
+def test_rows_of_an_earlier_measure_are_not_whole():
+  rows = [
+    {'tiles': tiles, 'kept': 31.7 if route in carved.SHARES else kept, 'partition': partition, 'route': route}
+    for tiles, kept, partition in carved._cuts()
+    for route in carved.list_routes(tiles, kept, partition)
+  ]
+  assert carved.is_whole(rows)
+  assert not any(carved.is_whole(rows[:place] + rows[place + 1 :]) for place in range(len(rows)))
 
 
 def test_adaptive_numbers_are_held_against_fixed_ones_of_as_many_products():
@@ -45,7 +55,7 @@ def test_adaptive_numbers_are_held_against_fixed_ones_of_as_many_products():
     fixed = [{**row, 'kept': kept, 'loss': 2 + np.exp(-kept / 10)} for kept in (64, 16, 48)]
     coarse = {**row, 'tiles': 64, 'kept': 32, 'loss': 9.0}
     shares = [
-      {**row, 'route': 'share', 'share': float(name), 'kept': kept, 'loss': 2 + factor * np.exp(-kept / 10)}
+      {**row, 'route': f'share_{name}', 'kept': kept, 'loss': 2 + factor * np.exp(-kept / 10)}
       for name, (kept, factor) in of_shares.items()
     ]
     return {'seed': seed, 'carved': [{'loss': 2.0}, *fixed, coarse, *shares]}
@@ -56,3 +66,8 @@ def test_adaptive_numbers_are_held_against_fixed_ones_of_as_many_products():
   assert gap is not None
   np.testing.assert_allclose(gap.mean, np.mean([-0.2 * np.exp(-kept / 10) for kept in (29, 31)]), rtol=1e-6)
   assert carve.compare_adaptive([result(0)]) is None
+  # Nothing is known of fewer tiles than were measured, or of a fixed number that loses nothing.
+  assert carve.compare_adaptive([result(0, **{'0.5': (8, 1.0)})]) is None
+  free = result(0, **{'0.5': (30, 1.0)})
+  free['carved'][1]['loss'] = 2.0
+  assert carve.compare_adaptive([free]) is None

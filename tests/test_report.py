@@ -219,6 +219,9 @@ def test_verdicts_follow_the_figures():
   ].startswith('-0.0400')
   assert verdict_of('transfer', rows, 'agreement of units tells better than earlier layers')['verdict'] == 'undecided'
   assert verdict_of('transfer', rows, 'better than mean loss')['verdict'] == 'does not hold'
+  for how in ('as it is', 'behind rotations'):
+    same = verdict_of('transfer', rows, f'independent model, {how}, loses less than one that serves the same tokens')
+    assert same['ours'].startswith('-0.0500') and same['verdict'] == 'holds'
   rows = rows_of('transfer', {'emergent': [1.5, 1.5]}, stand_ins=stand_ins_rows(1.0))
   assert verdict_of('transfer', rows, 'primary')['verdict'] == 'does not hold'
   # Runs without a partner have no stand-ins.
@@ -242,11 +245,13 @@ def test_verdicts_follow_the_figures():
   for words in ('at least 0.7', 'at most 0.01 nats', 'a key at random', 'a row trained'):
     assert verdict_of('graft', rows, words)['verdict'] == 'does not hold', words
   judge_named_donors()
-  rows = rows_of('second_text', {'16_top_4_token': [1.0, 1.1], '4_stream': [1.05, 1.15], '4_hash': [0.95, 1.05]})
-  assert [verdict_of('second_text', rows, words)['verdict'] for words in ('primary', 'by a hash')] == [
+  rows = rows_of('second_text', {'16_top_4_token': [1.0, 1.1], '4_stream': [1.05, 1.15], '16_top_4_hash': [0.95, 1.05]})
+  assert [verdict_of('second_text', rows, words)['verdict'] for words in ('primary', 'drawn at random')] == [
     'holds',
     'does not hold',
   ]
+  rows = rows_of('second_text', {'4_stream': [1.05, 1.15], 'recipe': [1.0, 1.1]})
+  assert verdict_of('second_text', rows, 'twice the text')['verdict'] == 'holds'
   rows = rows_of('stability', {'emergent': [1.0, 1.1]})
   assert verdict_of('stability', rows, 'last two')['verdict'] == 'reproduced'
   assert verdict_of('stability', rows, 'last two')['why'] == '5 steps apart, at the end of the schedule'
@@ -317,7 +322,8 @@ def judge_named_donors():
   plain = grafted_results(votes=(0.6, 0.011), energy=(0.5, 0.3))
   assert not any('named' in of['claim'] for of in judgement.judge_suite('graft', plain))
   rows = rows_of('graft', {'named_donor': [2.02, 2.12]})
-  named = [{**row, 'grafted': grafted_rows(row['loss'], votes=(0.8, 0.005), energy=(0.5, 0.3))} for row in rows]
+  keys = {'votes': (0.8, 0.005), 'energy': (0.5, 0.3), 'random': (0.5, 0.1), 'arrow': (1.0, 0.0)}
+  named = [{**row, 'grafted': grafted_rows(row['loss'], **keys, shipped_row=(0.95, 0.0))} for row in rows]
   both = plain + named
   assert (
     verdict_of('graft', both, 'primary: the best reading, votes by token, recovers at least')['verdict']
@@ -326,6 +332,12 @@ def judge_named_donors():
   assert verdict_of('graft', both, 'named donor, votes by token, recovers at least 0.7')['ours'].startswith('0.800')
   assert verdict_of('graft', both, 'named donor, votes by token, costs')['verdict'] == 'holds'
   assert verdict_of('graft', both, 'than that of a plain one')['verdict'] == 'holds'
+  rivals = {'a key at random': 'holds', 'directions as in Arrow': 'does not hold'}
+  for rival, verdict in rivals.items():
+    claim = f'named donor, votes by token, has a lower mean loss of both texts than {rival}'
+    assert verdict_of('graft', both, claim)['verdict'] == verdict
+  row = verdict_of('graft', both, 'named donor, votes by token, recovers at most 0.1 less than a row')
+  assert row['ours'].startswith('-0.150') and row['verdict'] == 'does not hold'
   more = verdict_of('graft', both, 'before grafting, a named donor')
   assert more['ours'].startswith('+0.0200') and more['verdict'] == 'does not hold'
 

@@ -1,7 +1,7 @@
 """Carve a dense model in many ways, and measure what each costs and loses: nothing is trained."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,19 +22,12 @@ from trix_jax.runs import checkpoints
 QUARTERS = ((4, 1), (16, 4), (32, 8), (64, 16), PRIMARY, (256, 64))
 OTHERS = ((64, 8), (128, 16), (128, 24), (128, 48), (128, 64), (256, 32), (256, 48), (256, 128), (512, 128))
 # Ways to route and to cut that are compared with votes and with clusters of rows.
-ROUTES = (
-  'votes',
-  'energy',
-  'activity',
-  'remainder',
-  'fitted_gate',
-  'squared_gate',
-  'random_keys',
-  'grouped_votes',
-)
+ROUTES = ('votes', 'energy', 'activity', 'remainder', 'fitted_gate', 'squared_gate', 'random_keys')
+# Those that score as many keys as a layer has groups, for tiles so coarse that each has several.
+OF_GROUPS = ('grouped_votes', 'witnesses', 'low_rank_energy')
 PARTITIONS = ('contiguous', 'random', 'together')
-# Shares of what votes read, for numbers of tiles that are each token's own.
-SHARES = (0.95, 0.98, 0.99, 0.995, 0.998)
+# Numbers of tiles that are each token's own.
+SHARES = tuple(f'share_{share}' for share in unit_routings.SHARES)
 # Windows of the training text that a gate and a partition by data see.
 WINDOWS, RIDGE = 96, 1.0
 
@@ -49,7 +42,7 @@ class Seen(NamedTuple):
 def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
   """Return a row for each size and way: tiles, kept, route, partition, loss and products of a token and layer.
 
-  Of tokens with numbers of tiles of their own, `kept` is the mean, and `share` says which part of the votes they hold.
+  Of tokens with numbers of tiles of their own, `kept` is the mean.
   """
   validation = trained.corpus().validation
   dense = trained.model.config
@@ -57,60 +50,57 @@ def carve_in_many_ways(trained: checkpoints.Trained) -> list[dict[str, Any]]:
 
   def row(tiles, kept, route, partition, params, model):
     found = Evaluator(model, trained.vocabulary, validation)(params, _first_state(model, trained))
-    cost = count_products(model.ffn)
-    if route == 'share':
+    if route in SHARES:
       kept = float(np.mean(found['tiles_used']))
-      cost = cost._replace(tiles=kept * model.ffn.hidden * 2 * model.d_model)
-    if routing := _count_routing(route, kept, model):
-      cost = cost._replace(routing=routing)
+    routing = _count_routing(route, kept, model)
     return {
       'tiles': tiles,
       'kept': kept,
       'route': route,
       'partition': partition,
       'loss': found['loss'],
-      'routing_products': cost.routing,
-      'products': cost.total,
-      **({'share': model.ffn.keep_ratio} if route == 'share' else {}),
+      'routing_products': routing,
+      'products': routing + kept * model.ffn.hidden * 2 * model.d_model,
     }
 
   rows = [row(dense.ffn.tiles, dense.ffn.tiles, 'dense', 'none', trained.params, dense)]
   for tiles, kept, partition in _cuts():
     params, model = carving.carve(trained.params, dense, tiles, kept, _cut_by(partition, seen))
-    ways = [(route, *_route_by(route, params, model, seen)) for route in list_routes(tiles, kept, partition)]
-    if (tiles, kept, partition) == (*PRIMARY, 'rows'):
-      ways += [('share', params, _route_by_share(share, model)) for share in SHARES]
-    for route, of_params, of_model in ways:
-      rows.append(row(tiles, kept, route, partition, of_params, of_model))
+    for route in list_routes(tiles, kept, partition):
+      rows.append(row(tiles, kept, route, partition, *_route_by(route, params, model, seen)))
       print(f'  {rows[-1]}', flush=True)
   return rows
 
 
-def _count_routing(route: str, kept: int, model: ModelConfig) -> int | None:
-  """Return the products of a routing that looks at more than the votes of tiles, None for the others."""
+def is_whole(rows: Sequence[Mapping[str, Any]]) -> bool:
+  """Return whether rows have every size and way that `carve_in_many_ways` measures today."""
+  wanted = {(*cut, route) for cut in _cuts() for route in list_routes(*cut) if route not in SHARES}
+  found = {(row['tiles'], row['kept'], row['partition'], row['route']) for row in rows}
+  return wanted <= found and set(SHARES) <= {row['route'] for row in rows}
+
+
+def _count_routing(route: str, kept: float, model: ModelConfig) -> float:
+  """Return the products of a routing."""
   # Products of all units, of which those of kept tiles are needed anyway.
   idle = (model.ffn.d_ff - kept * model.ffn.hidden) * model.d_model
   return {
     'energy': idle,
     'activity': idle,
-    'remainder': 2 * idle,
+    'remainder': 2 * idle + model.ffn.tiles**2 * model.d_model,  # It also compares every two tiles.
     'squared_gate': 2 * model.ffn.tiles * model.d_model,
-    'grouped_votes': max(unit_routings.GROUPS, model.ffn.tiles) * model.d_model,
-  }.get(route)
-
-
-def _route_by_share(share: float, model: ModelConfig) -> ModelConfig:
-  return dataclasses.replace(model, ffn=dataclasses.replace(model.ffn, keep_ratio=share), control='share')
+    **dict.fromkeys(OF_GROUPS, unit_routings.GROUPS * model.d_model),
+  }.get(route, count_products(model.ffn).routing)
 
 
 def list_routes(tiles: int, kept: int, partition: str) -> tuple[str, ...]:
   """Return the ways to route that are measured with tiles of a size, cut in a way."""
   if partition != 'rows' or (tiles, kept) not in QUARTERS:
     return ('votes',)
-  left_out = {'grouped_votes'} if tiles >= unit_routings.GROUPS else set()
-  if tiles > PRIMARY[0]:  # An oracle compares every two tiles for each token.
-    left_out.add('remainder')
-  return tuple(route for route in ROUTES if route not in left_out)
+  if tiles < unit_routings.GROUPS:
+    return ROUTES + OF_GROUPS
+  if (tiles, kept) == PRIMARY:
+    return ROUTES + SHARES
+  return tuple(route for route in ROUTES if route != 'remainder')  # It would compare too many tiles.
 
 
 def _cuts() -> Iterator[tuple[int, int, str]]:

@@ -59,7 +59,7 @@ def score_by_energy(asked: router.Asked, layer: dict[str, Any]) -> jax.Array:
   unit_NTH, norm_TH = unit_routings.weigh_units(asked, tiles)
   energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
   vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
-  score_NT = energy_NT + unit_routings.ENERGY_RATIO * vote_NT * jnp.sqrt(energy_NT / norm_TH.shape[1])
+  score_NT = unit_routings.add_votes(energy_NT, vote_NT, norm_TH.shape[1])
   square_TH = jnp.sum(jnp.square(tiles.up_TDH), axis=1) * jnp.square(tiles.up_scale_TH)
   return score_NT / jnp.maximum(jnp.sum(square_TH * norm_TH, axis=-1), 1e-30)
 

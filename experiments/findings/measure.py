@@ -198,6 +198,8 @@ MEASURES: dict[str, Callable[..., Any]] = {
   'edited': edited.edit_in_many_ways,
   'grafted': grafted.graft_by_many_keys,
 }
+# For measures whose ways change from time to time, whether a result has all of today's.
+WHOLE: dict[str, Callable[[Any], bool]] = {'carved': carved.is_whole}
 # Measures that read more than one checkpoint, and those that also take another run, or None.
 OF_WORKDIRS = ('stability',)
 OF_PAIRS = ('stand_ins',)
@@ -206,7 +208,7 @@ OF_PAIRS = ('stand_ins',)
 def of_run(workdir: pathlib.Path, measures: Sequence[str], partner: pathlib.Path | None = None) -> dict[str, Any]:
   """Return `basics` and these measures of the best checkpoint in a workdir, some with that in a partner's workdir."""
   trained = checkpoints.load_trained(workdir, 'best')
-  result = basics(trained, workdir)
+  result = {**basics(trained, workdir), 'measured_at': workdirs.read_commit()}
   for name in measures:
     print(f'measuring {name}', flush=True)
     of: tuple[Any, ...] = (trained, workdir) if name in OF_WORKDIRS else (trained,)

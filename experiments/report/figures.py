@@ -174,11 +174,12 @@ def frontier(rows: Rows) -> Figure:
   for row in rows:
     whole, *carved = row['carved']
     for of in carved:
-      if of['partition'] == 'rows' and of['route'] != 'random_keys':
-        # A line has one part of the units and other numbers of tiles, or a share and other parts.
-        part, step = (0.0, of['share']) if 'share' in of else (of['kept'] / of['tiles'], of['tiles'])
+      if of['partition'] == 'rows' and of['route'] not in ('random_keys', 'remainder'):
+        # A line has one part of the units and other numbers of tiles, or shares and other parts.
+        route, _, share = of['route'].partition('share_')
+        route, part, step = ('share', 0.0, share) if share else (route, of['kept'] / of['tiles'], of['tiles'])
         point = of['products'] / whole['products'], of['loss'] - whole['loss']
-        lines.setdefault((of['route'], part), {}).setdefault(step, []).append(point)
+        lines.setdefault((route, part), {}).setdefault(step, []).append(point)
   routes = list(dict.fromkeys(route for route, _ in lines))
   for (route, part), line in sorted(lines.items(), key=lambda item: (routes.index(item[0][0]), item[0][1])):
     cost, lost = np.array([np.mean(line[tiles], axis=0) for tiles in sorted(line)]).T

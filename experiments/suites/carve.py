@@ -10,6 +10,12 @@ from experiments.suites.suite import DENSE, Suite
 PRIMARY = (128, 32)
 # Tiles so coarse that the votes of all their units are worse than a gate that is fitted to data.
 COARSE = ((4, 1), (16, 4), (32, 8), (64, 16))
+# What is read for them, with as many keys as the primary one has tiles.
+OF_GROUPS = {
+  'grouped_votes': 'votes of 128 groups of units',
+  'witnesses': '128 units, one of each group,',
+  'low_rank_energy': 'votes and energy along few directions, 128 keys together,',
+}
 
 
 def judge_claims(results: Results) -> list[Verdict]:
@@ -34,10 +40,11 @@ def judge_claims(results: Results) -> list[Verdict]:
       claim = f'32 of 128 tiles: clusters of rows lose less than tiles of units {words}'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   for tiles, kept in COARSE:
-    grouped, gate = (more_than_dense(results, tiles, kept, route=route) for route in ('grouped_votes', 'fitted_gate'))
-    if gap := estimates.gap(grouped, gate):
-      claim = f'{kept} of {tiles} tiles: votes of 128 groups of units find them as well as the gate, or better'
-      found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
+    gate = more_than_dense(results, tiles, kept, route='fitted_gate')
+    for route, words in OF_GROUPS.items():
+      if gap := estimates.gap(more_than_dense(results, tiles, kept, route=route), gate):
+        claim = f'{kept} of {tiles} tiles: {words} find them better than a gate that is fitted to data'
+        found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
   if gap := compare_adaptive(results):
     claim = "128 tiles: numbers of tiles that are each token's own lose less than one number, at as many products"
     found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0))
@@ -47,16 +54,17 @@ def judge_claims(results: Results) -> list[Verdict]:
 def compare_adaptive(results: Results) -> estimates.Estimate | None:
   """Return what adaptive numbers of tiles lose less what a fixed number would, with a mean near the primary one.
 
-  The loss of a fixed number is interpolated between those that were measured, as its logarithm is nearly linear.
+  The loss of a fixed number is interpolated between those that were measured, as its logarithm is nearly linear. A seed
+  does not count where the mean lies outside of them, or where a fixed number loses nothing.
   """
-  shares: dict[float, dict[int, tuple[float, float]]] = {}
+  shares: dict[str, dict[int, tuple[float, float]]] = {}
   fixed: dict[int, list[tuple[float, float]]] = {}
   for result in results:
     dense, *rows = result.get('carved', [{}])
     for row in rows:
       lost = row['loss'] - dense['loss']
-      if row['route'] == 'share':
-        shares.setdefault(row['share'], {})[result['seed']] = row['kept'], lost
+      if row['route'].startswith('share'):
+        shares.setdefault(row['route'], {})[result['seed']] = row['kept'], lost
       elif (row['tiles'], row['route'], row['partition']) == (PRIMARY[0], 'votes', 'rows'):
         fixed.setdefault(result['seed'], []).append((row['kept'], lost))
   if not shares:
@@ -65,7 +73,8 @@ def compare_adaptive(results: Results) -> estimates.Estimate | None:
   at_fixed = {}
   for seed, (kept, _) in by_seed.items():
     numbers, losses = zip(*sorted(fixed[seed]), strict=True)
-    at_fixed[seed] = float(np.exp(np.interp(kept, numbers, np.log(losses))))
+    if numbers[0] <= kept <= numbers[-1] and min(losses) > 0:
+      at_fixed[seed] = float(np.exp(np.interp(kept, numbers, np.log(losses))))
   return estimates.gap({seed: lost for seed, (_, lost) in by_seed.items()}, at_fixed)
 
 

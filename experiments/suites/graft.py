@@ -33,14 +33,19 @@ def judge_claims(results: Results) -> list[Verdict]:
   rows_of = collect_ways(results)
   if not rows_of:
     return []
-  best, row = (find_best(rows_of, keys) for keys in (READINGS, ('shipped_row',)))
-  words = f'the best reading, {name(best)}'
+  best = find_best(rows_of, READINGS)
+  words = f'primary: the best reading, {name(best)}'
+  return judge_goals(rows_of, best, words) + judge_named(results, rows_of[best])
+
+
+def judge_goals(rows_of: Mapping[tuple[str, str], Rows], best: tuple[str, str], words: str) -> list[Verdict]:
+  """Judge the best reading of one kind of donor by R and F, against each rival, and against a trained row."""
   recovered, lost, both = (
     estimates.estimate(list(values(rows_of[best], of).values())) for of in ('R', 'F', 'mean_loss')
   )
   found = [
     judge(
-      f'primary: {words}, recovers at least {LEAST_R} of the gain (R)',
+      f'{words}, recovers at least {LEAST_R} of the gain (R)',
       NOT_ASKED,
       recovered.text(3),
       recovered,
@@ -49,40 +54,31 @@ def judge_claims(results: Results) -> list[Verdict]:
       opposite=True,
     ),
     judge(
-      f'primary: {words}, costs the host at most {MOST_F} nats (F)',
-      NOT_ASKED,
-      lost.text(unit=' nats', sign=True),
-      lost,
-      MOST_F,
+      f'{words}, costs the host at most {MOST_F} nats (F)', NOT_ASKED, lost.text(unit=' nats', sign=True), lost, MOST_F
     ),
   ]
   for key, rival in RIVALS.items():
     way = find_best(rows_of, (key,))
     if gap := estimates.gap(values(rows_of[best], 'mean_loss'), values(rows_of[way], 'mean_loss')):
       R, F = (estimates.estimate(list(values(rows_of[way], of).values())) for of in ('R', 'F'))
-      claim = f'primary: {words}, has a lower mean loss of both texts than {rival}'
+      claim = f'{words}, has a lower mean loss of both texts than {rival}'
       why = f'{name(way)} has R = {R.text(3)} and F = {F.text(sign=True)}'
       found.append(judge(claim, NOT_ASKED, gap.text(unit=' nats', sign=True), gap, 0.0, why))
+  row = find_best(rows_of, ('shipped_row',))
   if gap := estimates.gap(values(rows_of[best], 'R'), values(rows_of[row], 'R')):
-    claim = f'primary: {words}, recovers at most {LESS_THAN_ROW} less than a row trained with the tile (R)'
+    claim = f'{words}, recovers at most {LESS_THAN_ROW} less than a row trained with the tile (R)'
     found.append(judge(claim, NOT_ASKED, gap.text(3, sign=True), gap, -LESS_THAN_ROW, name(row), opposite=True))
-  return found + judge_named(results, rows_of[best])
+  return found
 
 
 def judge_named(results: Results, plain: Rows) -> list[Verdict]:
-  """Judge donors whose tiles learned to name themselves, beside the best reading of plain ones."""
+  """Judge donors whose tiles learned to name themselves, also beside the best reading of plain ones."""
   rows_of = collect_ways(results, NAMED)
   if not rows_of:
     return []
   best = find_best(rows_of, READINGS)
-  rows, words = rows_of[best], f'the best reading of a named donor, {name(best)}'
-  recovered, lost = (estimates.estimate(list(values(rows, of).values())) for of in ('R', 'F'))
-  recovers = f'{words}, recovers at least {LEAST_R} of the gain (R)'
-  costs = f'{words}, costs the host at most {MOST_F} nats (F)'
-  found = [
-    judge(recovers, NOT_ASKED, recovered.text(3), recovered, LEAST_R, opposite=True),
-    judge(costs, NOT_ASKED, lost.text(unit=' nats', sign=True), lost, MOST_F),
-  ]
+  words = f'the best reading of a named donor, {name(best)}'
+  found = judge_goals(rows_of, best, words)
   itself, of_plain = (
     {of['seed']: of['grafted']['itself']['donor'] for of in results if of['variant'] == variant and of.get('grafted')}
     for variant in (NAMED, PLAIN)
@@ -90,7 +86,7 @@ def judge_named(results: Results, plain: Rows) -> list[Verdict]:
   lower = f'{words}, has a lower mean loss of both texts than that of a plain one'
   as_good = f'before grafting, a named donor has at most {MOST_F} nats more loss on its text than a plain one'
   for claim, limit, ours, others in (
-    (lower, 0.0, values(rows, 'mean_loss'), values(plain, 'mean_loss')),
+    (lower, 0.0, values(rows_of[best], 'mean_loss'), values(plain, 'mean_loss')),
     (as_good, MOST_F, itself, of_plain),
   ):
     if gap := estimates.gap(ours, others):

@@ -2,7 +2,7 @@
 
 from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.better import FINE_BY_TOKEN, RECIPE
-from experiments.suites.suite import DENSE, LEARNED, UNSCORED, Suite, control
+from experiments.suites.suite import DENSE, LEARNED, UNSCORED, Suite, control, tiles
 from experiments.texts import KING_JAMES
 
 
@@ -11,11 +11,12 @@ def judge_claims(results: Results) -> list[Verdict]:
   for other, words in (
     ('4_stream', 'primary: four of 16 tiles by token better than the recipe before, one of four by the stream'),
     ('16_top_4_learned_token', 'signatures better than a learned gate, both of the token'),
-    ('4_hash', 'four of 16 tiles by token better than one of four by a hash of the token'),
+    ('16_top_4_hash', 'signatures better than four tiles of each token that are drawn at random and stay'),
     ('dense', 'four of 16 tiles by token better than all of them'),
   ):
     found += judge_gap(results, '16_top_4_token', other, f'{words}, in perplexity', NOT_ASKED, 0.0)
-  return found
+  words = 'the recipe, with twice the text, better than the recipe before'
+  return found + judge_gap(results, 'recipe', '4_stream', f'{words}, in perplexity', NOT_ASKED, 0.0)
 
 
 SUITE = Suite(
@@ -26,7 +27,7 @@ SUITE = Suite(
     '16_top_4_token': FINE_BY_TOKEN,
     '4_stream': {},
     '16_top_4_learned_token': {**FINE_BY_TOKEN, **LEARNED},
-    '4_hash': {**control('hash'), **UNSCORED},
+    '16_top_4_hash': {**tiles(16, 4), **control('hash_drawn'), **UNSCORED},
     'dense': DENSE,
     'recipe': RECIPE,
   },

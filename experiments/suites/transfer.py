@@ -125,7 +125,12 @@ def _judge_stand_ins(results: Results) -> list[Verdict]:
       matched = lost(results, variant, of_pair(way, 'matched'))
       others = lost(results, variant, of_pair(way, 'others'))
       silent = lost(results, variant, lambda row: row['silent'])
-      for other, by_seed in (('a tile that is not matched', others), ('no tile', silent)):
+      used = lost(results, variant, of_pair(way.replace('signatures', 'usage'), 'matched'))
+      for other, by_seed in (
+        ('a tile that is not matched', others),
+        ('no tile', silent),
+        ('one that serves the same tokens', used),
+      ):
         if gap := estimates.gap(matched, by_seed):
           primary = 'primary: ' if (variant, way, by_seed) == ('emergent', 'plain_signatures', others) else ''
           claim = f'{primary}a tile {whose}, {how}, loses less than {other} where signatures match them'

@@ -12,6 +12,11 @@ MUTATIONS = (
       'recipe.digest_of(config_of(portable))',
       'recipe.digest_of(config_of(settings))',
     ),
+    (
+      'a_name_that_reads_like_a_carve_is_none',
+      'suites.split_reference(value, suites.SUITES[name].variants)',
+      'suites.split_reference(value, ())',
+    ),
     ('carves_of_any_size_are_equal', "portable[key] += '_carved_{}_{}'.format(*sizes)", "portable[key] += '_carved'"),
   ),
   *break_file(
@@ -58,8 +63,22 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
+    'experiments/runner/execution.py',
+    'test_runner',
+    ('two_jobs_make_a_carve', 'while not carve.out.exists():', 'if not carve.out.exists():'),
+  ),
+  *break_file(
+    'experiments',
+    'experiments/findings/carved.py',
+    'test_carved',
+    ('rows_of_an_earlier_measure_are_enough', 'return wanted <= found and', 'return'),
+    ('any_share_is_enough', 'set(SHARES) <= ', 'set(SHARES[:1]) <= '),
+  ),
+  *break_file(
+    'experiments',
     'experiments/suites/carve.py',
     'test_carved',
+    ('what_lies_outside_is_taken_from_the_edge', 'numbers[0] <= kept <= numbers[-1] and ', ''),
     ('fixed_numbers_of_other_tiles_count', "(PRIMARY[0], 'votes', 'rows')", "(row['tiles'], 'votes', 'rows')"),
     ('the_least_share_is_the_primary_one', ' - PRIMARY[1])', ')'),
   ),
@@ -70,6 +89,11 @@ MUTATIONS = (
     ('a_reading_is_the_best_by_one_text', "(row['donor'] + row['host']) / 2", "row['donor']"),
     ('half_of_the_gain_is_enough', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.5, 0.01'),
     ('grafts_may_cost_the_host_more', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.7, 0.1'),
+    (
+      'named_donors_meet_no_rival',
+      'for key, rival in RIVALS.items():',
+      "for key, rival in RIVALS.items() if words.startswith('primary') else ():",
+    ),
     ('named_donors_are_plain_ones', "    if result['variant'] != variant:\n      continue\n", ''),
   ),
   *break_file(
