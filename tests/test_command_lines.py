@@ -135,6 +135,9 @@ def test_looking_tiles_up(trained):
     ([], 'give one of --text'),
     (['--text=to', '--addresses'], 'give one of --text'),
     (['--addresses'], 'needs model.address=token'),
+    (['--text=to', '--plot=map.png'], 'give --addresses too'),
+    (['--addresses', '--plot=map.docx'], 'map.docx is no picture; let it end in one of '),
+    (['--addresses', '--plot=none/map.png'], 'cannot write none/map.png'),
   ):
     bad(run('lookup', f'--workdir={trained[0]}', *wrong), message)
 

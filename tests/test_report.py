@@ -16,6 +16,7 @@ from experiments.suites import edits, judgement
 from trix_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
+MODEL = ROOT / 'models' / 'shakespeare.safetensors'
 
 
 def test_intervals_are_those_of_student():
@@ -415,14 +416,14 @@ def test_the_report_is_one_file_with_everything_in_it(name, tmp_path):
   if name == 'four_routings':
     images = tmp_path / 'images'
     with pytest.raises(InputError, match='cannot write'):
-      readme_figures.write(tmp_path, images)
+      readme_figures.write(tmp_path, MODEL, images)
     images.mkdir()
-    drawn = readme_figures.write(tmp_path, images)
-    assert sorted(drawn) == sorted(images.iterdir()) and len(drawn) == 2  # There are no results of carve.
+    drawn = readme_figures.write(tmp_path, MODEL, images)
+    assert sorted(drawn) == sorted(images.iterdir()) and len(drawn) == 3  # There are no results of carve.
     assert all(path.read_bytes().startswith(b'\x89PNG') for path in drawn)
   else:
     with pytest.raises(InputError, match='no emergent model of seed 0'):
-      readme_figures.write(tmp_path, tmp_path)
+      readme_figures.write(tmp_path, MODEL, tmp_path)
 
 
 def test_verdicts_of_other_programs_follow_their_files(tmp_path):

@@ -9,6 +9,7 @@ from tiers import fast_first
 
 from trix_jax import configuration
 from trix_jax.errors import InputError
+from trix_jax.inference import forward, language_model, weights
 from trix_jax.inspection import address_map, tile_cards
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
@@ -76,6 +77,26 @@ def test_a_map_leaves_out_the_tiles_that_characters_drop():
   tile_VK, [answer] = address_map.map_addresses(model)[0], tile_cards.look_up(model, VOCABULARY)
   np.testing.assert_array_equal(tile_VK, np.where(answer.gate_LK == 0, -1, answer.tile_LK))
   assert np.all(tile_VK[:, 0] >= 0) and np.any(tile_VK[:, 1] == -1)
+
+
+@pytest.mark.parametrize('settings', fast_first([{'keep_ratio': 1.0}, {'gate': 'one_hot'}]))
+def test_the_map_of_a_packed_model_is_that_of_its_run(settings):
+  model = trained(address='token', top_k=2, layers=2, **settings)
+  config = weights.InferenceConfig(model.model.config, len(VOCABULARY))
+  arrays = weights.pack(model.params, model.routing_state, config)
+  packed = language_model.LanguageModel(config, VOCABULARY, arrays, forward.PACKED, {})
+  np.testing.assert_array_equal(address_map.read_map(packed), address_map.map_addresses(model))
+  by_stream = weights.InferenceConfig(trained().model.config, len(VOCABULARY))
+  with pytest.raises(InputError, match='depend on the context'):
+    address_map.read_map(dataclasses.replace(packed, config=by_stream))
+
+
+def test_a_picture_of_a_map_has_the_first_tiles_darkest_and_classes_together():
+  figure = address_map.draw_map(np.array([[[0, 2], [1, -1], [2, 0]], [[1, 0], [1, 2], [0, 1]]]), 'b a', 3)
+  shades = [ax.images[0].get_array() for ax in figure.axes]
+  np.testing.assert_allclose(shades[0], [[2 / 3, 0, 1], [1, 0, 2 / 3], [0, 1, 0]])
+  np.testing.assert_allclose(shades[1], [[1, 2 / 3, 0], [2 / 3, 1, 0], [0, 1, 2 / 3]])
+  assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ['a', 'b', "' '"]
 
 
 def test_a_map_names_characters_and_bytes_that_would_not_be_seen():

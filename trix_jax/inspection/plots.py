@@ -9,6 +9,7 @@ import numpy as np
 from trix_jax.errors import InputError
 from trix_jax.evaluation import classes
 from trix_jax.runs import metrics
+from trix_jax.system import files
 
 
 def require_matplotlib() -> None:
@@ -17,6 +18,16 @@ def require_matplotlib() -> None:
     import matplotlib  # noqa: F401
   except ImportError as error:
     raise InputError("plots need matplotlib: pip install -e '.[plot]'") from error
+
+
+def check_picture(path: pathlib.Path) -> None:
+  """Raise InputError, before any long work, for a file that cannot be written or has no suffix of a kind of picture."""
+  from matplotlib.figure import Figure
+
+  kinds = Figure().canvas.get_supported_filetypes()
+  if path.suffix[1:].lower() not in kinds:
+    raise InputError(f'{path} is no picture; let it end in one of {", ".join(f".{kind}" for kind in sorted(kinds))}')
+  files.check_writable(path)
 
 
 def plot_run(workdir: pathlib.Path, evaluation_row: dict[str, Any], path: pathlib.Path) -> None:
