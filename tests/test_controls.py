@@ -116,6 +116,30 @@ def test_a_balanced_hash_follows_the_frequencies_of_the_first_step_and_stays():
   np.testing.assert_array_equal(moved.tile_NK[:, 0], np.asarray(later['token_tile'])[TOKEN])
 
 
+def test_a_kept_address_is_read_until_it_is_dealt_by_scores_to_tiles_with_room():
+  module, variables, x = layer_of('kept_address', gate='one_hot')
+  info = apply(module, variables, x)[1]
+  np.testing.assert_array_equal(info.tile_NK, plain(x, variables, gate='one_hot')[1].tile_NK)  # As if by the stream.
+  score_VT = np.array([np.asarray(info.score_NJ)[TOKEN == v].sum(axis=0) for v in range(len(VOCABULARY))]) / N
+  np.testing.assert_allclose(info.token_score_VT, score_VT, rtol=1e-5, atol=1e-6)
+  share_V = jnp.float32([0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.0])
+  liked_VT = np.tile(np.float32([4, 3, 2, 1]), (len(VOCABULARY), 1))
+  liked_VT[2] = [0, 0, 0, 1]
+  of_step = {**routing.statistics(info), 'token_share_V': share_V, 'token_score_VT': liked_VT * share_V[:, None]}
+  state = variables['routing']
+  for step in (0, controls.KEPT_AFTER - 2):
+    state = controls.move(state, of_step, jnp.int32(step), 1200)
+    np.testing.assert_array_equal(state['kept_tile'], -1)
+  state = controls.move(state, of_step, jnp.int32(controls.KEPT_AFTER - 1), 1200)
+  # The first fills tile 0, the third likes tile 3 alone, the others take tile 1 until it has a quarter, then tile 2.
+  np.testing.assert_array_equal(state['kept_tile'], [0, 1, 3, 1, 1, 2, 2, 2])
+  later = controls.move(state, routing.statistics(info), jnp.int32(controls.KEPT_AFTER), 1200)
+  np.testing.assert_array_equal(later['kept_tile'], state['kept_tile'])
+  moved = apply(module, {**variables, 'routing': later}, x)[1]
+  np.testing.assert_array_equal(moved.tile_NK[:, 0], np.asarray(later['kept_tile'])[TOKEN])
+  np.testing.assert_array_equal(moved.gate_NK, 1)
+
+
 @pytest.mark.parametrize('control', ['activity', 'energy'])
 def test_all_pre_activations_route_by_what_the_units_put_out(control):
   module, variables, x = layer_of(control, top_k=2, gate='one_hot')

@@ -26,6 +26,7 @@ _MANY = {
   'token_biased': {**TOKEN, **BIASED},
   'token_unscored_biased': {**TOKEN, **UNSCORED, **LOSS_FREE},
   **{name: {**control(name), **UNSCORED} for name in OTHER_HASHES},
+  'token_kept': {**TOKEN, **control('kept_address'), **UNSCORED},
 }
 _TOP_K = {
   f'{count}_top_{count // 4}_{name}': {**tiles(count, count // 4), **settings}
@@ -43,6 +44,7 @@ _OTHERS = {
   'hash_balanced': 'hash',
   'hash_redrawn': 'hash',
   'hash_previous': 'hash',
+  'token_kept': 'hash',
 }
 
 
@@ -65,6 +67,8 @@ def judge_claims(results: Results) -> list[Verdict]:
   for variant, baseline, words in (
     ('16_token', '16_stream', 'of 16 tiles, primary: signatures find them better by token than by stream'),
     ('16_token_unscored', '16_hash', 'of 16 tiles, primary: signatures by token better than a hash of the token'),
+    ('16_token_kept', '16_hash', 'of 16 tiles, signatures that are read early, dealt and kept better than a hash'),
+    ('16_token_kept', '16_hash_balanced', 'of 16 tiles, the same better than a hash that is dealt'),
     ('16_token', '16_random_keys_token', 'of 16 tiles, by token: signatures better than keys at random'),
     ('16_token', '16_learned_token', 'of 16 tiles, by token: signatures better than a learned gate'),
     ('16_hash', '16_hash_redrawn', 'of 16 tiles, a hash that stays better than one that is redrawn'),

@@ -29,6 +29,10 @@ class Clusters:
   probability_NC: jax.Array
 
 
+# Parts of a decision that only controls look at.
+OF_CONTROLS = ('activation_TD', 'token_share_V', 'token_score_VT')
+
+
 @struct.dataclass
 class RoutingInfo:
   """The routing decision of one layer, for N tokens, T tiles and K tiles a token (K = T under dense routing).
@@ -46,6 +50,7 @@ class RoutingInfo:
     clusters: the decision about clusters; None without an index.
     activation_TD: for keys that follow activations, the sum of each tile's activations, each of length 1, divided by N.
     token_share_V: for addresses that follow the tokens' frequencies, the share of each token among the N.
+    token_score_VT: for addresses that are kept, the sum of each token's scores, divided by N.
   """
 
   tile_NK: jax.Array
@@ -58,6 +63,7 @@ class RoutingInfo:
   clusters: Clusters | None = None
   activation_TD: jax.Array | None = None
   token_share_V: jax.Array | None = None
+  token_score_VT: jax.Array | None = None
 
 
 def signature_dots(q_ND: jax.Array, signatures_TD: jax.Array) -> jax.Array:
@@ -297,7 +303,7 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
   )
   return {
     **of_clusters,
-    **{name: value for name in ('activation_TD', 'token_share_V') if (value := getattr(info, name)) is not None},
+    **{name: value for name in OF_CONTROLS if (value := getattr(info, name)) is not None},
     'tile_load': load(info.tile_NK, info.signatures_TD.shape[0], weight_N, kept_NK),
     'tiles_used': means_4[3],
     'score_std': jnp.std(info.score_NJ),

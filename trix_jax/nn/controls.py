@@ -22,6 +22,8 @@ KMEANS_RATE = 0.05
 SPARSE_AFTER = 0.7
 # Steps after which `route_by_redrawn_hash` draws its tiles anew.
 REDRAWN_AFTER = 100
+# Steps after which `route_by_kept_address` keeps what it reads.
+KEPT_AFTER = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,21 @@ def route_by_redrawn_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.Ro
   draw = layer.variable('routing', 'draw', jnp.zeros, (), jnp.int32).value
   tile_V = jax.random.permutation(jax.random.key(draw), tokens.vocabulary_size) % layer.config.tiles
   return _send_to_one(layer, given, tile_V[tokens.number])
+
+
+def route_by_kept_address(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
+  """Read the tile of each token from its embedding for `KEPT_AFTER` steps, then keep it for good.
+
+  What is kept is dealt: the most frequent token first, each to the tile with the best score that has room.
+  """
+  tokens = _tokens(given)
+  N, V = given.asked.x_ND.shape[0], tokens.vocabulary_size
+  kept_V = layer.variable('routing', 'kept_tile', lambda: jnp.full(V, -1, jnp.int32)).value
+  info, number_N = ffn.route_by_signatures(layer, given), tokens.number.reshape(-1)
+  kept_N = kept_V[number_N]
+  info = _send_to_one(layer, given, jnp.where(kept_N < 0, info.tile_NK[:, 0], kept_N))
+  score_VT = jnp.zeros((V, layer.config.tiles)).at[number_N].add(jax.lax.stop_gradient(info.score_NJ)) / N
+  return dataclasses.replace(info, token_share_V=routing.load(number_N[:, None], V), token_score_VT=score_VT)
 
 
 def route_by_drawn_hash(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
@@ -178,6 +195,7 @@ TABLE = {
   'hash_balanced': Control(route_by_balanced_hash, reads_signatures=False),
   'hash_previous': Control(route_by_previous_hash, reads_signatures=False),
   'hash_drawn': Control(route_by_drawn_hash, reads_signatures=False, any_top_k=True),
+  'kept_address': Control(route_by_kept_address, reads_signatures=False),
   'hash_redrawn': Control(route_by_redrawn_hash, reads_signatures=False),
   'random_keys': Control(route_by_random_keys, reads_signatures=False),
   'kmeans_keys': Control(route_by_kmeans_keys, reads_signatures=False),
@@ -237,6 +255,11 @@ def move(
   if 'token_tile' in state:
     dealt_V = deal_tokens(metrics['token_share_V'], len(metrics['tile_load']))
     after['token_tile'] = jnp.where(step == 0, dealt_V, state['token_tile'])
+  if 'kept_tile' in state:
+    share_V, score_VT = metrics['token_share_V'], metrics['token_score_VT']
+    mean_VT = score_VT / jnp.where(share_V > 0, share_V, 1.0)[:, None]
+    dealt_V = deal_tokens(share_V, score_VT.shape[1], mean_VT)
+    after['kept_tile'] = jnp.where(step == KEPT_AFTER - 1, dealt_V, state['kept_tile'])
   if 'progress' in state:
     after['progress'] = jnp.minimum((step + 1) / (SPARSE_AFTER * steps), 1.0).astype(jnp.float32)
   if 'activation_TD' in metrics:
@@ -247,16 +270,19 @@ def move(
   return after
 
 
-def deal_tokens(share_V: jax.Array, tiles: int) -> jax.Array:
-  """Deal tokens to tiles, the most frequent one first, each to the tile with the least so far: int32 [V].
+def deal_tokens(share_V: jax.Array, tiles: int, score_VT: jax.Array | None = None) -> jax.Array:
+  """Deal tokens to tiles, the most frequent one first: int32 [V].
 
-  A token that was not seen counts as a thousandth of an equal share.
+  Each goes to the tile with the least so far, or by its scores to the best one that has less than an equal share. A
+  token that was not seen counts as a thousandth of an equal share.
   """
-  V = len(share_V)
+  V, rare = len(share_V), 0.001 / len(share_V)
+  room = (share_V.sum() + V * rare) / tiles
 
   def deal(load_T, token):
-    tile = jnp.argmin(load_T).astype(jnp.int32)
-    return load_T.at[tile].add(share_V[token] + 0.001 / V), tile
+    liked_T = -load_T if score_VT is None else jnp.where(load_T < room, score_VT[token], -jnp.inf)
+    tile = jnp.argmax(liked_T).astype(jnp.int32)
+    return load_T.at[tile].add(share_V[token] + rare), tile
 
   order_V = jnp.argsort(-share_V)
   _, dealt_V = jax.lax.scan(deal, jnp.zeros(tiles), order_V)

@@ -163,6 +163,8 @@ MUTATIONS = (
       'tile_VK[tokens.number.reshape(-1)])',
       'tile_VK[0 * tokens.number.reshape(-1)])',
     ),
+    ('an_address_is_read_for_ever', 'jnp.where(step == KEPT_AFTER - 1, dealt_V,', 'jnp.where(step < 0, dealt_V,'),
+    ('tiles_have_room_for_all', 'jnp.where(load_T < room, ', 'jnp.where(load_T < 9, '),
     ('a_redrawn_hash_stays', '(step + 1) // REDRAWN_AFTER', '0 * step // REDRAWN_AFTER'),
     (
       'the_hash_of_the_token_before_is_its_own',
