@@ -79,13 +79,17 @@ def gather(point_FD: jax.Array, tiles: int, seed: int) -> jax.Array:
   Balanced k-means, and then swaps of two points for as long as any makes the groups more alike. A group is as alike as
   the sum of its points, each of length 1, is long.
   """
-  member_TH = np.array(tile_index.balanced_kmeans(point_FD, tiles, jax.random.key(seed)))
+  member_TH = np.array(_balanced_kmeans(point_FD, tiles, jax.random.key(seed)))
   unit_FD = np.asarray(point_FD, np.float64)
   unit_FD = unit_FD / np.maximum(np.linalg.norm(unit_FD, axis=1, keepdims=True), 1e-12)
   moved = True
   while moved:
     moved = _swap_once_each(unit_FD, member_TH)
   return jnp.asarray(member_TH, jnp.int32)
+
+
+# Not compiled, its loops would be compiled anew in every call, and each program stays in memory.
+_balanced_kmeans = jax.jit(tile_index.balanced_kmeans, static_argnums=1)
 
 
 def _swap_once_each(unit_FD: np.ndarray, member_TH: np.ndarray) -> bool:
