@@ -169,7 +169,7 @@ def against(rows: Rows, of_variant: dict[str, tuple[str, float]], xlabel: str) -
 
 def frontier(rows: Rows) -> Figure:
   """Draw what carved models lose over the part of the dense layer's products that they compute, routing included."""
-  figure, [[ax]] = _figure(width=6.4, height=3.8)
+  figure, [[ax]] = _figure(width=9.0, height=3.8)
   lines: dict[tuple[str, float], dict[int, list[tuple[float, float]]]] = {}
   for row in rows:
     whole, *carved = row['carved']
@@ -193,7 +193,7 @@ def frontier(rows: Rows) -> Figure:
     yscale='log',
     ylim=(LEAST_LOSS, None),
   )
-  ax.legend(frameon=False, fontsize=7, loc='upper center')
+  ax.legend(frameon=False, fontsize=7, loc='upper left', bbox_to_anchor=(1.0, 1.0))
   return figure
 
 
