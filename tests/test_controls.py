@@ -49,6 +49,15 @@ def plain(x, variables, **settings):
   return apply(ffn.SparseTriXFFN(FFNConfig(**CONFIG, **settings)), {'params': variables['params']}, x)
 
 
+def weigh_units(module, variables, x):
+  """The tiles of a layer, the pre-activations of their units [N, T, H], and the norms of the units' outputs [T, H]."""
+  tiles = ffn.quantise_tiles(variables['params'], module.config)
+  q, step = ternary.quantise_int8(x)
+  unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
+  norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  return tiles, unit_NTH, norm_TH
+
+
 def assert_same(got, want):
   np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
   np.testing.assert_array_equal(got[1].tile_NK, want[1].tile_NK)
@@ -144,10 +153,7 @@ def test_a_kept_address_is_read_until_it_is_dealt_by_scores_to_tiles_with_room()
 def test_all_pre_activations_route_by_what_the_units_put_out(control):
   module, variables, x = layer_of(control, top_k=2, gate='one_hot')
   info = apply(module, variables, x)[1]
-  tiles = ffn.quantise_tiles(variables['params'], module.config)
-  q, step = ternary.quantise_int8(x)
-  unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
-  norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  _, unit_NTH, norm_TH = weigh_units(module, variables, x)
   active_NTH = np.square(np.maximum(unit_NTH, 0))
   if control == 'activity':
     want_NT = (active_NTH * norm_TH).sum(axis=-1)
@@ -199,10 +205,7 @@ def test_groups_of_units_vote_apart(monkeypatch):
   monkeypatch.setattr(unit_routings, 'GROUPS', 8)  # Two in each of four tiles.
   module, variables, x = layer_of('grouped_votes', top_k=2, gate='one_hot')
   info = apply(module, variables, x)[1]
-  tiles = ffn.quantise_tiles(variables['params'], module.config)
-  q, step = ternary.quantise_int8(x)
-  unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
-  norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  _, unit_NTH, norm_TH = weigh_units(module, variables, x)
   half = unit_NTH.shape[-1] // 2
   want_NT = sum(
     np.square(np.maximum(unit_NTH[..., part].mean(axis=-1), 0)) * norm_TH[:, part].mean(axis=-1)
@@ -215,10 +218,7 @@ def test_one_unit_of_each_group_is_the_witness_of_a_tile(monkeypatch):
   monkeypatch.setattr(unit_routings, 'GROUPS', 8)  # Two in each of four tiles.
   module, variables, x = layer_of('witnesses', top_k=2, gate='one_hot')
   info = apply(module, variables, x)[1]
-  tiles = ffn.quantise_tiles(variables['params'], module.config)
-  q, step = ternary.quantise_int8(x)
-  unit_NTH = np.einsum('nd,tdh->nth', q, tiles.up_TDH) * step[..., None] * tiles.up_scale_TH
-  norm_TH = np.linalg.norm(tiles.down_THD * tiles.down_scale_TD[:, None], axis=-1)
+  tiles, unit_NTH, norm_TH = weigh_units(module, variables, x)
   half, want_NT = unit_NTH.shape[-1] // 2, np.zeros((N, T))
   for tile in range(T):
     for part in (slice(half), slice(half, None)):

@@ -56,12 +56,9 @@ def score_by_energy(asked: router.Asked, layer: dict[str, Any]) -> jax.Array:
   The trace is the energy of all directions together. So a tile gains nothing by larger scales.
   """
   tiles = layer['tiles']
-  unit_NTH, norm_TH = unit_routings.weigh_units(asked, tiles)
-  energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
-  vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
-  score_NT = unit_routings.add_votes(energy_NT, vote_NT, norm_TH.shape[1])
   square_TH = jnp.sum(jnp.square(tiles.up_TDH), axis=1) * jnp.square(tiles.up_scale_TH)
-  return score_NT / jnp.maximum(jnp.sum(square_TH * norm_TH, axis=-1), 1e-30)
+  trace_T = jnp.sum(square_TH * ffn.measure_outputs(tiles), axis=-1)
+  return unit_routings.score_by_energy(asked, tiles) / jnp.maximum(trace_T, 1e-30)
 
 
 def score_by_arrow(asked: router.Asked, layer: dict[str, Any]) -> jax.Array:

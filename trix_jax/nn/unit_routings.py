@@ -74,11 +74,16 @@ def route_by_energy(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingI
   relu^2 of a unit is (u^2 + u |u|) / 2: votes read the odd part of a tile, its energy the even part. Units count by the
   norm of their outputs.
   """
-  unit_NTH, norm_TH = weigh_units(given.asked, given.tiles)
+  score_NT = score_by_energy(given.asked, given.tiles)
+  return send(layer, given, routing.select(score_NT, layer.config.top_k))
+
+
+def score_by_energy(asked: router.Asked, tiles: ffn.TernaryTiles) -> jax.Array:
+  """Return the scores of `route_by_energy`, [N, T]."""
+  unit_NTH, norm_TH = weigh_units(asked, tiles)
   energy_NT = jnp.einsum('nth,th->nt', jnp.square(unit_NTH), norm_TH)
   vote_NT = jnp.einsum('nth,th->nt', unit_NTH, jnp.sqrt(norm_TH))
-  score_NT = add_votes(energy_NT, vote_NT, layer.config.hidden)
-  return send(layer, given, routing.select(score_NT, layer.config.top_k))
+  return add_votes(energy_NT, vote_NT, norm_TH.shape[1])
 
 
 def add_votes(energy_NT: jax.Array, vote_NT: jax.Array, hidden: int) -> jax.Array:

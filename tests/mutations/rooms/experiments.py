@@ -100,7 +100,7 @@ MUTATIONS = (
     'experiments',
     'experiments/findings/grafted.py',
     'test_grafted',
-    ('energy_grows_with_scales', ' / jnp.maximum(jnp.sum(square_TH * norm_TH, axis=-1), 1e-30)', ''),
+    ('energy_grows_with_scales', ' / jnp.maximum(trace_T, 1e-30)', ''),
     (
       'directions_have_a_sign',
       "jnp.abs(dequantise(asked) @ layer['directions_TDE'][..., 0].T)",
