@@ -112,7 +112,7 @@ MUTATIONS = (
   *break_file(
     'nn',
     'trix_jax/nn/unit_routings.py',
-    'test_controls',
+    'test_unit_routings',
     ('an_oracle_chooses_a_tile_again', 'jnp.where(chosen_NT, -jnp.inf, gain_NT)', 'gain_NT'),
     ('an_oracle_ignores_what_it_chose', 'gain_NT -= 2 * jnp', 'gain_NT -= 0 * jnp'),
     ('a_squared_gate_reads_sizes', 'jnp.square(x_ND)], axis=-1)', 'jnp.abs(x_ND)], axis=-1)'),
