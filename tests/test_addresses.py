@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import fast_first
@@ -13,7 +14,7 @@ from trix_jax.core import layers
 from trix_jax.errors import InputError
 from trix_jax.evaluation.evaluator import evaluate_packed
 from trix_jax.inference import artifact, forward, weights
-from trix_jax.nn import ffn, transformer
+from trix_jax.nn import ffn
 from trix_jax.nn.model_config import FFNConfig, parse_model
 from trix_jax.nn.transformer import TransformerLM
 
@@ -25,7 +26,7 @@ def model_of(**settings):
   """A model that finds its tiles by token, its parameters and routing state."""
   sizes = {'layers': 2, 'd_model': 32, 'heads': 2, 'context': 32, 'd_ff': 64, 'tiles': 8}
   model = TransformerLM(parse_model({**sizes, 'address': 'token', **settings}), V)
-  params, state = jax.jit(lambda: transformer.init(model, jax.random.key(0)))()
+  params, state = jitted.init(model, jax.random.key(0))
   if model.config.ffn.balance_bias:
     bias_T = jnp.linspace(-2, 2, model.config.ffn.tiles)
     state = {name: {'ffn': {**of_layer['ffn'], 'balance_bias': bias_T}} for name, of_layer in state.items()}
@@ -75,7 +76,7 @@ def test_signatures_score_the_embedding_and_tiles_compute_the_stream():
 def test_the_embedding_learns_from_the_gate(token_BL):
   def teach(address):
     model, params, _ = model_of(address=address)
-    grads = jax.grad(lambda params: model.apply({'params': params}, token_BL)[1][0].gate_NK.sum())(params)
+    grads = jax.jit(jax.grad(lambda params: model.apply({'params': params}, token_BL)[1][0].gate_NK.sum()))(params)
     return grads['embedding']['embedding'], grads['layer_0']['attention']['out']['kernel']
 
   assert all(np.any(grad) for grad in teach('stream'))
@@ -105,7 +106,7 @@ def test_a_layer_without_its_tokens_says_what_it_needs():
 )
 def test_a_packed_model_holds_the_addresses_of_training(settings, precision, token_BL):
   model, params, state = model_of(**settings)
-  _, trained = transformer.apply(model, params, state, token_BL)
+  _, trained = jitted.forward(model, params, state, token_BL)
   config = weights.InferenceConfig(model.config, V, attention=precision, head=precision)
   arrays = weights.pack(params, state, config)
   _, packed = forward.whole_text(forward.PACKED, config, arrays, token_BL)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import fast_first
@@ -12,7 +13,7 @@ from uneven import make_scales_uneven
 from trix_jax.core import tile_index
 from trix_jax.editing import carving, latent_weights
 from trix_jax.errors import InputError
-from trix_jax.nn import ffn, transformer
+from trix_jax.nn import ffn
 from trix_jax.nn.cost import count_products
 from trix_jax.nn.model_config import FFNConfig, parse_model
 from trix_jax.nn.transformer import TransformerLM
@@ -24,7 +25,7 @@ DENSE = {'layers': 2, 'd_model': 32, 'heads': 2, 'context': 32, 'd_ff': 64, 'rou
 def dense_model(**settings):
   """The config of a dense model and its parameters, with scales of outputs as different as trained ones."""
   config = parse_model({**DENSE, **settings})
-  params, _ = transformer.init(TransformerLM(config, V), jax.random.key(0))
+  params, _ = jitted.init(TransformerLM(config, V), jax.random.key(0))
   make_scales_uneven(params)
   return config, params
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from controlled_layers import CONFIG, TOKEN, VOCABULARY, D, N, T, layer_of
-from jitted import apply
+from jitted import apply, forward
 from tiers import fast_first, slow
 
 from trix_jax import configuration
@@ -236,7 +236,7 @@ def test_without_its_residual_a_block_hands_on_what_its_tiles_say_alone(control)
     scale = state.params[layer]['ffn']['output_scale']
     state.params[layer]['ffn']['output_scale'] = jnp.zeros_like(scale)
   tokens = np.arange(8, dtype=np.int32)[None]
-  logits, _ = transformer.apply(model, state.params, state.routing_state, tokens)
+  logits, _ = forward(model, state.params, state.routing_state, tokens)
   assert (np.ptp(logits) == 0) == (control == 'no_residual')
 
 
@@ -307,7 +307,7 @@ def test_a_student_moves_towards_its_teacher():
   token = jnp.asarray(np.random.default_rng(1).integers(0, 8, (2, 16), np.int32))
   teacher_params = init_state(config_of('none'), model).params
   teacher = Teacher(model, {**teacher_params, 'head': {'kernel': teacher_params['head']['kernel'] * 40}}, {})
-  logits, _ = transformer.apply(model, teacher.params, {}, token)
+  logits, _ = forward(model, teacher.params, {}, token)
   # Entropy is the least that a cross-entropy can be, and that of its own predictions is.
   entropy = -jnp.mean(jnp.sum(jax.nn.softmax(logits) * jax.nn.log_softmax(logits), axis=-1))
   assert teacher.cross_entropy(logits, token) == pytest.approx(float(entropy), rel=1e-5)

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import fast_first
@@ -24,7 +25,7 @@ MODEL = {'layers': 2, 'd_model': D, 'heads': 2, 'context': 32, 'd_ff': T * H, 't
 def model_of(**settings):
   """The config of a model, its parameters and routing state, with scales and a gate as uneven as trained ones."""
   config = parse_model({**MODEL, **settings})
-  params, state = transformer.init(TransformerLM(config, V), jax.random.key(0))
+  params, state = jitted.init(TransformerLM(config, V), jax.random.key(0))
   make_scales_uneven(params)
   for layer in range(config.layers):
     of_layer = params[f'layer_{layer}']['ffn']

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from programs import train
@@ -11,7 +12,7 @@ from experiments.findings import edited
 from experiments.suites import edits as suite
 from trix_jax.editing import edits
 from trix_jax.inspection import gate_fitting
-from trix_jax.nn import ffn, transformer
+from trix_jax.nn import ffn
 from trix_jax.nn.model_config import FFNConfig
 from trix_jax.runs import checkpoints
 
@@ -85,7 +86,7 @@ def test_activations_are_those_of_the_tokens_of_a_tile(loaded):
   config = loaded.model.config
   [seen] = edited.carved.look_at_layers(loaded)
   windows = edited.corpora.draw_batch(loaded.corpus().train, config.context, edited.carved.WINDOWS, 0, 0)
-  _, infos = transformer.apply(loaded.model, loaded.params, {}, windows[:, :-1])
+  _, infos = jitted.forward(loaded.model, loaded.params, {}, windows[:, :-1])
   tile_N = np.asarray(infos[0].tile_NK[:, 0])
   H = config.ffn.hidden
   for tile in range(config.ffn.tiles):

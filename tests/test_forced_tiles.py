@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import slow
@@ -27,7 +28,7 @@ def model_of(seed=0, layers=3, **settings):
     ffn=dataclasses.replace(FFN, **{'int8_activations': False, **settings}),
   )
   model = transformer.TransformerLM(config, V)
-  params, state = transformer.init(model, jax.random.key(seed))
+  params, state = jitted.init(model, jax.random.key(seed))
   noise = iter(jax.random.split(jax.random.key(seed + 1), len(jax.tree.leaves(params))))
   params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(noise), leaf.shape), params)
   return checkpoints.Trained(None, model, 'abcdefghijk', {}, 'best', 0, 0.0, params, state)
@@ -39,7 +40,7 @@ def windows():
 
 
 def losses_of(trained, windows):
-  logits, _ = transformer.apply(trained.model, trained.params, trained.routing_state, windows[:, :-1])
+  logits, _ = jitted.forward(trained.model, trained.params, trained.routing_state, windows[:, :-1])
   return np.asarray(transformer.next_token_loss(logits, windows[:, 1:])).reshape(-1)
 
 
@@ -191,7 +192,7 @@ def test_difficulty_is_told_by_what_a_model_says_of_itself(windows):
   found = readings.difficulty(trained, windows, windows)
   assert len(found['margin']) == 3 and all(-1 <= of <= 1 for of in found['margin'])
   # A head of zeros predicts all alike: each character is as hard as another, and nothing tells.
-  logits, infos = transformer.apply(trained.model, trained.params, trained.routing_state, windows[:, :-1])
+  logits, infos = jitted.forward(trained.model, trained.params, trained.routing_state, windows[:, :-1])
   probability_BLV = jax.nn.softmax(logits)
   entropy_N = -np.asarray((probability_BLV * jnp.log(probability_BLV)).sum(axis=-1)).reshape(-1)
   loss_N = losses_of(trained, windows)

@@ -5,6 +5,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import fast_first
@@ -12,7 +13,7 @@ from tiers import fast_first
 from trix_jax.cli import graft as program
 from trix_jax.editing import grafting
 from trix_jax.errors import InputError
-from trix_jax.nn import ffn, transformer
+from trix_jax.nn import ffn
 from trix_jax.nn.model_config import parse_model
 from trix_jax.nn.transformer import TransformerLM
 from trix_jax.runs import checkpoints
@@ -24,13 +25,13 @@ ONE_TILE = {'tiles': 1, 'd_ff': 16, 'routing': 'dense'}
 
 def host_model(**settings):
   config = parse_model({**HOST, **settings})
-  return transformer.init(TransformerLM(config, V), jax.random.key(0))[0], config
+  return jitted.init(TransformerLM(config, V), jax.random.key(0))[0], config
 
 
 def donor_of(params, name='donor', seed=1, **settings):
   """A model with new tiles of other scales, and all else of the host."""
   config = parse_model({**HOST, **ONE_TILE, **settings})
-  own = transformer.init(TransformerLM(config, V), jax.random.key(seed))[0]
+  own = jitted.init(TransformerLM(config, V), jax.random.key(seed))[0]
   for layer in range(config.layers):
     tiles = own[f'layer_{layer}']['ffn']
     for scale in ('up_scale', 'down_scale'):

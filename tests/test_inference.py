@@ -5,6 +5,7 @@ import dataclasses
 import inference_soak
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import fast_first
@@ -256,7 +257,7 @@ def test_a_seed_is_a_text_alone_and_among_others(model):
 def test_a_model_of_bytes_streams_whole_characters():
   config = config_of(**FLOAT_MODERN)
   net = transformer.TransformerLM(config, 256)
-  params, state = transformer.init(net, jax.random.key(0))
+  params, state = jitted.init(net, jax.random.key(0))
   # The head sees the last token alone, and then says: 'é', two bytes, without end.
   params = jax.tree.map(jnp.zeros_like, params)
   params['final_norm']['scale'] = jnp.ones(config.d_model)

@@ -5,6 +5,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from test_grafting import HOST, ONE_TILE, V, donor_of, host_model
@@ -104,7 +105,7 @@ def test_what_the_host_writes_is_drawn_from_its_predictions(host):
   assert np.any(token_BL != naming.write(host, 1)) and len(np.unique(token_BL, axis=0)) > naming.WINDOWS / 2
 
   def loss(of_BL):
-    logits, _ = transformer.apply(host.model, host.params, {}, of_BL[:, :-1])
+    logits, _ = jitted.forward(host.model, host.params, {}, of_BL[:, :-1])
     return float(transformer.next_token_loss(logits, of_BL[:, 1:]).mean())
 
   drawn_at_random = np.random.default_rng(0).integers(0, V, token_BL.shape).astype(np.int32)
@@ -112,7 +113,7 @@ def test_what_the_host_writes_is_drawn_from_its_predictions(host):
 
 
 def test_the_host_is_known_by_its_signatures_and_by_what_its_layers_ask_in_its_own_text(host, layers):
-  _, infos = transformer.apply(host.model, host.params, {}, naming.write(host, 0))
+  _, infos = jitted.forward(host.model, host.params, {}, naming.write(host, 0))
   for layer, of in enumerate(layers):
     np.testing.assert_array_equal(of.key_TD, infos[layer].signatures_TD)
     asked = router.Asked(*map(jnp.asarray, of.written))
@@ -133,8 +134,9 @@ def test_the_loss_has_its_weight_and_moves_signatures_alone(host, layers):
     settings = run_config(loss__naming_weight=weight).loss
     return make_loss(settings, model, Others(host=layers))(params, {}, windows, jax.random.key(0))[0]
 
-  grads = {weight: jax.grad(objective)(donor.params, weight) for weight in (0.5, 1.0)}
-  values = [float(objective(donor.params, weight)) for weight in (0.0, 0.5, 1.0)]
+  differentiate = jax.jit(jax.value_and_grad(objective), static_argnums=1)
+  of_weight = {weight: differentiate(donor.params, weight) for weight in (0.0, 0.5, 1.0)}
+  values = [float(value) for value, _ in of_weight.values()]
   _, infos, asked = naming.apply(model, donor.params, {}, windows[:, :-1])
   losses = [
     naming.naming_loss(info.signatures_TD, of, to, config.model)
@@ -142,7 +144,7 @@ def test_the_loss_has_its_weight_and_moves_signatures_alone(host, layers):
   ]
   assert values[1] - values[0] == pytest.approx(float(np.mean(losses)) / 2, rel=1e-4)
   assert values[2] - values[0] == pytest.approx(float(np.mean(losses)), rel=1e-4)
-  change = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), grads[1.0], grads[0.5])
+  change = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), of_weight[1.0][1], of_weight[0.5][1])
   ups = [change[f'layer_{layer}']['ffn'].pop('up') for layer in (0, 1)]
   assert min(ups) > 1e-3 and max(jax.tree.leaves(change)) < 1e-6
 

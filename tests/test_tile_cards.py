@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+import jitted
 import numpy as np
 import pytest
 from tiers import fast_first
@@ -43,7 +44,7 @@ def test_margins_are_those_of_the_tile_that_was_chosen(settings):
   biased = dataclasses.replace(model, routing_state={'layer_0': {'ffn': state}})
   [answer] = tile_cards.look_up(biased, text)
   token = np.array([[VOCABULARY.index(c) for c in text]])
-  [info] = transformer.apply(model.model, biased.params, biased.routing_state, token)[1]
+  [info] = jitted.forward(model.model, biased.params, biased.routing_state, token)[1]
   probability = np.asarray(info.probability_NJ)
   candidate = np.arange(8)[None] if info.candidate_NJ is None else np.asarray(info.candidate_NJ)
   chosen = candidate == answer.tile_LK[:, :1]
