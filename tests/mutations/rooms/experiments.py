@@ -35,7 +35,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/findings/estimates.py',
-    'test_report',
+    'test_estimates',
     ('intervals_of_90_percent', 'CONFIDENCE = 0.95', 'CONFIDENCE = 0.9'),
     (
       'differences_the_wrong_way_round',
@@ -47,14 +47,14 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/findings/verdicts.py',
-    'test_report',
+    'test_verdicts',
     ('undecided_intervals_decide', 'if estimate.low <= limit <= estimate.high:', 'if estimate.high < estimate.low:'),
     ('one_seed_decides', 'if seeds > 1 and true is not None:', 'if seeds > 0 and true is not None:'),
   ),
   *break_file(
     'experiments',
     'experiments/suites/four_routings.py',
-    'test_report',
+    'test_verdicts',
     (
       'five_percent_are_fifty',
       "0.05,\n      'the original ignored its gate in training'",
@@ -85,7 +85,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/suites/graft.py',
-    'test_report',
+    'test_verdicts',
     ('a_reading_is_the_best_by_one_text', "(row['donor'] + row['host']) / 2", "row['donor']"),
     ('half_of_the_gain_is_enough', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.5, 0.01'),
     ('grafts_may_cost_the_host_more', 'LEAST_R, MOST_F = 0.7, 0.01', 'LEAST_R, MOST_F = 0.7, 0.1'),
@@ -232,7 +232,7 @@ MUTATIONS = (
   *break_file(
     'experiments',
     'experiments/suites/edits.py',
-    'test_report',
+    'test_verdicts',
     ('a_stale_row_is_judged_in_another_model', "'stale_row': 'learned'", "'stale_row': 'emergent'"),
     (
       'one_stale_key_beaten_is_enough',
