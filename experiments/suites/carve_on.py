@@ -4,15 +4,18 @@ from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import DENSE, Settings, Suite, carve_out_of, scaled_steps, tiles
 
 SIZES = {'128': (128, 32), '4': (4, 1)}
-# A carve has gates of 1. A model that is sparse from its start is better with probabilities in some sizes.
-ONE_HOT = {'model.gate': 'one_hot'}
 # Parts of the peaks of the recipe with which a trained model is finished, chosen for carves of seed 0.
 PARTS = {'128': 0.1, '4': 0.3}
 
 
+def with_gates_of_1(size: str) -> Settings:
+  """Return settings for tiles as a carve has them. From the start, some sizes are better with probabilities."""
+  return {**tiles(*SIZES[size]), 'model.gate': 'one_hot'}
+
+
 def go_on(size: str, start: str) -> Settings:
   """Return settings for the last tenth of training from a run or a carve, as if it were a whole one."""
-  return {'training.start_from': start, **tiles(*SIZES[size]), **ONE_HOT, **scaled_steps(0.1)}
+  return {'training.start_from': start, **with_gates_of_1(size), **scaled_steps(0.1)}
 
 
 def finish(size: str, start: str) -> Settings:
@@ -21,15 +24,15 @@ def finish(size: str, start: str) -> Settings:
   return {**go_on(size, start), **rates, 'model.dropout': 0.0}
 
 
-def variants_of(size: str) -> dict[str, Settings]:
+def variants_with(size: str) -> dict[str, Settings]:
   """Return the variants with tiles of one size."""
-  native, carved = {**tiles(*SIZES[size]), **ONE_HOT}, carve_out_of('nine_tenths', *SIZES[size])
+  carved = carve_out_of('nine_tenths', *SIZES[size])
   return {
     f'{size}_carved': go_on(size, carved),
     f'{size}_native': tiles(*SIZES[size]),
-    f'{size}_native_one_hot': native,
+    f'{size}_native_one_hot': with_gates_of_1(size),
     f'{size}_carved_finished': finish(size, carved),
-    f'{size}_native_nine_tenths': {**native, **scaled_steps(0.9)},
+    f'{size}_native_nine_tenths': {**with_gates_of_1(size), **scaled_steps(0.9)},
     f'{size}_native_finished': finish(size, f'{{{size}_native_nine_tenths}}'),
   }
 
@@ -54,7 +57,7 @@ SUITE = Suite(
   'A model is trained dense for nine tenths of the steps, carved, and trained on with few tiles for the last tenth. '
   'Is it as good as one that had few tiles from the start, after as much text? To train on repeats the whole schedule '
   'in a tenth of the steps. To finish takes lower learning rates and no dropout.',
-  {'nine_tenths': {**DENSE, **scaled_steps(0.9)}, **variants_of('128'), **variants_of('4')},
+  {'nine_tenths': {**DENSE, **scaled_steps(0.9)}, **variants_with('128'), **variants_with('4')},
   against={
     'nine_tenths': None,
     **{f'{size}_{name}': None for size in SIZES for name in ('native', 'native_nine_tenths')},
