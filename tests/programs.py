@@ -61,6 +61,7 @@ def environment():
   return {
     **os.environ,
     'PYTHONUNBUFFERED': '1',
+    'JAX_ENABLE_X64': '1',  # As some machines prefer; programs compute the same there.
     'JAX_NUM_CPU_DEVICES': '2',
     'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',

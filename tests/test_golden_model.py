@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 
 from trix_jax import inference
@@ -25,3 +26,11 @@ def test_a_file_of_another_machine_goes_to_the_same_tiles_and_writes_the_same_te
   assert model.generate([said['prompt']], len(said['text']), temperature=0.0) == [said['text']]
   np.testing.assert_array_equal(tiles_of(model, said['prompt']), said['tiles'])
   assert len(np.unique(said['tiles'])) == model.config.model.ffn.tiles
+
+
+def test_a_program_that_prefers_64_bits_gets_the_same_text():
+  model = inference.load(FOLDER / 'golden.safetensors')
+  texts = model.generate(['ROMEO:'], 20, seed=1)
+  with jax.enable_x64(True):
+    assert model.generate(['ROMEO:'], 20, seed=1) == texts
+    assert inference.load(FOLDER / 'golden.safetensors').generate(['ROMEO:'], 20, seed=1) == texts

@@ -35,7 +35,8 @@ def empty_cache(batch: int, heads: int, width: int, slots: int) -> KeyValueCache
   """Make a cache with room for `slots` tokens a row, rounded up to a multiple of SLOT_MULTIPLE."""
   groups = -(-slots // SLOT_MULTIPLE)
   return KeyValueCache(
-    jnp.zeros((batch, heads, groups, width, SLOT_MULTIPLE)), jnp.zeros((batch, heads, groups * SLOT_MULTIPLE, width))
+    jnp.zeros((batch, heads, groups, width, SLOT_MULTIPLE), jnp.float32),
+    jnp.zeros((batch, heads, groups * SLOT_MULTIPLE, width), jnp.float32),
   )
 
 

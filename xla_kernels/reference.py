@@ -3,6 +3,7 @@
 Where it is exact they hold integers in float32, because XLA multiplies float32 fast on every backend.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -203,9 +204,9 @@ def plain_cached_attention(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Compute `cached_attention` on keys in the layout of values, which XLA need not rearrange."""
   L, S = q_BLHW.shape[1], values_BHSW.shape[2]
-  write = jax.vmap(jax.lax.dynamic_update_slice, in_axes=(0, 0, (None, 0, None)))
-  keys_BHSW = write(keys_BHSW, k_BLHW.transpose(0, 2, 1, 3), (0, position_B, 0))
-  values_BHSW = write(values_BHSW, v_BLHW.transpose(0, 2, 1, 3), (0, position_B, 0))
+  write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1))
+  keys_BHSW = write(keys_BHSW, k_BLHW.transpose(0, 2, 1, 3), position_B)
+  values_BHSW = write(values_BHSW, v_BLHW.transpose(0, 2, 1, 3), position_B)
   score_BHLS = jnp.einsum('blhw,bhsw->bhls', q_BLHW * scale, keys_BHSW, precision='highest')
   last_BL = position_B[:, None] + jnp.arange(L)
   visible_BLS = jnp.arange(S) <= last_BL[..., None]

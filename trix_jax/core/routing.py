@@ -216,10 +216,10 @@ def load(
 
   `weight_N` weights the tokens. `kept_NK` is False for assignments that do not count.
   """
-  count_NK = jnp.ones(tile_NK.shape) if kept_NK is None else kept_NK.astype(jnp.float32)
+  count_NK = jnp.ones(tile_NK.shape, jnp.float32) if kept_NK is None else kept_NK.astype(jnp.float32)
   if weight_N is not None:
     count_NK *= weight_N[:, None]
-  return jnp.zeros(tiles).at[tile_NK].add(count_NK) / jnp.sum(count_NK)
+  return jnp.zeros(tiles, jnp.float32).at[tile_NK].add(count_NK) / jnp.sum(count_NK)
 
 
 def _mean(x_NX, weight_N):
@@ -238,7 +238,7 @@ def _best_two(x_NJ):
 def margins(x_NJ: jax.Array) -> jax.Array:
   """Return the difference of the best two columns of every row, [N]; 1 where there is only one column."""
   if x_NJ.shape[-1] == 1:
-    return jnp.ones(len(x_NJ))
+    return jnp.ones(len(x_NJ), jnp.float32)
   best_N, second_N = _best_two(x_NJ)
   return best_N - second_N
 
@@ -286,7 +286,7 @@ def statistics(info: RoutingInfo, weight_N: jax.Array | None = None) -> dict[str
   """
   p_NJ = info.probability_NJ
   N, J = p_NJ.shape
-  tie_N = jnp.equal(*_best_two(info.selection_NJ)) if J > 1 else jnp.zeros(N)
+  tie_N = jnp.equal(*_best_two(info.selection_NJ)) if J > 1 else jnp.zeros(N, jnp.float32)
   entropy_N = -jnp.sum(p_NJ * jnp.log(jnp.maximum(p_NJ, 1e-30)), axis=-1)
   kept_NK = info.gate_NK != 0
   used_N = jnp.sum(kept_NK, axis=-1)

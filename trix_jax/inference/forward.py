@@ -49,7 +49,8 @@ def empty_cache(computation: Computation, config: InferenceConfig, batch: int, s
   model = config.model
 
   def layer():
-    inputs = jnp.zeros((batch, layers.CONVOLUTION_WIDTH - 1, model.d_model)) if model.form == 'modern' else None
+    shape = batch, layers.CONVOLUTION_WIDTH - 1, model.d_model
+    inputs = jnp.zeros(shape, jnp.float32) if model.form == 'modern' else None
     return LayerCache(computation.empty_key_values(batch, model.heads, model.head_width, slots), inputs, inputs)
 
   return Cache([layer() for _ in range(model.layers)], jnp.zeros(batch, jnp.int32))
@@ -220,7 +221,8 @@ def xla_attention(
 
 def xla_key_values(batch: int, heads: int, width: int, slots: int) -> tuple[jax.Array, jax.Array]:
   """Make an empty cache for `xla_attention`."""
-  return jnp.zeros((batch, heads, slots, width)), jnp.zeros((batch, heads, slots, width))
+  shape = batch, heads, slots, width
+  return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
 
 
 PACKED = Computation(apply_packed_tiles, xla_kernels.cached_attention, xla_kernels.empty_cache)

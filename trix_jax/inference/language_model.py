@@ -279,12 +279,12 @@ def decode_chunk(
   limited: bool,
 ) -> tuple[jax.Array, tuple[jax.Array, forward.Cache]]:
   """Draw CHUNK tokens of every row, int32 [B, CHUNK]; return them and the new state. It donates `state`."""
-  step_S = step + jnp.arange(CHUNK)
+  step_S = step + jnp.arange(CHUNK, dtype=jnp.int32)
   # Draw all noise at once before the loop. It depends on the row's seed and the step alone.
   noise_SBV = jax.vmap(
-    lambda step: jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,)))(
-      keys_B
-    )
+    lambda step: jax.vmap(
+      lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,), jnp.float32)
+    )(keys_B)
   )(step_S)
 
   def draw(state, inputs):

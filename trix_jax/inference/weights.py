@@ -316,7 +316,7 @@ def read_addresses(
   """Look up the tiles and the gates of tokens in a layer's table, [N, K] each."""
   tile_NK = jnp.take(arrays[f'{name}.address.tiles'], token_N, axis=0, mode='clip').astype(jnp.int32)
   if not _addresses_have_gates(config):
-    return tile_NK, jnp.ones(tile_NK.shape)
+    return tile_NK, jnp.ones(tile_NK.shape, jnp.float32)
   return tile_NK, jnp.take(arrays[f'{name}.address.gates'], token_N, axis=0, mode='clip')
 
 

@@ -105,7 +105,7 @@ def compute_all(
 ) -> jax.Array:
   """Compute every tile on every token, weighted by the gates of its own tiles and by 0 for others: [N, D]."""
   N = len(tile_NK)
-  gate_NT = jnp.zeros((N, config.tiles)).at[jnp.arange(N)[:, None], tile_NK].add(gate_NK)
+  gate_NT = jnp.zeros((N, config.tiles), jnp.float32).at[jnp.arange(N)[:, None], tile_NK].add(gate_NK)
   return compute_dense(q_ND, step_N1, gate_NT, tiles, config)
 
 
@@ -122,7 +122,8 @@ def compute_tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig
   N, T = x_ND.shape[0], config.tiles
   q_ND, step_N1 = ternary.quantise_activations(x_ND, config.int8_activations)
   tile_A1 = jnp.repeat(jnp.arange(T, dtype=jnp.int32), N)[:, None]
-  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, jnp.ones((T * N, 1)), tiles, config)
+  gate_A1 = jnp.ones((T * N, 1), jnp.float32)
+  y_AD = compute_sparse(jnp.tile(q_ND, (T, 1)), jnp.tile(step_N1, (T, 1)), tile_A1, gate_A1, tiles, config)
   return y_AD.reshape(T, N, -1)
 
 

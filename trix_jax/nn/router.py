@@ -58,7 +58,7 @@ def route(router: Router, config: FFNConfig, asked: Asked, key: jax.Array | None
     logits_NT = x_ND @ kernel_DT + bias_T
   found, bias = None, router.bias_T
   if logits_NT is not None:
-    dot_NJ, scale = logits_NT, jnp.ones(config.tiles)
+    dot_NJ, scale = logits_NT, jnp.ones(config.tiles, jnp.float32)
   elif router.index is not None and way.uses_index:
     found = tile_index.find_candidates(q_ND, router.index, config.probes, router.cluster_bias_C)
     dot_NJ, scale, bias = found.dot_NJ, found.scale_NJ, None if bias is None else bias[found.tile_NJ]

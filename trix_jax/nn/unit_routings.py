@@ -25,7 +25,7 @@ ENERGY_RATIO = 0.8
 def send(layer: nn.Module, given: ffn.RouteInput, tile_NK: jax.Array) -> routing.RoutingInfo:
   """Send every token to the given tiles, with gates of 1. Scores are those of the signatures, for the statistics."""
   info = ffn.route_by_signatures(layer, given)
-  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape))
+  return dataclasses.replace(info, tile_NK=tile_NK, gate_NK=jnp.ones(tile_NK.shape, jnp.float32))
 
 
 def route_by_activity(layer: nn.Module, given: ffn.RouteInput) -> routing.RoutingInfo:
