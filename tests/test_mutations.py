@@ -5,8 +5,9 @@ import dataclasses
 import pathlib
 
 import pytest
-from mutations import run
+from mutations import copies
 from mutations.mutations import MUTATIONS
+from mutations.results import Results, change_of, table
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -37,31 +38,31 @@ FAILED tests/test_x.py::test_y[a b-1] - AssertionError: no
 
 
 def test_a_failure_a_crash_and_a_timeout_are_noticed_and_nothing_else():
-  assert run.verdict(1, FAILURE) == 'tests/test_x.py::test_y[a b-1]'
-  assert run.verdict(2, 'ERROR tests/test_x.py - ImportError: no\n') == 'tests/test_x.py'
-  assert run.verdict(-11, '..') == run.verdict(3, 'INTERNALERROR') == 'crash'
-  assert run.verdict(None, '..') == 'timeout'
-  assert run.verdict(0, '..') == run.verdict(run.NO_TESTS, '') == ''
-  with pytest.raises(run.TableError):
-    run.verdict(4, 'no such option')
+  assert copies.verdict(1, FAILURE) == 'tests/test_x.py::test_y[a b-1]'
+  assert copies.verdict(2, 'ERROR tests/test_x.py - ImportError: no\n') == 'tests/test_x.py'
+  assert copies.verdict(-11, '..') == copies.verdict(3, 'INTERNALERROR') == 'crash'
+  assert copies.verdict(None, '..') == 'timeout'
+  assert copies.verdict(0, '..') == copies.verdict(copies.NO_TESTS, '') == ''
+  with pytest.raises(copies.TableError):
+    copies.verdict(4, 'no such option')
 
 
 def test_named_files_come_before_all_and_fast_tests_before_slow_ones():
   mutation = MUTATIONS[0]
   named = list(mutation.tests)
-  found = [stage.arguments for stage in run.stages(mutation)]
+  found = [stage.arguments for stage in copies.stages(mutation)]
   assert found == [['--numprocesses=0', *named], ['-m', 'slow', '--numprocesses=0', *named], [], ['-m', 'slow']]
 
 
 def test_results_are_found_again_unless_the_mutation_has_changed(tmp_path):
   first, second, third = MUTATIONS[:3]
-  row = {'name': first.name, 'change': run.change_of(first), 'result': 'fast', 'test': 'tests/a.py::b', 'seconds': 2.0}
-  results = run.Results(tmp_path / 'out.jsonl')
+  row = {'name': first.name, 'change': change_of(first), 'result': 'fast', 'test': 'tests/a.py::b', 'seconds': 2.0}
+  results = Results(tmp_path / 'out.jsonl')
   results.add(row)
-  results.add({**row, 'name': second.name, 'change': run.change_of(second), 'result': 'unnoticed', 'test': ''})
-  again = run.Results(tmp_path / 'out.jsonl')
+  results.add({**row, 'name': second.name, 'change': change_of(second), 'result': 'unnoticed', 'test': ''})
+  again = Results(tmp_path / 'out.jsonl')
   assert again.of(first) == row and again.of(third) is None
   assert again.of(dataclasses.replace(first, new='something else')) is None
-  lines = run.table((first, second, third), again).splitlines()
+  lines = table((first, second, third), again).splitlines()
   assert '| all | 3 | 1 | 0 | 1 | 0 | 0 |' in lines
   assert [line.split(' | ')[2] for line in lines[-3:]] == ['fast', 'unnoticed', 'not tried']
