@@ -140,15 +140,13 @@ def test_a_dense_layer_is_the_sum_of_its_tiles():
   assert relative_error(y, ffn.compute_tile_outputs(x, ffn.quantise_tiles(params, config), config).sum(axis=0)) <= 1e-6
 
 
+def macs(module, params, x):
+  """Multiply-adds of all matrix products, counted in the traced program."""
+  traced = jax.make_jaxpr(lambda x: apply(module, {'params': params}, x)[0])(x)
+  return sum(map(_macs, traced.jaxpr.eqns))
+
+
 def test_a_token_pays_for_its_own_tile_only():
-  """Multiply-adds of all matrix products, counted in the traced program, against the formula."""
-
-  def macs(module, params, x):
-    total = 0
-    for equation in jax.make_jaxpr(lambda x: apply(module, {'params': params}, x)[0])(x).jaxpr.eqns:
-      total += _macs(equation)
-    return total
-
   N, D, F = 4096, 32, 256
   _, dense, params, x = layer(sparse=False, routing='dense', gate='one_hot', N=N, d_model=D, d_ff=F, tiles=8)
   route = N * 8 * D
@@ -156,6 +154,14 @@ def test_a_token_pays_for_its_own_tile_only():
   config = dataclasses.replace(dense.config, routing='emergent')
   sparse_macs = macs(ffn.SparseTriXFFN(config), params, x) - route
   assert 2 * N * D * F / 8 <= sparse_macs <= 1.3 * 2 * N * D * F / 8  # Padding to blocks is the difference.
+
+
+@pytest.mark.parametrize('tiles, top_k, takes_all', [(4, 1, False), (16, 4, False), (128, 1, False), (128, 32, True)])
+def test_many_narrow_tiles_are_not_moved_to(tiles, top_k, takes_all):
+  config, masked, params, x = layer(sparse=False, d_ff=512, tiles=tiles, top_k=top_k)
+  costs = [macs(ffn.TriXFFN(config, execute=execute), params, x) for execute in (ffn.compute, ffn.compute_sparse)]
+  assert macs(masked, params, x) != costs[1]
+  assert costs[0] == (macs(masked, params, x) if takes_all else costs[1])
 
 
 def _macs(equation):

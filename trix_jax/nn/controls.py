@@ -15,7 +15,7 @@ from flax import linen as nn
 from trix_jax.core import routing, signatures, ternary
 from trix_jax.errors import InputError
 from trix_jax.nn import ffn, router, unit_routings
-from trix_jax.nn.model_config import NO_CONTROL, FFNConfig
+from trix_jax.nn.model_config import NO_CONTROL
 
 # In a step a centroid moves by this part of the way to the mean of the batch's activations.
 KMEANS_RATE = 0.05
@@ -183,12 +183,6 @@ def _gates_of(info, tile_NK, layer, given, kept_NK=None):
   return routing.gates(info.probability_NJ, logit_NT, tile_NK, layer.config.gate, kept_NK)
 
 
-def execute_all_or_chosen(q_ND, step_N1, tile_NK, gate_NK, tiles: ffn.TernaryTiles, config: FFNConfig) -> jax.Array:
-  """Compute all tiles where each token has all of them, and the chosen ones otherwise."""
-  execute = ffn.compute_all if tile_NK.shape[1] == config.tiles else ffn.compute_sparse
-  return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
-
-
 TABLE = {
   NO_CONTROL: Control(),
   'hash': Control(route_by_hash, reads_signatures=False),
@@ -216,8 +210,8 @@ TABLE = {
   'no_router_gradient': Control(route_without_gradient),
   'no_signature_gradient': Control(route_without_signature_gradient),
   'gumbel': Control(route_by_draw),
-  'tile_dropout': Control(route_with_dropout, execute_all_or_chosen, routing='dense'),
-  'gradual': Control(route_gradually, execute_all_or_chosen),
+  'tile_dropout': Control(route_with_dropout, routing='dense'),
+  'gradual': Control(route_gradually),
   'no_norm': Control(without='norm'),
   'no_output_scale': Control(without='output_scale'),
   'no_residual': Control(without='residual'),

@@ -14,6 +14,10 @@ from trix_jax.errors import InputError
 from trix_jax.nn import router
 from trix_jax.nn.model_config import ACTIVATIONS, FFNConfig
 
+# To move a row to a tile and back takes a CPU as long as this many hidden units of a product over all tiles, with
+# gradients (benchmarks/chosen_or_all.py).
+UNITS_OF_A_MOVE = 50
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +116,19 @@ def compute_all(
 def compute(
   q_ND: jax.Array, step_N1: jax.Array, tile_NK: jax.Array, gate_NK: jax.Array, tiles: TernaryTiles, config: FFNConfig
 ) -> jax.Array:
-  """Compute all tiles where the routing takes all, and the chosen ones under any other: [N, D]."""
-  execute = compute_all if config.way.takes_all else compute_sparse
+  """Compute each token's tiles, weighted by their gates, in the cheaper of both ways: [N, D]."""
+  execute = compute_all if all_cost_less(config, tile_NK.shape[1]) else compute_sparse
   return execute(q_ND, step_N1, tile_NK, gate_NK, tiles, config)
+
+
+def all_cost_less(config: FFNConfig, chosen: int) -> bool:
+  """Return whether computing all tiles costs less than moving every row to its `chosen` tiles and back.
+
+  It does where all are chosen, and on a CPU where a token takes many narrow tiles.
+  """
+  if chosen == config.tiles:
+    return True
+  return jax.default_backend() == 'cpu' and config.d_ff < chosen * (config.hidden + UNITS_OF_A_MOVE)
 
 
 def compute_tile_outputs(x_ND: jax.Array, tiles: TernaryTiles, config: FFNConfig) -> jax.Array:
