@@ -12,6 +12,12 @@ MUTATIONS = (
       'return (accumulator * step) * scale',
       'return accumulator * (step * scale)',
     ),
+    (
+      'narrow_tiles_are_moved_to',
+      'config.d_ff < chosen * (config.hidden + UNITS_OF_A_MOVE)',
+      'config.d_ff < chosen * config.hidden',
+    ),
+    ('wide_tiles_are_all_computed', "jax.default_backend() == 'cpu' and ", "jax.default_backend() == 'cpu' or "),
     ('tile_scale_left_out', "up_T11[:, 0] * params['up_scale']", "params['up_scale']"),
     (
       'output_scale_left_out',
