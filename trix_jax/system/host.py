@@ -57,6 +57,8 @@ def prepare_cpu() -> None:
   It splits the host into one JAX device a core. An operation spread over all cores waits for the slowest core at each
   step; a batch spread over devices does not. Set JAX_NUM_CPU_DEVICES yourself to avoid this.
 
+  It turns JAX_ENABLE_X64 off, since parameters and results of a run are float32.
+
   On Linux it restarts the program once, with settings that make glibc keep its memory and use huge pages. Set
   GLIBC_TUNABLES yourself to avoid this.
   """
@@ -69,7 +71,7 @@ def prepare_cpu() -> None:
   devices = os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(cores))
   if not (devices.isdecimal() and int(devices)):
     raise ValueError(f'JAX_NUM_CPU_DEVICES={devices} is no number of devices; set it to 1 or more, or leave it out')
-  os.environ['JAX_ENABLE_X64'] = '0'  # A run is float32, whatever this machine prefers.
+  os.environ['JAX_ENABLE_X64'] = '0'
 
 
 def processor() -> str:
