@@ -9,8 +9,6 @@ rounds, and what `ffn.compute` takes.
 """
 
 import statistics
-import sys
-import time
 
 import variants
 from absl import app, flags
@@ -37,13 +35,7 @@ _JSON = flags.DEFINE_string('json', '', 'File for the results.')
 def main(_):
   variants.check_writable(_JSON.value)
   measured = {(shape, kind): passes(*shape, kind) for shape in SHAPES for kind in ('chosen', 'all')}
-  seconds: dict = {name: [] for name in measured}
-  for round_ in range(_ROUNDS.value):
-    for name, run in measured.items():
-      start = time.perf_counter()
-      run()
-      seconds[name].append(time.perf_counter() - start)
-    print(f'round {round_ + 1}/{_ROUNDS.value}', file=sys.stderr, flush=True)
+  seconds = variants.take_turns_here(measured, _ROUNDS.value)
   print(f'{"tiles":>6}{"chosen":>8}{"units a tile":>14}{"ms: chosen":>12}{"all":>8}{"chosen / all":>14}   taken')
   rows = []
   for tiles, top_k in SHAPES:

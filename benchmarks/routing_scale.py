@@ -22,8 +22,6 @@ import dataclasses
 import math
 import pathlib
 import statistics
-import sys
-import time
 
 from trix_jax.system import host
 
@@ -161,17 +159,8 @@ def loop(backend: str, index: tile_index.Index, probes: int, x_ND: jax.Array):
 
 def take_turns(measured: dict) -> dict:
   """Return the nanoseconds of a step of each loop, the best of three in every round."""
-  times: dict = {name: [] for name in measured}
-  for round_ in range(_ROUNDS.value):
-    for name, run in measured.items():
-      best = math.inf
-      for _ in range(3):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-      times[name].append(best / STEPS * 1e9)
-    print(f'round {round_ + 1}/{_ROUNDS.value}', file=sys.stderr, flush=True)
-  return times
+  seconds = variants.take_turns_here(measured, _ROUNDS.value, repeats=3)
+  return {name: [of_loop / STEPS * 1e9 for of_loop in of] for name, of in seconds.items()}
 
 
 def summary(times: list[float], empty: list[float], tokens: int) -> dict:

@@ -61,6 +61,21 @@ def take_turns(
   return results
 
 
+def take_turns_here(runs: Mapping[Any, Callable[[], Any]], rounds: int, repeats: int = 1) -> dict[Any, list[float]]:
+  """Call each variant once a round in this process; return its seconds in every round, the best of `repeats` calls."""
+  seconds: dict[Any, list[float]] = {name: [] for name in runs}
+  for round_ in range(rounds):
+    for name, run in runs.items():
+      best = math.inf
+      for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+      seconds[name].append(best)
+    print(f'round {round_ + 1}/{rounds}', file=sys.stderr, flush=True)
+  return seconds
+
+
 def check_writable(path: str) -> None:
   """Check that the file can be written, to fail before the measurements."""
   try:

@@ -203,7 +203,7 @@ TABLE = {
   'witnesses': Control(unit_routings.route_by_witnesses, ffn.compute_all, reads_signatures=False),
   'low_rank_energy': Control(unit_routings.route_by_low_rank_energy, ffn.compute_all, reads_signatures=False),
   **{
-    f'share_{share}': Control(functools.partial(unit_routings.route_by_share, share=share), ffn.compute_all)
+    f'share_{share}': Control(functools.partial(unit_routings.route_by_share, share=share))
     for share in unit_routings.SHARES
   },
   'masked': Control(execute=ffn.compute_all),  # As fast for narrow tiles as for wide ones.
