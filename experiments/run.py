@@ -39,7 +39,8 @@ if __name__ == '__main__':
 from absl import flags
 
 from experiments import suites, texts
-from experiments.findings import measure, other_programs
+from experiments.claims import other_programs
+from experiments.measures import measure
 from experiments.report import page
 from experiments.runner import own_suites, planning, results_file
 from experiments.runner.execution import RunFailed, call, describe_sessions, sort_runs, train
@@ -268,7 +269,7 @@ def result_of(run: Run, plan: Plan, progress: Progress, jobs: Jobs) -> dict[str,
     [
       sys.executable,
       '-m',
-      'experiments.findings.measure',
+      'experiments.measures.measure',
       f'--workdir={run.workdir}',
       f'--measures={",".join(suite.measures)}',
       f'--json={measured}',

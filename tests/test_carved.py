@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.findings import carved
+from experiments.measures import carved
 from experiments.suites import carve
 from trix_jax.editing import carving
 from trix_jax.nn import unit_routings

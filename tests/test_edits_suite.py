@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from programs import train
 
-from experiments.findings import edited
+from experiments.measures import edited
 from experiments.suites import edits as suite
 from trix_jax.editing import edits
 from trix_jax.inspection import gate_fitting

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.findings import estimates
+from experiments.claims import estimates
 
 
 def test_intervals_are_those_of_student():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiers import slow
 
-from experiments.findings import best_tiles, forced, readings, stand_ins
+from experiments.measures import best_tiles, forced, readings, stand_ins
 from trix_jax.nn import ffn, transformer
 from trix_jax.nn.model_config import FFNConfig, ModelConfig
 from trix_jax.runs import checkpoints

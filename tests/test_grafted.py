@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_grafting import donor_of, host_model
 
-from experiments.findings import grafted
+from experiments.measures import grafted
 from experiments.suites import graft as suite
 from trix_jax.data import corpora
 from trix_jax.editing import grafting

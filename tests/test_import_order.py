@@ -4,6 +4,8 @@ import ast
 import pathlib
 import re
 
+import pytest
+
 from trix_jax.nn import controls
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,30 +25,39 @@ ORDER = (
   ('cli',),
   ('carve', 'edit', 'export', 'graft', 'lookup'),  # Scripts, as are those at the top.
 )
-PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
+EXPERIMENTS_ORDER = (
+  ('claims', 'texts'),
+  ('suites',),
+  ('measures',),
+  ('runner',),
+  ('report',),
+  ('run', 'single'),
+)
 
 
-def imported_by(path):
-  """Names of the packages of trix_jax that a file imports, inside functions too."""
+def imported_by(path, package):
+  """Names of the parts of a package that a file imports, inside functions too."""
   for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.ImportFrom) and node.module == 'trix_jax':
+    if isinstance(node, ast.ImportFrom) and node.module == package:
       yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('trix_jax.'):
+    elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith(f'{package}.'):
       yield node.module.split('.')[1]
     elif isinstance(node, ast.Import):
-      yield from (alias.name.split('.')[1] for alias in node.names if alias.name.startswith('trix_jax.'))
+      yield from (alias.name.split('.')[1] for alias in node.names if alias.name.startswith(f'{package}.'))
 
 
-def test_packages_import_one_way_only():
+@pytest.mark.parametrize('package, order', [('trix_jax', ORDER), ('experiments', EXPERIMENTS_ORDER)])
+def test_packages_import_one_way_only(package, order):
+  place = {name: number for number, names in enumerate(order) for name in names}
   seen = set()
-  for path in (ROOT / 'trix_jax').rglob('*.py'):
-    if path.parent.name == 'configs' or path == ROOT / 'trix_jax' / '__init__.py':
+  for path in (ROOT / package).rglob('*.py'):
+    if path.parent.name == 'configs' or path == ROOT / package / '__init__.py':
       continue
-    own = path.relative_to(ROOT / 'trix_jax').with_suffix('').parts[0]
+    own = path.relative_to(ROOT / package).with_suffix('').parts[0]
     seen.add(own)
-    for name in set(imported_by(path)) - {own}:
-      assert PLACE[name] < PLACE[own], f'{path} imports {name}'
-  assert seen == PLACE.keys()
+    for name in set(imported_by(path, package)) - {own}:
+      assert place[name] < place[own], f'{path} imports {name}'
+  assert seen == place.keys()
 
 
 def test_the_library_knows_no_experiments_and_the_kernels_no_library():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import texts
-from experiments.findings import measure
+from experiments.measures import measure
 from experiments.texts import patterns
 from trix_jax import configuration
 from trix_jax.errors import InputError

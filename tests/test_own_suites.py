@@ -11,7 +11,7 @@ from trix_jax.errors import InputError
 
 SUITE = """
 from experiments import suites
-from experiments.findings import estimates, verdicts
+from experiments.claims import estimates, verdicts
 
 def my_verdicts(rows):
   losses = estimates.losses(rows, 'four')

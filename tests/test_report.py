@@ -9,7 +9,7 @@ from made_up_rows import rows_of
 from tiers import slow
 
 from experiments import suites
-from experiments.findings import estimates, other_programs, verdicts
+from experiments.claims import estimates, other_programs, verdicts
 from experiments.report import figures, page, readme_figures
 from experiments.suites import judgement
 from trix_jax.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
-from experiments.findings import estimates
+from experiments.claims import estimates
 from trix_jax.evaluation import classes
 from trix_jax.inspection import plots
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from experiments import suites, texts
-from experiments.findings import estimates, other_programs, verdicts
+from experiments.claims import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
 from experiments.suites import graft, judgement, transfer

@@ -17,7 +17,8 @@ from typing import Any
 import ml_collections
 
 from experiments import suites, texts
-from experiments.findings import measure, other_programs
+from experiments.claims import other_programs
+from experiments.measures import measure
 from experiments.runner import planning
 from trix_jax import configuration
 from trix_jax.core import routing

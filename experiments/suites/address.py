@@ -1,6 +1,6 @@
 """What to ask: the contextual stream, or the token itself, which then has one address in all contexts."""
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import BIASED, LEARNED, LOSS_FREE, TOKEN, UNSCORED, Suite, control, tiles
 
 OTHER_HASHES = ('hash_balanced', 'hash_redrawn', 'hash_previous')

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
+from experiments.claims import estimates
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge
 from experiments.suites.suite import DENSE, Suite
 
 # Tiles, and those of them that a token keeps.

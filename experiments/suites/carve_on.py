@@ -1,6 +1,6 @@
 """Carve a dense model before the last tenth of its training, and go on sparse."""
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import DENSE, Settings, Suite, carve_out_of, scaled_steps, tiles
 
 SIZES = {'128': (128, 32), '4': (4, 1)}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import (
+from experiments.claims import estimates
+from experiments.claims.verdicts import (
   NOT_ASKED,
   Results,
   Verdict,

@@ -2,7 +2,7 @@
 
 import functools
 
-from experiments.findings.verdicts import judge_sparsity
+from experiments.claims.verdicts import judge_sparsity
 from experiments.suites.suite import Suite, dense_to_sparse, scaled_steps, sparse_and_dense
 
 # Parts of the budget's steps.

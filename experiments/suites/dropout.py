@@ -2,7 +2,7 @@
 
 import functools
 
-from experiments.findings.verdicts import judge_sparsity
+from experiments.claims.verdicts import judge_sparsity
 from experiments.suites.suite import Suite, dense_to_sparse, sparse_and_dense
 
 RATES = (0.1, 0.05, 0.0)

@@ -27,8 +27,8 @@ four is therefore open. Two more edits have a known answer, so they are reported
 stale key as good as the re-read one. `permute` moves tiles away from all stale keys.
 """
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, below, judge, make_verdict
+from experiments.claims import estimates
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, below, judge, make_verdict
 from experiments.suites.suite import LEARNED, Suite, tiles
 
 PRIMARY = ('prune', 'merge', 'split', 'replace')

@@ -1,6 +1,6 @@
 """Four routings, each used in training."""
 
-from experiments.findings.verdicts import (
+from experiments.claims.verdicts import (
   Results,
   Verdict,
   judge_gap,

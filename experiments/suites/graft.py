@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
+from experiments.claims import estimates
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge
 from experiments.suites.suite import DENSE, Suite, tiles
 
 # Keys of tiles: readings, others from the weights alone or from nothing, and those that need data or a router.

@@ -3,8 +3,8 @@
 from typing import Any
 
 from experiments import suites
-from experiments.findings import estimates
-from experiments.findings.verdicts import FIELDS, NO_CLAIM, Results, Verdict, correct, gap_in_nats, judge
+from experiments.claims import estimates
+from experiments.claims.verdicts import FIELDS, NO_CLAIM, Results, Verdict, correct, gap_in_nats, judge
 from trix_jax.errors import InputError
 
 OTHER_MACHINE = 'trained on different machines, whose rounding changes losses too, by more than the interval knows'

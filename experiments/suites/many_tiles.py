@@ -1,6 +1,6 @@
 """The same hidden units in more and smaller tiles, found by the stream, to see where reading wins."""
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import LEARNED, Suite, control, tiles
 
 COUNTS = (4, 16, 32, 64, 128)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.findings.verdicts import (
+from experiments.claims.verdicts import (
   NOT_ASKED,
   NOT_COMPARABLE,
   OTHER_BUDGET,

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import (
+from experiments.claims import estimates
+from experiments.claims.verdicts import (
   NOT_ASKED,
   Results,
   Verdict,

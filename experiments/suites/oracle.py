@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
+from experiments.claims import estimates
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge
 from experiments.suites.suite import LEARNED, TOKEN, UNSCORED, Suite, control, tiles
 
 _WAYS = {

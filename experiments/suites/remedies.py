@@ -1,6 +1,6 @@
 """Ways from a densely trained model to a sparse one."""
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import DENSE, Suite, control, scaled_steps
 
 

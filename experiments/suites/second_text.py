@@ -1,6 +1,6 @@
 """The recipe and what it is compared with, on a text that no setting was chosen on."""
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.better import FINE_BY_TOKEN, RECIPE
 from experiments.suites.suite import DENSE, LEARNED, UNSCORED, Suite, control, tiles
 from experiments.texts import KING_JAMES

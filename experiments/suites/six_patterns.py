@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import Results, Verdict, in_all, make_verdict
+from experiments.claims import estimates
+from experiments.claims.verdicts import Results, Verdict, in_all, make_verdict
 from experiments.suites.suite import LEARNED, Suite, scaled_steps
 from experiments.texts import PATTERNS
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, estimate_over_seeds, judge
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, estimate_over_seeds, judge
 from experiments.suites.suite import LEARNED, Suite
 
 

@@ -1,6 +1,6 @@
 """The same hidden units in more and smaller tiles."""
 
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import Suite, tiles
 
 

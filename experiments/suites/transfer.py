@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from experiments.findings import estimates
-from experiments.findings.verdicts import NOT_ASKED, Results, Verdict, judge
+from experiments.claims import estimates
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge
 from experiments.suites.suite import Suite, scaled_steps, tiles
 
 MANY = tiles(16, 1)

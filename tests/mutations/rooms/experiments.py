@@ -34,7 +34,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/estimates.py',
+    'experiments/claims/estimates.py',
     'test_estimates',
     ('intervals_of_90_percent', 'CONFIDENCE = 0.95', 'CONFIDENCE = 0.9'),
     (
@@ -46,7 +46,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/verdicts.py',
+    'experiments/claims/verdicts.py',
     'test_verdicts',
     ('undecided_intervals_decide', 'if estimate.low <= limit <= estimate.high:', 'if estimate.high < estimate.low:'),
     ('one_seed_decides', 'if seeds > 1 and true is not None:', 'if seeds > 0 and true is not None:'),
@@ -69,7 +69,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/carved.py',
+    'experiments/measures/carved.py',
     'test_carved',
     ('rows_of_an_earlier_measure_are_enough', 'return wanted <= found and', 'return'),
     ('any_share_is_enough', 'set(SHARES) <= ', 'set(SHARES[:1]) <= '),
@@ -98,7 +98,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/grafted.py',
+    'experiments/measures/grafted.py',
     'test_grafted',
     ('energy_grows_with_scales', ' / jnp.maximum(trace_T, 1e-30)', ''),
     (
@@ -158,7 +158,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/forced.py',
+    'experiments/measures/forced.py',
     'test_forced_tiles',
     (
       'changed_tokens_do_not_see_themselves',
@@ -173,7 +173,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/best_tiles.py',
+    'experiments/measures/best_tiles.py',
     'test_forced_tiles',
     ('luck_borrows_from_the_same_token', 'jnp.roll(change_TND, N // 2 + 1, axis=1)', 'jnp.roll(change_TND, 0, axis=1)'),
     (
@@ -184,7 +184,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/stand_ins.py',
+    'experiments/measures/stand_ins.py',
     'test_forced_tiles',
     (
       'tiles_are_matched_with_the_least_alike',
@@ -199,7 +199,7 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/readings.py',
+    'experiments/measures/readings.py',
     'test_forced_tiles',
     (
       'tokens_of_a_removed_tile_keep_its_gate',
@@ -215,13 +215,13 @@ MUTATIONS = (
   ),
   *break_file(
     'experiments',
-    'experiments/findings/measure.py',
+    'experiments/measures/measure.py',
     'test_measures test_runner',
     ('chance_is_the_least_of_the_tables', "'most': float(np.max(values))", "'most': float(np.min(values))"),
   ),
   *break_file(
     'experiments',
-    'experiments/findings/edited.py',
+    'experiments/measures/edited.py',
     'test_edits_suite',
     (
       'stale_keys_are_not_carried_to_the_tiles_that_came',

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from experiments.findings import estimates, verdicts
+from experiments.claims import estimates, verdicts
 from trix_jax.errors import InputError
 
 

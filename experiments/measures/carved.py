@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.findings import forced
+from experiments.measures import forced
 from experiments.suites.carve import PRIMARY
 from trix_jax.data import corpora
 from trix_jax.editing import carving

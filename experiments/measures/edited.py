@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.findings import carved
+from experiments.measures import carved
 from experiments.suites.edits import PRIMARY
 from trix_jax.core import signatures
 from trix_jax.data import corpora

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.findings import estimates
+from experiments.claims import estimates
 from trix_jax.evaluation import classes
 
 # Results of runs, as a file of a suite holds them, and verdicts.

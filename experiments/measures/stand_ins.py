@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from experiments.findings import forced
+from experiments.measures import forced
 from trix_jax.data import corpora
 from trix_jax.nn import ffn
 from trix_jax.runs import checkpoints

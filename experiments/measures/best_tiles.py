@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.findings import forced
+from experiments.measures import forced
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.nn import ffn

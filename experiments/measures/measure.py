@@ -1,4 +1,4 @@
-"""Measure a finished run: `python -m experiments.findings.measure --workdir=W --measures=routings --json=FILE`.
+"""Measure a finished run: `python -m experiments.measures.measure --workdir=W --measures=routings --json=FILE`.
 
 The runner calls this in a separate process, whose end frees the run's memory.
 """
@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import scipy.stats
 from absl import flags
 
-from experiments.findings import best_tiles, carved, edited, grafted, readings, stand_ins
+from experiments.measures import best_tiles, carved, edited, grafted, readings, stand_ins
 from experiments.texts import patterns
 from trix_jax.cli import arguments, launcher
 from trix_jax.configuration import RunConfig
@@ -230,7 +230,7 @@ def main(
 
 if __name__ == '__main__':
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True)
-  _MEASURES = flags.DEFINE_list('measures', [], 'Measures to take, of experiments.findings.measure.MEASURES.')
+  _MEASURES = flags.DEFINE_list('measures', [], 'Measures to take, of experiments.measures.measure.MEASURES.')
   _JSON = flags.DEFINE_string('json', None, 'File for the result.', required=True)
   _PARTNER = flags.DEFINE_string('partner', '', 'Folder of another run, for measures that compare two.')
   launcher.run_main(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from experiments.findings import forced
-from experiments.findings.stand_ins import cosines
+from experiments.measures import forced
+from experiments.measures.stand_ins import cosines
 from trix_jax.core import routing, signatures
 from trix_jax.data import corpora
 from trix_jax.nn import ffn, transformer

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.findings import carved, forced
+from experiments.measures import carved, forced
 from experiments.suites.graft import KEYS, SCORES
 from trix_jax.core import routing, ternary
 from trix_jax.data import corpora

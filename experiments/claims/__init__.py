@@ -1,0 +1,1 @@
+"""What runs show together: estimates over seeds, and verdicts on claims."""

@@ -1,1 +1,0 @@
-"""What a run shows: measures of one run, and estimates over seeds."""
