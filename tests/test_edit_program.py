@@ -13,6 +13,7 @@ from programs import bad, run, train
 from trix_jax.cli import new_run
 from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints
+from trix_jax.system import files
 
 pytestmark = pytest.mark.slow
 BIASED = ('--config.model.balance_bias=True', '--config.loss.balance_bias_rate=0.02')
@@ -133,9 +134,12 @@ def test_a_run_is_never_edited_over_another(source, tmp_path):
   assert os.listdir(tmp_path) == ['notes.txt']
 
 
-def test_a_run_that_cannot_be_written_whole_is_not_written(source, tmp_path, monkeypatch):
+def test_a_run_that_cannot_be_written_whole_is_not_written_and_nothing_else_is_left(source, tmp_path, monkeypatch):
   trained = checkpoints.load_trained(source, 'best')
   monkeypatch.setattr(new_run.checkpoints.Checkpoints, 'save', lambda *_: (_ for _ in ()).throw(OSError(28, 'full')))
+  killed = tmp_path / '.out.0123abcd.partial'
+  killed.mkdir()
+  (killed / 'lock').touch()
   with pytest.raises(OSError, match='full'):
     new_run.write(
       tmp_path / 'out', trained.config, trained.corpus(), trained.params, trained.routing_state, 1, {'loss': 1.0}
@@ -152,3 +156,17 @@ def test_what_a_killed_program_left_is_in_nobodys_way(tmp_path):
   assert new_run._partial(tmp_path / 'out') not in (left, new_run._partial(tmp_path / 'out'))
   new_run.check_free(tmp_path / 'out')
   assert os.listdir(tmp_path) == [left.name]
+
+
+def test_only_what_a_killed_program_left_is_removed(tmp_path):
+  left, written, young, others = (
+    tmp_path / name
+    for name in ('.out.0123abcd.partial', '.out.4567cdef.partial', '.out.89abcdef.partial', '.in.01.partial')
+  )
+  for folder in (left, written, young, others):
+    folder.mkdir()
+  for folder in (left, written, others):
+    (folder / 'lock').touch()
+  with files.hold_lock(written / 'lock', InputError('in use')):
+    new_run._remove_abandoned(tmp_path / 'out')
+    assert sorted(tmp_path.iterdir()) == sorted([written, young, others])

@@ -1,5 +1,7 @@
 """Write an edited model as the folder of a run, which every other program takes."""
 
+import contextlib
+import glob
 import os
 import pathlib
 import secrets
@@ -15,7 +17,7 @@ from trix_jax.errors import InputError
 from trix_jax.evaluation import tables
 from trix_jax.runs import checkpoints, workdirs
 from trix_jax.runs.state import TrainState
-from trix_jax.system import devices
+from trix_jax.system import devices, files
 from trix_jax.training import optimizers
 
 
@@ -53,6 +55,7 @@ def write(
     figures: of the model by `Evaluator`.
     origins: of tiles of other runs; see `runs.origins`.
   """
+  _remove_abandoned(out)
   partial = _partial(out)
   try:
     partial.mkdir(parents=True)
@@ -77,3 +80,12 @@ def _partial(out: pathlib.Path) -> pathlib.Path:
   """Return a new name each time: a killed process leaves its folder behind, and in a container the next has its id."""
   out = pathlib.Path(os.path.realpath(out))
   return out.with_name(f'.{out.name}.{secrets.token_hex(4)}.partial')
+
+
+def _remove_abandoned(out: pathlib.Path) -> None:
+  """Remove folders of killed programs that wrote the same run. Running programs hold their locks."""
+  out = pathlib.Path(os.path.realpath(out))
+  for folder in out.parent.glob(f'.{glob.escape(out.name)}.????????.partial'):
+    if (folder / 'lock').exists():  # Otherwise its program may be about to lock it.
+      with contextlib.suppress(InputError), files.hold_lock(folder / 'lock', InputError(f'{folder} is being written')):
+        shutil.rmtree(folder, ignore_errors=True)
