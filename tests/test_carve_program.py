@@ -66,7 +66,7 @@ def test_a_run_is_never_carved_over_another(dense, carved):
 def test_a_run_that_another_program_wrote_meanwhile_stays(dense, carved, monkeypatch):
   workdir, _ = carved
   before = sorted(workdir.parent.iterdir()), (workdir / 'config.json').read_bytes()
-  monkeypatch.setattr(new_run, 'check_free', lambda out: None)  # It was free then.
+  monkeypatch.setattr(new_run, 'check_free', lambda *_: None)  # It was free then.
   carve.FLAGS(['carve', f'--workdir={dense}', f'--out={workdir}', *CARVED])
   with pytest.raises(InputError, match=r'cannot write .*; choose another --out'):
     carve.main()

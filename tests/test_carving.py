@@ -113,6 +113,11 @@ def test_no_swap_makes_groups_more_alike():
       assert alike(swapped) < best + 1e-6
 
 
+def test_units_that_are_no_numbers_keep_nobody_waiting():
+  point_FD = jax.random.normal(jax.random.key(0), (16, 4)).at[3, 1].set(jnp.nan)
+  assert sorted(np.ravel(carving.gather(point_FD, 4, 0))) == list(range(16))
+
+
 def test_a_carved_model_computes_the_tiles_of_its_signatures(token_BL):
   config, params = dense_model(tiles=4)
   carved, model = carving.carve(params, config, 16, 4)

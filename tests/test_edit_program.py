@@ -115,6 +115,8 @@ def test_a_learned_gate_and_a_tile_of_another_run(source, learned, tmp_path):
     (('--edit=replace', '--layer=1'), '--layer names layer 1; choose from 0 to 0'),
     (('--edit=replace', '--source_layer=2'), '--source_layer names layer 2'),
     (('--edit=replace', '--source='), '--source is empty'),
+    (('--edit=split', '--tile='), '--tile is empty; leave it out'),
+    (('--edit=merge', '--pair='), '--pair is empty; leave it out'),
     (('--edit=shuffle',), 'shuffle'),
     (('--edit=prune', '--out='), '--out is empty'),
   ],
@@ -132,6 +134,26 @@ def test_a_run_is_never_edited_over_another(source, tmp_path):
   (tmp_path / 'notes.txt').write_text('mine')
   bad(run('edit', '--edit=clone', f'--workdir={source}', f'--out={tmp_path}'), 'is not empty; choose another --out')
   assert os.listdir(tmp_path) == ['notes.txt']
+
+
+def test_a_new_run_is_never_written_inside_of_its_source(source):
+  before = content(source)
+  bad(run('edit', '--edit=clone', f'--workdir={source}', f'--out={source / "new"}'), 'is inside of the run')
+  assert content(source) == before
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_not_edited(source, tmp_path):
+  trained = checkpoints.load_trained(source, 'best')
+  params = jax.tree.map(lambda leaf: leaf, trained.params)
+  params['layer_0']['ffn']['up'] = params['layer_0']['ffn']['up'].at[0, 0, 0].set(np.nan)
+  broken = tmp_path / 'broken'
+  new_run.write(broken, trained.config, trained.corpus(), params, trained.routing_state, 1, {'loss': 1.0})
+  for flags in (
+    ('--edit=clone', f'--workdir={broken}'),
+    ('--edit=replace', f'--workdir={source}', f'--source={broken}'),
+  ):
+    bad(run('edit', *flags, f'--out={tmp_path / "out"}'), 'layer_0.ffn.up of the best checkpoint', 'not finite')
+  assert [path.name for path in tmp_path.iterdir()] == ['broken']
 
 
 def test_a_run_that_cannot_be_written_whole_is_not_written_and_nothing_else_is_left(source, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_grafted_run_evaluates_generates_and_packs_with_its_origin(grafted, tm
 def test_lookup_tells_where_a_tile_comes_from(grafted):
   workdir, _ = grafted
   result = run('lookup', f'--workdir={workdir}', '--text=ü')
-  assert result.returncode == 0 and 'tile 4: grafted, trained on german.txt (sha256 ' in result.stdout, result.stderr
+  assert result.returncode == 0 and 'tile 4: trained on german.txt (sha256 ' in result.stdout, result.stderr
   assert len(result.stdout.splitlines()) == 1 + 2 + 2  # A head, two bytes, two groups of tiles.
   assert 'comes from   trained on german.txt' in run('lookup', f'--workdir={workdir}', '--layer=0', '--tile=5').stdout
   assert 'comes from' not in run('lookup', f'--workdir={workdir}', '--layer=0', '--tile=3').stdout
@@ -95,4 +95,5 @@ def test_what_cannot_be_grafted_leaves_no_folder(host, donor, grafted, tmp_path)
   bad(run('graft', f'--workdir={host}', f'--donors={donor}', f'--out={grafted[0]}'), 'holds a run already')
   bad(run('graft', f'--workdir={donor}', f'--donors={donor}', f'--out={out}'), 'reads signatures')
   bad(run('graft', f'--workdir={host}', f'--donors={donor},', f'--out={out}'), 'names no folder')
+  bad(run('graft', f'--workdir={host}', f'--donors={donor}', f'--out={donor / "new"}'), 'is inside of the run')
   assert not out.exists()

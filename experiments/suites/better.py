@@ -3,6 +3,7 @@
 The first variant is the recipe. One seed of each candidate tells which are worth five.
 """
 
+from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
 from experiments.suites.suite import TOKEN, UNSCORED, Suite, control, scaled_steps, tiles
 
 TWICE = scaled_steps(2)
@@ -18,6 +19,17 @@ LONGER = {
   '16_top_4_token_twice_dropout_0.1': {**FINE_BY_TOKEN, **TWICE, 'model.dropout': 0.1},
 }
 
+
+def judge_claims(results: Results) -> list[Verdict]:
+  found: list[Verdict] = []
+  for other, words in (
+    ('recipe', 'four of 16 tiles by token, with twice the text and dropout 0.05, better than the recipe before'),
+    ('16_top_4_token', 'the same better than with half of that text and no dropout'),
+  ):
+    found += judge_gap(results, '16_top_4_token_twice_dropout_0.05', other, f'{words}, in perplexity', NOT_ASKED, 0.0)
+  return found
+
+
 SUITE = Suite(
   'A better recipe',
   'Which settings lower the loss of the recipe, without more parameters?',
@@ -32,4 +44,5 @@ SUITE = Suite(
   },
   ('specialisation',),
   against=dict.fromkeys(LONGER, 'twice') | {'twice': None},
+  verdicts=judge_claims,
 )

@@ -27,12 +27,12 @@ _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True,
 
 
 def main() -> None:
-  out = arguments.folder_of(_OUT)
-  new_run.check_free(out)
-  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
+  out, workdir = arguments.folder_of(_OUT), arguments.folder_of(_WORKDIR)
+  new_run.check_free(out, workdir)
+  trained = new_run.load_source(workdir, _CHECKPOINT.value)
+  corpus = trained.corpus()
   params, model = carving.carve(trained.params, trained.config.model, _TILES.value, _TOP_K.value)
   config = dataclasses.replace(trained.config, model=model)
-  corpus = trained.corpus()
   before, after = (
     Evaluator(run.model, corpus.vocabulary, corpus.validation)(of_run)
     for run, of_run in ((trained.config, trained.params), (config, params))

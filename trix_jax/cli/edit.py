@@ -2,7 +2,7 @@
 
   trix edit --edit=prune --workdir=runs/sparse --units=64 --out=runs/pruned
   trix edit --edit=merge --workdir=runs/sparse --out=runs/merged
-  trix edit --edit=replace --workdir=runs/sparse --tile=2 --source=runs/other --source_tile=0 --out=runs/replaced
+  trix edit --edit=replace --workdir=runs/sparse --tile=2 --source=runs/sibling --source_tile=0 --out=runs/replaced
   trix eval --workdir=runs/merged
 
 The edits:
@@ -13,6 +13,9 @@ The edits:
   clone    a tile gets a copy, which training can move away from it
   remove   a tile goes; its tokens take the tiles that are next
   replace  a tile makes room for another one: of this run, or of --source
+
+A tile works with the model around it. So --source pays where both runs began as one, for example by
+training.start_from. A tile of a model that was trained on its own does not fit this one.
 
 An edit changes every layer, because all layers share their numbers of tiles and units. Only `replace` can keep to
 --layer. --tile names the tile: one number for all layers, or one for each. Without it the weights tell: `remove` and
@@ -78,18 +81,20 @@ _SOURCE_TILE = flags.DEFINE_list(
 
 
 def main() -> None:
-  out, name = arguments.folder_of(_OUT), _EDIT.value
+  out, workdir, name = arguments.folder_of(_OUT), arguments.folder_of(_WORKDIR), _EDIT.value
   for flag in dict.fromkeys(flag for of_edit in READS.values() for flag in of_edit):
     if FLAGS[flag].present and flag not in READS[name]:
       users = ', '.join(edit for edit, of_edit in READS.items() if flag in of_edit)
       raise InputError(f'--{flag} is of {users}, and --edit={name} does not read it; leave it out')
-  new_run.check_free(out)
-  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
+    if FLAGS[flag].present and FLAGS[flag].value in ('', []):
+      raise InputError(f'--{flag} is empty; leave it out, or give it a value')
+  new_run.check_free(out, workdir)
+  trained = new_run.load_source(workdir, _CHECKPOINT.value)
+  corpus = trained.corpus()
   model = trained.config.model
   source = _load_source(trained) if name == 'replace' else trained
   edited = edits.edit_layers(trained.params, trained.routing_state, model, _make_edit(name, trained, source))
   config = dataclasses.replace(trained.config, model=edited.config)
-  corpus = trained.corpus()
   before, after = (
     Evaluator(of, corpus.vocabulary, corpus.validation)(params, state)
     for of, params, state in ((model, trained.params, trained.routing_state), (edited.config, *edited[:2]))
@@ -173,7 +178,7 @@ def _load_source(trained: checkpoints.Trained) -> checkpoints.Trained:
   """Load the run of the new tile. Raise InputError where its weights would mean something else here."""
   if not FLAGS['source'].present:
     return trained
-  source = checkpoints.load_trained(arguments.folder_of(_SOURCE), _CHECKPOINT.value)
+  source = new_run.load_source(arguments.folder_of(_SOURCE), _CHECKPOINT.value)
   theirs, ours = source.config.model.ffn, trained.config.model.ffn
   if theirs.clusters:
     raise InputError(f'the tiles of {_SOURCE.value} are behind an index, and those of --workdir are not')

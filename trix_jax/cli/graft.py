@@ -1,4 +1,4 @@
-"""Graft tiles that were trained on other texts into a trained model, without training and without a router.
+r"""Graft tiles that were trained on other texts into a trained model, without training and without a router.
 
   trix train --config=stream --config.tokenizer=byte --config.model.gate=one_hot --workdir=runs/host
   trix train --config=stream --config.tokenizer=byte --config.model.gate=one_hot --config.corpus=python_stdlib \
@@ -8,10 +8,14 @@
   trix eval --workdir=runs/grafted
 
 A donor trains one tile a layer inside the host, which stays as it is, and every token goes through that tile. The new
-run has the tiles of both, and tokens find them by their signatures. The program prints the loss on each text: of the
-host, of the new run, and of the model whose tiles that text trained. R is the part of the way from the first to the
-last that grafting goes. --out evaluates, packs and generates like any other run, and `trix lookup` names the origin of
-each tile.
+run has the tiles of both, and tokens find them by their signatures. So the host needs model.routing=emergent, a gate of
+1 and no balance biases, and a donor's tiles are as wide as its own.
+
+The program prints the loss on each text: of the host, of the new run, and of the model whose tiles that text trained.
+On a donor's text, R is the part of the way from the first to the last that grafting goes: 1 is all of it. On the host's
+text, F is what grafting costs in nats: 0 is nothing.
+
+--out evaluates, packs and generates like any other run, and `trix lookup` names the origin of each tile.
 """
 
 import dataclasses
@@ -38,10 +42,9 @@ _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True,
 
 
 def main() -> None:
-  out = arguments.folder_of(_OUT)
-  new_run.check_free(out)
-  host = checkpoints.load_trained(arguments.folder_of(_WORKDIR), 'best')
-  folders = arguments.folders_of(_DONORS)
+  out, workdir, folders = arguments.folder_of(_OUT), arguments.folder_of(_WORKDIR), arguments.folders_of(_DONORS)
+  new_run.check_free(out, workdir, *folders)
+  host = new_run.load_source(workdir, 'best')
   donors = [load_donor(host, folder) for folder in folders]
   parts = [
     grafting.Donor(str(folder), donor.params, donor.config.model) for folder, donor in zip(folders, donors, strict=True)
@@ -57,7 +60,7 @@ def main() -> None:
 
 def load_donor(host: checkpoints.Trained, folder: pathlib.Path) -> checkpoints.Trained:
   """Load the best checkpoint of a donor. Raise InputError when it is none, or its tokens are not those of the host."""
-  donor = checkpoints.load_trained(folder, 'best')
+  donor = new_run.load_source(folder, 'best')
   if donor.config.training.train_only != TILES:
     raise InputError(f'{folder} did not train new tiles in a host; a donor is a run with training.train_only=tiles')
   if donor.vocabulary != host.vocabulary:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from trix_jax.configuration import RunConfig
@@ -21,10 +22,23 @@ from trix_jax.system import devices, files
 from trix_jax.training import optimizers
 
 
-def check_free(out: pathlib.Path) -> None:
-  """Raise InputError unless a folder for a new run is missing or empty, and can be written."""
+def load_source(workdir: pathlib.Path, kind: str) -> checkpoints.Trained:
+  """Load the checkpoint of a run that is to be edited. Raise InputError where any weight is not finite."""
+  trained = checkpoints.load_trained(workdir, kind)
+  for path, leaf in jax.tree_util.tree_leaves_with_path((trained.params, trained.routing_state)):
+    if not jnp.all(jnp.isfinite(leaf)):
+      name = '.'.join(str(part.key) for part in path[1:])
+      raise InputError(f'{name} of the {kind} checkpoint in {workdir} has values that are not finite; choose another')
+  return trained
+
+
+def check_free(out: pathlib.Path, *sources: pathlib.Path) -> None:
+  """Raise InputError unless a folder for a new run is missing or empty, can be written, and is outside of `sources`."""
   if (out / 'checkpoints' / 'last').exists():
     raise InputError(f'{out} holds a run already; choose another --out')
+  for source in sources:
+    if out.resolve().is_relative_to(source.resolve()):
+      raise InputError(f'{out} is inside of the run {source}, which stays as it is; choose another --out')
   try:
     if out.exists() and any(out.iterdir()):
       raise InputError(f'{out} is not empty; choose another --out')

@@ -112,7 +112,7 @@ def _swap_once_each(unit_FD: np.ndarray, member_TH: np.ndarray) -> bool:
     gain_F = np.sqrt(np.maximum(of_tile_F, 0)) - length_T[tile] + np.sqrt(np.maximum(of_other_F, 0)) - length_T[tile_F]
     gain_F[tile_F == tile] = 0.0
     other = int(np.argmax(gain_F))
-    if gain_F[other] < 1e-6:
+    if not gain_F[other] >= 1e-6:  # NaN gains nothing.
       continue
     its = tile_F[other]
     change_D = unit_FD[other] - unit_FD[point]
