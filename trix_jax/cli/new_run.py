@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from trix_jax.configuration import RunConfig
+from trix_jax.core.finite import first_not_finite
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation import tables
@@ -21,13 +21,14 @@ from trix_jax.runs.state import TrainState
 from trix_jax.system import devices, files
 from trix_jax.training import optimizers
 
+_PARTIAL = '.{}.{}.partial'  # Beside the new run: its name, and a mark of the program that writes it.
+
 
 def load_source(workdir: pathlib.Path, kind: str) -> checkpoints.Trained:
   """Load the checkpoint of a run that is to be edited. Raise InputError where any weight is not finite."""
   trained = checkpoints.load_trained(workdir, kind)
-  for path, leaf in jax.tree_util.tree_leaves_with_path((trained.params, trained.routing_state)):
-    if not jnp.all(jnp.isfinite(leaf)):
-      name = '.'.join(str(part.key) for part in path[1:])
+  for tree in (trained.params, trained.routing_state):
+    if name := first_not_finite(tree, separator='.'):
       raise InputError(f'{name} of the {kind} checkpoint in {workdir} has values that are not finite; choose another')
   return trained
 
@@ -37,7 +38,7 @@ def check_free(out: pathlib.Path, *sources: pathlib.Path) -> None:
   if (out / 'checkpoints' / 'last').exists():
     raise InputError(f'{out} holds a run already; choose another --out')
   for source in sources:
-    if out.resolve().is_relative_to(source.resolve()):
+    if _real(out).is_relative_to(_real(source)):
       raise InputError(f'{out} is inside of the run {source}, which stays as it is; choose another --out')
   try:
     if out.exists() and any(out.iterdir()):
@@ -82,7 +83,7 @@ def write(
       row = {'routing': config.model.ffn.routing, 'backend': 'xla', **figures}
       tables.write_rows(partial / 'eval_sparse.json', [row], 'best', step, 'validation')
     try:
-      partial.rename(os.path.realpath(out))
+      partial.rename(_real(out))
     except OSError as error:  # Since `check_free` another program wrote a run there.
       raise InputError(f'cannot write {out}: {error.strerror}; choose another --out') from error
   except BaseException:
@@ -92,14 +93,19 @@ def write(
 
 def _partial(out: pathlib.Path) -> pathlib.Path:
   """Return a new name each time: a killed process leaves its folder behind, and in a container the next has its id."""
-  out = pathlib.Path(os.path.realpath(out))
-  return out.with_name(f'.{out.name}.{secrets.token_hex(4)}.partial')
+  out = _real(out)
+  return out.with_name(_PARTIAL.format(out.name, secrets.token_hex(4)))
 
 
 def _remove_abandoned(out: pathlib.Path) -> None:
   """Remove folders of killed programs that wrote the same run. Running programs hold their locks."""
-  out = pathlib.Path(os.path.realpath(out))
-  for folder in out.parent.glob(f'.{glob.escape(out.name)}.????????.partial'):
+  out = _real(out)
+  for folder in out.parent.glob(_PARTIAL.format(glob.escape(out.name), '?' * 8)):
     if (folder / 'lock').exists():  # Otherwise its program may be about to lock it.
       with contextlib.suppress(InputError), files.hold_lock(folder / 'lock', InputError(f'{folder} is being written')):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _real(path: pathlib.Path) -> pathlib.Path:
+  """Follow links. `Path.resolve` fails where they go in a circle."""
+  return pathlib.Path(os.path.realpath(path))

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from trix_jax.configuration import LossConfig, RunConfig
 from trix_jax.core import routing, signatures
+from trix_jax.core.finite import first_not_finite, is_finite
 from trix_jax.nn import transformer
 from trix_jax.runs.state import TrainState
 from trix_jax.system import devices
@@ -168,7 +169,7 @@ def first_non_finite(
 ) -> str:
   """Name the first tensor that is not finite: a parameter, an activation, or the gradient of a parameter."""
   for kind, tree in (('parameter', state.params), ('routing state', state.routing_state)):
-    if name := _first_in(tree):
+    if name := first_not_finite(tree):
       return f'{kind} {name}'
   names: list[str] = []
 
@@ -183,38 +184,22 @@ def first_non_finite(
     )
     activations = _in_order_of_time(captured['intermediates'])
     names.extend(name for name, _ in activations)
-    return [_finite(activation) for _, activation in activations]
+    return [is_finite(activation) for _, activation in activations]
 
   finite = finite_activations(*jax.device_get((state.params, state.routing_state, windows)))
   for name, good in zip(names, finite, strict=True):
     if not good:
       return f'activation {name}'
   grads, _ = jax.jit(make_gradients(config, model, mesh, others))(state, windows, jax.random.key(config.seed))
-  if name := _first_in(grads):
+  if name := first_not_finite(grads):
     return f'gradient of {name}'
   if not jnp.isfinite(optax.global_norm(grads)):
     return 'the norm of the gradient (its square overflows float32)'
   optimizer = optimizers.make_optimizer(config.optimizer, config.training)
   updates, _ = jax.jit(optimizer.update)(grads, state.opt_state, state.params)
-  if name := _first_in(optax.apply_updates(state.params, updates)):
+  if name := first_not_finite(optax.apply_updates(state.params, updates)):
     return f'parameter {name} after the update'
   return 'the norm of the parameters after the update (its square overflows float32)'
-
-
-def _first_in(tree: Any) -> str | None:
-  """Return the path of the first array that is not finite, or None."""
-  return next(
-    (
-      jax.tree_util.keystr(path, simple=True, separator='/')
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-      if not _finite(leaf)
-    ),
-    None,
-  )
-
-
-def _finite(tree: Any) -> jax.Array:
-  return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _in_order_of_time(captured: dict[str, Any], path: str = '') -> list[tuple[str, Any]]:
