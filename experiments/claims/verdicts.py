@@ -86,6 +86,15 @@ def judge_gap(
   return [judge(claim, reported, percent_and_nats(gap, results, variant, baseline), gap, limit, why)]
 
 
+def judge_better(results: Results, pairs: Sequence[tuple[str, str, str]]) -> list[Verdict]:
+  """Judge claims of ours that a variant's perplexity is below the baseline's: variant, baseline and words of each."""
+  return [
+    verdict
+    for variant, baseline, words in pairs
+    for verdict in judge_gap(results, variant, baseline, f'{words}, in perplexity', NOT_ASKED, 0.0)
+  ]
+
+
 def correct(verdicts: list[Verdict]) -> list[Verdict]:
   """Return the verdicts of a table with `adjusted_p`, their p-values corrected for the number of tests there."""
   adjusted = estimates.adjusted([verdict['p_value'] for verdict in verdicts])

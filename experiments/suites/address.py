@@ -1,6 +1,6 @@
 """What to ask: the contextual stream, or the token itself, which then has one address in all contexts."""
 
-from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import Results, Verdict, judge_better
 from experiments.suites.suite import BIASED, LEARNED, LOSS_FREE, TOKEN, UNSCORED, Suite, control, tiles
 
 OTHER_HASHES = ('hash_balanced', 'hash_redrawn', 'hash_previous')
@@ -63,8 +63,7 @@ def _baselines() -> dict[str, str | None]:
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found: list[Verdict] = []
-  for variant, baseline, words in (
+  pairs = (
     ('16_token', '16_stream', 'of 16 tiles, primary: signatures find them better by token than by stream'),
     ('16_token_unscored', '16_hash', 'of 16 tiles, primary: signatures by token better than a hash of the token'),
     ('16_token_kept', '16_hash', 'of 16 tiles, signatures that are read early, dealt and kept better than a hash'),
@@ -75,9 +74,8 @@ def judge_claims(results: Results) -> list[Verdict]:
     ('16_hash', '16_hash_previous', 'of 16 tiles, a hash of the token better than one of the token before'),
     ('16_token', '4_stream', 'one of 16 tiles by token better than one of 4 by stream, with a quarter of its tile'),
     ('64_token_biased', '64_stream', 'of 64 tiles, signatures find them better by token, with biases, than by stream'),
-  ):
-    found += judge_gap(results, variant, baseline, words + ', in perplexity', NOT_ASKED, 0.0)
-  return found
+  )
+  return judge_better(results, pairs)
 
 
 SUITE = Suite(

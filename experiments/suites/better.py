@@ -3,7 +3,7 @@
 The first variant is the recipe. One seed of each candidate tells which are worth five.
 """
 
-from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import Results, Verdict, judge_better
 from experiments.suites.suite import TOKEN, UNSCORED, Suite, control, scaled_steps, tiles
 
 TWICE = scaled_steps(2)
@@ -21,13 +21,12 @@ LONGER = {
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found: list[Verdict] = []
-  for other, words in (
-    ('recipe', 'four of 16 tiles by token, with twice the text and dropout 0.05, better than the recipe before'),
-    ('16_top_4_token', 'the same better than with half of that text and no dropout'),
-  ):
-    found += judge_gap(results, '16_top_4_token_twice_dropout_0.05', other, f'{words}, in perplexity', NOT_ASKED, 0.0)
-  return found
+  new = '16_top_4_token_twice_dropout_0.05'
+  pairs = (
+    (new, 'recipe', 'four of 16 tiles by token, with twice the text and dropout 0.05, better than the recipe before'),
+    (new, '16_top_4_token', 'the same better than with half of that text and no dropout'),
+  )
+  return judge_better(results, pairs)
 
 
 SUITE = Suite(

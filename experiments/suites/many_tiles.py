@@ -1,6 +1,6 @@
 """The same hidden units in more and smaller tiles, found by the stream, to see where reading wins."""
 
-from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import Results, Verdict, judge_better
 from experiments.suites.suite import LEARNED, Suite, control, tiles
 
 COUNTS = (4, 16, 32, 64, 128)
@@ -8,13 +8,13 @@ OTHERS = {'learned': LEARNED, 'random_keys': control('random_keys')}
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found: list[Verdict] = []
+  pairs = []
   for count in COUNTS:
     for other, words in (('learned', 'a learned gate'), ('random_keys', 'keys drawn at random')):
       primary = 'primary: ' if (count, other) == (64, 'learned') else ''
-      claim = f'{primary}of {count} tiles, signatures better than {words}, in perplexity'
-      found += judge_gap(results, f'{count}_emergent', f'{count}_{other}', claim, NOT_ASKED, 0.0)
-  return found
+      claim = f'{primary}of {count} tiles, signatures better than {words}'
+      pairs.append((f'{count}_emergent', f'{count}_{other}', claim))
+  return judge_better(results, pairs)
 
 
 SUITE = Suite(

@@ -1,22 +1,21 @@
 """The recipe and what it is compared with, on a text that no setting was chosen on."""
 
-from experiments.claims.verdicts import NOT_ASKED, Results, Verdict, judge_gap
+from experiments.claims.verdicts import Results, Verdict, judge_better
 from experiments.suites.better import FINE_BY_TOKEN, RECIPE
 from experiments.suites.suite import DENSE, LEARNED, UNSCORED, Suite, control, tiles
 from experiments.texts import KING_JAMES
 
 
 def judge_claims(results: Results) -> list[Verdict]:
-  found: list[Verdict] = []
-  for other, words in (
-    ('4_stream', 'primary: four of 16 tiles by token better than the recipe before, one of four by the stream'),
-    ('16_top_4_learned_token', 'signatures better than a learned gate, both of the token'),
-    ('16_top_4_hash', 'signatures better than four tiles of each token that are drawn at random and stay'),
-    ('dense', 'four of 16 tiles by token better than all of them'),
-  ):
-    found += judge_gap(results, '16_top_4_token', other, f'{words}, in perplexity', NOT_ASKED, 0.0)
-  words = 'the recipe, with twice the text, better than the recipe before'
-  return found + judge_gap(results, 'recipe', '4_stream', f'{words}, in perplexity', NOT_ASKED, 0.0)
+  new, old = '16_top_4_token', '4_stream'
+  pairs = (
+    (new, old, 'primary: four of 16 tiles by token better than the recipe before, one of four by the stream'),
+    (new, '16_top_4_learned_token', 'signatures better than a learned gate, both of the token'),
+    (new, '16_top_4_hash', 'signatures better than four tiles of each token that are drawn at random and stay'),
+    (new, 'dense', 'four of 16 tiles by token better than all of them'),
+    ('recipe', old, 'the recipe, with twice the text, better than the recipe before'),
+  )
+  return judge_better(results, pairs)
 
 
 SUITE = Suite(
