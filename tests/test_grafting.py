@@ -120,7 +120,10 @@ def test_what_is_recovered_is_a_part_of_the_way():
 def test_what_is_no_donor_of_the_host_is_refused(monkeypatch):
   host, donor = (
     types.SimpleNamespace(
-      vocabulary=vocabulary, config=types.SimpleNamespace(training=types.SimpleNamespace(train_only=only))
+      vocabulary=vocabulary,
+      config=types.SimpleNamespace(training=types.SimpleNamespace(train_only=only)),
+      params={},
+      routing_state={},
     )
     for vocabulary, only in (('ab', ''), ('abc', 'tiles'))
   )
