@@ -136,9 +136,11 @@ def test_a_run_is_never_edited_over_another(source, tmp_path):
   assert os.listdir(tmp_path) == ['notes.txt']
 
 
-def test_a_new_run_is_never_written_inside_of_its_source(source):
+def test_a_new_run_is_never_written_inside_of_its_source(source, learned):
   before = content(source)
   bad(run('edit', '--edit=clone', f'--workdir={source}', f'--out={source / "new"}'), 'is inside of the run')
+  flags = ('--edit=replace', f'--workdir={learned}', f'--source={source}', f'--out={source / "new"}')
+  bad(run('edit', *flags), f'is inside of the run {source}')
   assert content(source) == before
 
 

@@ -88,7 +88,8 @@ def main() -> None:
       raise InputError(f'--{flag} is of {users}, and --edit={name} does not read it; leave it out')
     if FLAGS[flag].present and FLAGS[flag].value in ('', []):
       raise InputError(f'--{flag} is empty; leave it out, or give it a value')
-  new_run.check_free(out, workdir)
+  sources = [arguments.folder_of(_SOURCE)] if FLAGS['source'].present else []
+  new_run.check_free(out, workdir, *sources)
   trained = new_run.load_source(workdir, _CHECKPOINT.value)
   corpus = trained.corpus()
   model = trained.config.model
