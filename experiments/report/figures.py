@@ -230,9 +230,12 @@ def oracle(rows: Rows, variants: Sequence[str]) -> Figure:
   return figure
 
 
-def stand_ins(rows: Rows, variants: Sequence[str]) -> Figure:
-  """Draw what models lose when tiles of another model stand in, mean over layers, with a point for each seed."""
-  shown = [name for name in variants if any(row['variant'] == name and row['stand_ins'] for row in rows)]
+def stand_ins(rows: Rows, titles: Mapping[str, str]) -> Figure:
+  """Draw what models lose when tiles of another model stand in, mean over layers, with a point for each seed.
+
+  `titles` says of each variant whose tiles stand in.
+  """
+  shown = [name for name in titles if any(row['variant'] == name and row['stand_ins'] for row in rows)]
   figure, [axes] = _figure(columns=max(1, len(shown)), width=3.8, height=2.8)
 
   def lose(layer, label):
@@ -248,7 +251,8 @@ def stand_ins(rows: Rows, variants: Sequence[str]) -> Figure:
     for place, label in enumerate(lines):
       points = [float(np.mean([lose(layer, label) for layer in layers])) for layers in of]
       ax.plot(points, [place] * len(points), 'o', markersize=4, alpha=0.8, color=COLOURS[place // 2 % len(COLOURS)])
-    ax.set(xlabel='nats lost', title=name, yticks=range(len(lines)))
+    ax.set(xlabel='nats lost', yticks=range(len(lines)))
+    ax.set_title(titles[name], fontsize='small')
     ax.axvline(0, color=INK, linewidth=0.8, linestyle=':')
     ax.set_yticklabels(lines if ax is axes[0] else [])
     ax.invert_yaxis()

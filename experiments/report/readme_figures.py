@@ -62,7 +62,7 @@ def write(results: pathlib.Path, model: pathlib.Path, images: pathlib.Path) -> l
     of = results_file.read_whole(path)['rows']
     drawn['correlations'] = figures.correlations(transfer.correlations(of))
     if any(row['stand_ins'] for row in of):
-      drawn['stand_ins'] = figures.stand_ins(of, list(suites.SUITES['transfer'].partners))
+      drawn['stand_ins'] = figures.stand_ins(of, transfer.PAIRS)
   paths = []
   for name, figure in drawn.items():
     paths.append(images / f'{name}.png')
