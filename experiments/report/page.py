@@ -304,7 +304,7 @@ def pictures(name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
   if 'stand_ins' in suite.measures and any(row['stand_ins'] for row in rows):
     draw(
       'What a model loses when tiles of another model stand in for its own, mean over layers; every seed is a point.',
-      figures.stand_ins(rows, {name: transfer.PAIRS.get(name, name) for name in suite.partners}),
+      figures.stand_ins(rows, {variant: transfer.PAIRS.get(variant, variant) for variant in suite.partners}),
     )
   if 'readings' in suite.measures and (read := transfer.correlations(rows)):
     draw(
