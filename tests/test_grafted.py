@@ -20,6 +20,7 @@ from trix_jax.nn.transformer import TransformerLM
 from trix_jax.runs import checkpoints
 
 V, FIRST = 20, 4
+STEPS = 2  # Of training keys.
 TEXT = np.random.default_rng(0).integers(0, V, 200).astype(np.int32)
 
 
@@ -118,7 +119,7 @@ def runs(monkeypatch, tmp_path):
   texts = {name: np.random.default_rng(at).integers(0, V, 400).astype(np.int32) for at, name in enumerate('hd')}
 
   def run(params, model, text, start_from='', train_only=''):
-    training = types.SimpleNamespace(start_from=start_from, train_only=train_only)
+    training = types.SimpleNamespace(start_from=start_from, train_only=train_only, steps=STEPS)
     corpus = corpora.Corpus('made_up', '', texts[text], texts[text][:101], '')
     return types.SimpleNamespace(
       params=params,
@@ -131,7 +132,6 @@ def runs(monkeypatch, tmp_path):
 
   host = run(params, config, 'h')
   monkeypatch.setattr(checkpoints, 'load_trained', lambda folder, kind: {pathlib.Path('host'): host}[folder])
-  monkeypatch.setattr(grafted, 'ROW_STEPS', 2)
   return host, run(donor.params, donor.config, 'd', 'host', 'tiles'), run(other, config, 'd', 'host')
 
 
@@ -163,9 +163,7 @@ def test_rows_of_grafted_tiles_train_alone(runs):
   config = weights.InferenceConfig(model, V, 'float32', 'float32')
   votes = [grafted.votes_of(arrays[f'layer_{layer}.ffn']) for layer in range(model.layers)]
   inputs = [grafted.look_at_layers(run, run.corpus().train) for run in (host, donor)]
-  rows = grafted.train_rows(
-    arrays, votes, FIRST, inputs, config, [run.corpus().train for run in (host, donor)], grafted.ROW_STEPS
-  )
+  rows = grafted.train_rows(arrays, votes, FIRST, inputs, config, [run.corpus().train for run in (host, donor)], STEPS)
   start = grafted.make_keys('centroid', votes, FIRST, inputs)
   for of, of_votes, of_start in zip(rows, votes, start, strict=True):
     np.testing.assert_array_equal(of.key_TD[:FIRST], of_votes.key_TD[:FIRST])
