@@ -71,13 +71,7 @@ void Probabilities(const Candidates& candidates, float step, float temperature, 
     highest = work[c] > highest ? work[c] : highest;
   }
   for (int64_t c = count; c < padded; ++c) work[c] = -std::numeric_limits<float>::infinity();
-  Lanes sums = {};
-  for (int64_t c = 0; c < padded; c += kLanes) {
-    At(work + c) -= highest;
-    ExpOfNegative(At(work + c));
-    sums += At(work + c);
-  }
-  const float sum = SumOf(sums);
+  const float sum = Exponentials(highest, padded, work);
   for (int64_t i = 0; i < top_k; ++i) probability[i] = work[place[i]] / sum;
 }
 
