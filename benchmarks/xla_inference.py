@@ -26,7 +26,8 @@ def model(packed: inference.LanguageModel, trained: dict, compute: str) -> infer
   arrays = dict(trained)
   for layer in range(config.model.layers):
     arrays[f'layer_{layer}.ffn'] = float_tiles(trained[f'layer_{layer}.ffn']['tiles'], config.model.ffn, compute)
-  computation = forward.Computation({'dense': dense_ffn, 'sparse': sparse_ffn}[compute], attend, key_values)
+  apply_tiles = {'dense': dense_ffn, 'sparse': sparse_ffn}[compute]
+  computation = forward.XLA._replace(attend=attend, apply_tiles=apply_tiles, empty_key_values=key_values)
   return dataclasses.replace(packed, config=config, arrays=arrays, computation=computation)
 
 
@@ -39,12 +40,12 @@ def float_tiles(tiles: ffn.TernaryTiles, config: FFNConfig, compute: str) -> dic
   return {'up': up_TDH, 'down': down_THD, 'signatures': tiles.signatures_TD, 'scale': tiles.signature_scale_T}
 
 
-def dense_ffn(arrays, name, config, x_ND, key=None):
+def dense_ffn(arrays, name, config, x_ND, *_):
   layer = arrays[name]
   return ACTIVATIONS[config.activation](x_ND @ layer['up']) @ layer['down'], None
 
 
-def sparse_ffn(arrays, name, config, x_ND, key=None):
+def sparse_ffn(arrays, name, config, x_ND, *_):
   layer = arrays[name]
   score_NT = (x_ND @ layer['signatures'].T) * layer['scale']
   tile_N = jnp.argmax(score_NT, axis=-1).astype(jnp.int32)
@@ -61,13 +62,19 @@ def sparse_ffn(arrays, name, config, x_ND, key=None):
   ), None
 
 
-def key_values(batch, heads, width, slots):
-  """Make an empty cache of keys [B, H, W, S] and values [B, H, S, W]."""
+def key_values(batch, heads, width, slots, _):
+  """Make an empty cache of keys [B, H, W, S] and values [B, H, S, W], always float32."""
   return jnp.zeros((batch, heads, width, slots)), jnp.zeros((batch, heads, slots, width))
 
 
-def attend(q_BLHW, k_BLHW, v_BLHW, position_B, key_values):
-  """Compute `xla_kernels.cached_attention` for one token a row, or for prompts that begin at position 0."""
+def attend(model, qkv_BLE, position_B, key_values):
+  """Attend as `forward.attend_trained`, for one token a row, or for prompts that begin at position 0."""
+  q_BLHW, k_BLHW, v_BLHW = forward.split_heads(model, qkv_BLE, position_B)
+  out_BLHW, key_values = attend_heads(q_BLHW, k_BLHW, v_BLHW, position_B, key_values)
+  return out_BLHW.reshape(*qkv_BLE.shape[:2], -1), key_values
+
+
+def attend_heads(q_BLHW, k_BLHW, v_BLHW, position_B, key_values):
   B, L, H, W = q_BLHW.shape
   first = position_B[0]
   keys_BHWS = jax.lax.dynamic_update_slice(key_values[0], k_BLHW.transpose(0, 2, 3, 1), (0, 0, 0, first))

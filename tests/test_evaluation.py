@@ -13,11 +13,11 @@ from trix_jax.evaluation import classes
 from trix_jax.evaluation.evaluator import (
   WINDOWS_AT_A_TIME,
   Evaluator,
-  _tile_disagreement,
   change_routing,
   evaluate_routings,
   make_trained_backend,
   record_tiles,
+  tile_disagreement,
 )
 from trix_jax.inspection import gate_fitting
 from trix_jax.nn import transformer
@@ -113,7 +113,7 @@ def test_disagreement_is_the_share_of_tokens_that_go_to_another_tile():
   backend = make_trained_backend(model.config, len(VOCABULARY))
   tokens = text(5 * 16 + 1)
   both = jax.device_get((state.params, others))
-  share = _tile_disagreement(16, tokens, *((backend, params, {}) for params in both))
+  share = tile_disagreement(16, tokens, *((backend, params, {}) for params in both))
   first, second = (record_tiles(model, params, {}, tokens[:-1])[0] for params in both)
   np.testing.assert_allclose(share, np.mean(first[..., 0] != second[..., 0], axis=1))
   assert min(share) > 0

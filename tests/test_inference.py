@@ -16,6 +16,7 @@ from trix_jax.errors import InputError
 from trix_jax.inference import forward, weights
 from trix_jax.nn import ffn, indexed_ffn, model_config, transformer
 from trix_jax.nn.model_config import FFNConfig
+from xla_kernels import native
 
 VOCABULARY = 'abcdefghijk'
 V, CONTEXT = len(VOCABULARY), 24
@@ -386,3 +387,29 @@ def test_threads_may_share_a_model():
 def test_unknown_precisions_are_refused():
   with pytest.raises(InputError, match="attention precision is 'int4'"):
     weights.InferenceConfig(config_of(), V, 'int4', 'int8')
+
+
+@pytest.mark.parametrize('settings', [{'form': 'modern'}, {'form': 'reference'}])
+def test_a_row_has_the_same_bits_alone_and_among_others(settings):
+  """Of a packed model, in a whole text and token by token, on every path."""
+  model, params, state = trained(config_of(**settings))
+  language_model = packed(model, params, state, 'int8', 'int8')
+  computation, config, arrays = language_model.computation, language_model.config, language_model.arrays
+  step = jax.jit(forward.forward, static_argnums=(0, 1))
+  token_BL = tokens(5, CONTEXT)
+  bits = None
+  for path in native.available_paths():
+    if path == native.REFERENCE:
+      continue
+    native.force(path)
+    many = np.asarray(language_model.logits(token_BL))
+    bits = many if bits is None else bits
+    np.testing.assert_array_equal(many, bits)
+    for row in (0, 4):
+      np.testing.assert_array_equal(language_model.logits(token_BL[row : row + 1])[0], many[row])
+    cache, outputs = forward.empty_cache(computation, config, 5, CONTEXT), []
+    for t in range(CONTEXT):
+      hidden, _, cache = step(computation, config, arrays, token_BL[:, t : t + 1], cache)
+      outputs.append(forward.logits(arrays, hidden))
+    np.testing.assert_array_equal(np.concatenate(outputs, axis=1), many)
+  native.force(native.available_paths()[0])

@@ -27,6 +27,7 @@ PLAIN = (
   'ops/routing.cc',
   'ops/tile_ffn.cc',
   'ops/attention.cc',
+  'ops/normalisation.cc',
 )
 
 pytestmark = pytest.mark.skipif(shutil.which('g++') is None, reason='no g++')

@@ -10,8 +10,9 @@ jnp (`reference`). All give the same integers. They are for inference and have n
 Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles, H hidden units of a tile.
 """
 
-from xla_kernels.attention import KeyValueCache, cached_attention, empty_cache
+from xla_kernels.attention import Int8KeyValueCache, KeyValueCache, RotaryTables, cached_attention, empty_cache
 from xla_kernels.native import active_path, available_paths, register
+from xla_kernels.normalisation import normalise, normalise_and_convolve
 from xla_kernels.operations import (
   TileIndex,
   accumulate,
@@ -34,9 +35,11 @@ from xla_kernels.packing import (
 __all__ = [
   'MAX_COLUMNS',
   'MAX_INT8_COLUMNS',
+  'Int8KeyValueCache',
   'KeyValueCache',
   'PackedInt8',
   'PackedTernary',
+  'RotaryTables',
   'TileIndex',
   'accumulate',
   'active_path',
@@ -44,6 +47,8 @@ __all__ = [
   'cached_attention',
   'empty_cache',
   'int8_matmul',
+  'normalise',
+  'normalise_and_convolve',
   'pack',
   'pack_int8',
   'register',

@@ -41,17 +41,20 @@ def accumulate(q_NK: jax.Array, packed: PackedTernary) -> jax.Array:
   return _accumulate(q_NK, packed)
 
 
-def ternary_matmul(x_NK: jax.Array, packed: PackedTernary, scales_M: jax.Array) -> jax.Array:
+def ternary_matmul(
+  x_NK: jax.Array, packed: PackedTernary, scales_M: jax.Array, bias_M: jax.Array | None = None
+) -> jax.Array:
   """Quantise activations to int8 row by row and multiply them by packed ternary weights.
 
-  The result is y = (acc * step) * scale in float32. acc is the exact integer product of q = rint(x * (127 / a)) with
-  the codes, where a = max |x| of the row and step = a * float32(1/127). This is absmax quantisation as in BitNet b1.58
-  (arXiv 2402.17764). A row with a < 2**-100 gives 0. A row that holds a NaN or an infinity gives NaN.
+  The result is y = (acc * step) * scale + bias in float32. acc is the exact integer product of q = rint(x * (127 / a))
+  with the codes, where a = max |x| of the row and step = a * float32(1/127). This is absmax quantisation as in BitNet
+  b1.58 (arXiv 2402.17764). A row with a < 2**-100 gives 0. A row that holds a NaN or an infinity gives NaN.
 
   Args:
     x_NK: float32 or bfloat16 [N, K].
     packed: one matrix of M rows and K columns.
     scales_M: float32 [M], factor of each output.
+    bias_M: float32 [M], added to each output.
 
   Returns:
     [N, M] in the dtype of `x_NK`.
@@ -59,19 +62,17 @@ def ternary_matmul(x_NK: jax.Array, packed: PackedTernary, scales_M: jax.Array) 
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
   """
-  calls.check_array('ternary_matmul', 'x', x_NK, 'N K', (jnp.float32, jnp.bfloat16))
-  calls.check_matrix('ternary_matmul', packed, x_NK.shape[1])
-  calls.check_array('ternary_matmul', 'scales', scales_M, 'M', (jnp.float32,), (packed.rows,))
-  return _ternary_matmul(x_NK, packed, scales_M)
+  return _ternary_matmul(*_check_matmul('ternary_matmul', x_NK, packed, scales_M, bias_M, PackedTernary))
 
 
-def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array) -> jax.Array:
-  """Compute `ternary_matmul` with int8 weights: y = (acc * step) * scale, for parts that need more than two bits.
+def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array, bias_M: jax.Array | None = None) -> jax.Array:
+  """Compute `ternary_matmul` with int8 weights, for parts that need more than two bits.
 
   Args:
     x_NK: float32 or bfloat16 [N, K].
     packed: one matrix of M rows and K columns.
     scales_M: float32 [M], factor of each output.
+    bias_M: float32 [M], added to each output.
 
   Returns:
     [N, M] in the dtype of `x_NK`.
@@ -79,10 +80,18 @@ def int8_matmul(x_NK: jax.Array, packed: PackedInt8, scales_M: jax.Array) -> jax
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
   """
-  calls.check_array('int8_matmul', 'x', x_NK, 'N K', (jnp.float32, jnp.bfloat16))
-  calls.check_matrix('int8_matmul', packed, x_NK.shape[1], (PackedInt8,))
-  calls.check_array('int8_matmul', 'scales', scales_M, 'M', (jnp.float32,), (packed.rows,))
-  return _int8_matmul(x_NK, packed, scales_M)
+  return _int8_matmul(*_check_matmul('int8_matmul', x_NK, packed, scales_M, bias_M, PackedInt8))
+
+
+def _check_matmul(name, x_NK, packed, scales_M, bias_M, kind):
+  calls.check_array(name, 'x', x_NK, 'N K', (jnp.float32, jnp.bfloat16))
+  calls.check_matrix(name, packed, x_NK.shape[1], (kind,))
+  calls.check_array(name, 'scales', scales_M, 'M', (jnp.float32,), (packed.rows,))
+  if bias_M is None:
+    bias_M = reference.LEFT_OUT
+  else:
+    calls.check_array(name, 'bias', bias_M, 'M', (jnp.float32,), (packed.rows,))
+  return x_NK, packed, scales_M, bias_M
 
 
 @functools.partial(
@@ -317,14 +326,16 @@ def _accumulate(q_NK, packed):
 
 
 @calls.inference_only
-def _ternary_matmul(x_NK, packed, scales_M):
-  y_NM = calls.on_cpu('trix_ternary_matmul', reference.ternary_matmul, x_NK.astype(jnp.float32), packed, scales_M)
+def _ternary_matmul(x_NK, packed, scales_M, bias_M):
+  y_NM = calls.on_cpu(
+    'trix_ternary_matmul', reference.ternary_matmul, x_NK.astype(jnp.float32), packed, scales_M, bias_M
+  )
   return y_NM.astype(x_NK.dtype)
 
 
 @calls.inference_only
-def _int8_matmul(x_NK, packed, scales_M):
-  y_NM = calls.on_cpu('trix_int8_matmul', reference.int8_matmul, x_NK.astype(jnp.float32), packed, scales_M)
+def _int8_matmul(x_NK, packed, scales_M, bias_M):
+  y_NM = calls.on_cpu('trix_int8_matmul', reference.int8_matmul, x_NK.astype(jnp.float32), packed, scales_M, bias_M)
   return y_NM.astype(x_NK.dtype)
 
 

@@ -14,6 +14,11 @@ from xla_kernels import packing
 
 INT8_MAX = 127.0
 TINY = 2.0**-100
+# An operand without numbers stands for one that the caller left out, since a kernel takes all of its operands.
+LEFT_OUT = np.zeros(0, np.float32)
+EPSILON = 1e-6  # Added to mean squares, as in Flax.
+# Of attention over an int8 cache, in two digits of seven bits.
+WEIGHT_MAX = 2.0**14 - 1
 INVERSE_INT8_MAX = np.float32(1.0) / np.float32(127.0)
 
 
@@ -45,16 +50,50 @@ def accumulate(q: jax.Array, packed: packing.PackedTernary) -> jax.Array:
   return _product(q, packing.unpack(packed)).astype(jnp.int32)
 
 
-def ternary_matmul(x: jax.Array, packed: packing.PackedTernary, scales: jax.Array) -> jax.Array:
+def ternary_matmul(
+  x: jax.Array, packed: packing.PackedTernary, scales: jax.Array, bias: jax.Array | np.ndarray = LEFT_OUT
+) -> jax.Array:
   """float32 [N, M]."""
   q, step = quantise(x)
-  return (_product(q, packing.unpack(packed)) * step) * scales
+  return _add((_product(q, packing.unpack(packed)) * step) * scales, bias)
 
 
-def int8_matmul(x: jax.Array, packed: packing.PackedInt8, scales: jax.Array) -> jax.Array:
+def int8_matmul(
+  x: jax.Array, packed: packing.PackedInt8, scales: jax.Array, bias: jax.Array | np.ndarray = LEFT_OUT
+) -> jax.Array:
   """float32 [N, M]."""
   q, step = quantise(x)
-  return (_int8_product(q, packing.unpack(packed)) * step) * scales
+  return _add((_int8_product(q, packing.unpack(packed)) * step) * scales, bias)
+
+
+def _add(x, y):
+  return x + y if y.size else x
+
+
+def normalise(x_ND: jax.Array, y_ND: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> list[jax.Array]:
+  """Return the sums and what they are normalised; y and bias without numbers were left out."""
+  x_ND = _add(x_ND, y_ND)
+  centred_ND = x_ND - x_ND.mean(axis=-1, keepdims=True) if bias_D.size else x_ND
+  factor_N1 = jax.lax.rsqrt(jnp.mean(centred_ND * centred_ND, axis=-1, keepdims=True) + EPSILON)
+  return [x_ND, _add(centred_ND * (factor_N1 * scale_D), bias_D)]
+
+
+def normalise_and_convolve(
+  x_BLD: jax.Array,
+  y_BLD: jax.Array,
+  scale_D: jax.Array,
+  bias_D: jax.Array,
+  taps_KD: jax.Array,
+  inputs_BJD: jax.Array,
+  valid_B: jax.Array,
+) -> list[jax.Array]:
+  """Return the sums, what they are normalised and mixed, and the latest inputs of the convolution."""
+  x_BLD, h_BLD = normalise(x_BLD, y_BLD, scale_D, bias_D)
+  padded_BPD = jnp.concatenate([inputs_BJD, h_BLD], axis=1)
+  L, before = h_BLD.shape[1], inputs_BJD.shape[1]
+  mixed_BLD = sum(taps_KD[lag] * padded_BPD[:, before - lag : before - lag + L] for lag in range(before + 1))
+  latest_BJ = valid_B[:, None] + jnp.arange(before)
+  return [x_BLD, h_BLD + mixed_BLD, jnp.take_along_axis(padded_BPD, latest_BJ[..., None], axis=1)]
 
 
 # Packed keys, scales and offsets of tiles; with an index also those of clusters, and their members.
@@ -177,20 +216,56 @@ def _product(q_NK, codes_MK):
 
 
 def cached_attention(
-  q_BLHW: jax.Array,
-  k_BLHW: jax.Array,
-  v_BLHW: jax.Array,
+  qkv_BLE: jax.Array,
   position_B: jax.Array,
+  cos_PU: jax.Array,
+  sin_PU: jax.Array,
   keys_BHGWK: jax.Array,
   values_BHSW: jax.Array,
   scale: float,
+  normalise: bool,
 ) -> list[jax.Array]:
-  """Return float32 [B, L, heads, W], keys and values; NaN for rows without room for their tokens."""
+  """Return float32 [B, L, heads * W], keys and values; NaN for rows without room for their tokens."""
+  q_BLHW, k_BLHW, v_BLHW = split_heads(
+    qkv_BLE, position_B, cos_PU, sin_PU, values_BHSW.shape[1], values_BHSW.shape[3], normalise
+  )
   keys_BHSW = keys_BHGWK.swapaxes(3, 4).reshape(values_BHSW.shape)
   out_BLHW, keys_BHSW, values_BHSW = plain_cached_attention(
     q_BLHW, k_BLHW, v_BLHW, position_B, keys_BHSW, values_BHSW, scale
   )
-  return [out_BLHW, keys_BHSW.reshape(keys_BHGWK.swapaxes(3, 4).shape).swapaxes(3, 4), values_BHSW]
+  return [
+    _join_heads(out_BLHW),
+    keys_BHSW.reshape(keys_BHGWK.swapaxes(3, 4).shape).swapaxes(3, 4),
+    values_BHSW,
+  ]
+
+
+def split_heads(
+  qkv_BLE: jax.Array,
+  position_B: jax.Array,
+  cos_PU: jax.Array,
+  sin_PU: jax.Array,
+  kv_heads: int,
+  width: int,
+  normalise: bool,
+) -> list[jax.Array]:
+  """Return queries, keys and values, [B, L, heads, W] each, with queries and keys normalised and rotated."""
+  B, L, E = qkv_BLE.shape
+  heads = E // width - 2 * kv_heads
+  heads_BLHW = qkv_BLE.reshape(B, L, E // width, width)
+  q_BLHW, k_BLHW, v_BLHW = jnp.split(heads_BLHW, [heads, heads + kv_heads], axis=2)
+
+  def turn(x_BLHW):
+    if normalise:
+      x_BLHW = x_BLHW * jax.lax.rsqrt(jnp.mean(x_BLHW * x_BLHW, axis=-1, keepdims=True) + EPSILON)
+    if not cos_PU.size:
+      return x_BLHW
+    position_BL = position_B[:, None] + jnp.arange(L)
+    cos_BL1U, sin_BL1U = (jnp.take(table, position_BL, axis=0, mode='clip')[:, :, None] for table in (cos_PU, sin_PU))
+    first, second = jnp.split(x_BLHW, 2, axis=-1)
+    return jnp.concatenate([first * cos_BL1U - second * sin_BL1U, second * cos_BL1U + first * sin_BL1U], axis=-1)
+
+  return [turn(q_BLHW), turn(k_BLHW), v_BLHW]
 
 
 def plain_cached_attention(
@@ -203,14 +278,87 @@ def plain_cached_attention(
   scale: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Compute `cached_attention` on keys in the layout of values, which XLA need not rearrange."""
-  L, S = q_BLHW.shape[1], values_BHSW.shape[2]
+  keys_BHSW, values_BHSW = (_write(old, new, position_B) for old, new in ((keys_BHSW, k_BLHW), (values_BHSW, v_BLHW)))
+  group = q_BLHW.shape[2] // keys_BHSW.shape[1]
+  many_keys, many_values = (jnp.repeat(x, group, axis=1) if group > 1 else x for x in (keys_BHSW, values_BHSW))
+  score_BHLS = jnp.einsum('blhw,bhsw->bhls', q_BLHW * scale, many_keys, precision='highest')
+  weight_BHLS = jax.nn.softmax(jnp.where(_visible(score_BHLS, position_B), score_BHLS, -jnp.inf))
+  out_BLHW = jnp.einsum('bhls,bhsw->blhw', weight_BHLS, many_values, precision='highest')
+  return _where_room(out_BLHW, position_B, keys_BHSW.shape[2]), keys_BHSW, values_BHSW
+
+
+def _join_heads(x_BLHW):
+  B, L, H, W = x_BLHW.shape
+  return x_BLHW.reshape(B, L, H * W)
+
+
+def _write(cache_BHSX, new_BLHX, position_B):
   write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=1))
-  keys_BHSW = write(keys_BHSW, k_BLHW.transpose(0, 2, 1, 3), position_B)
-  values_BHSW = write(values_BHSW, v_BLHW.transpose(0, 2, 1, 3), position_B)
-  score_BHLS = jnp.einsum('blhw,bhsw->bhls', q_BLHW * scale, keys_BHSW, precision='highest')
-  last_BL = position_B[:, None] + jnp.arange(L)
-  visible_BLS = jnp.arange(S) <= last_BL[..., None]
-  weight_BHLS = jax.nn.softmax(jnp.where(visible_BLS[:, None], score_BHLS, -jnp.inf))
-  out_BLHW = jnp.einsum('bhls,bhsw->blhw', weight_BHLS, values_BHSW, precision='highest')
-  room_B = (position_B >= 0) & (position_B + L <= S)
-  return jnp.where(room_B[:, None, None, None], out_BLHW, jnp.nan), keys_BHSW, values_BHSW
+  return write(cache_BHSX, new_BLHX.swapaxes(1, 2), position_B)
+
+
+def _visible(score_BHLS, position_B):
+  """Return which slots each token sees, [B, 1, L, S]."""
+  L, S = score_BHLS.shape[2:]
+  return (jnp.arange(S) <= (position_B[:, None] + jnp.arange(L))[..., None])[:, None]
+
+
+def _where_room(out_BLHW, position_B, slots):
+  room_B = (position_B >= 0) & (position_B + out_BLHW.shape[1] <= slots)
+  return jnp.where(room_B[:, None, None, None], out_BLHW, jnp.nan)
+
+
+def int8_cached_attention(
+  qkv_BLE: jax.Array,
+  position_B: jax.Array,
+  cos_PU: jax.Array,
+  sin_PU: jax.Array,
+  keys_BHP: jax.Array,
+  key_scale_BHS: jax.Array,
+  values_BHP: jax.Array,
+  value_scale_BHS: jax.Array,
+  width: int,
+  scale: float,
+  normalise: bool,
+) -> list[jax.Array]:
+  """Return float32 [B, L, heads * W] and the four parts of the new cache; NaN for rows without room."""
+  kv_heads, S = key_scale_BHS.shape[1:]
+  q_BLHW, k_BLHW, v_BLHW = split_heads(qkv_BLE, position_B, cos_PU, sin_PU, kv_heads, width, normalise)
+
+  def add(matrix_BHSW, scale_BHS, new_BLHW):
+    q_BLHW, step_BLH1 = quantise(new_BLHW)
+    return _write(matrix_BHSW, q_BLHW, position_B), _write(scale_BHS, step_BLH1[..., 0], position_B)
+
+  keys_BHSW, key_scale_BHS = add(packing.unpack(packing.PackedInt8(keys_BHP, S, width)), key_scale_BHS, k_BLHW)
+  values_BHWS = packing.unpack(packing.PackedInt8(values_BHP, width, S))
+  values_BHSW, value_scale_BHS = add(values_BHWS.swapaxes(2, 3), value_scale_BHS, v_BLHW)
+  group = q_BLHW.shape[2] // kv_heads
+
+  def product(pattern, a, b):
+    b = jnp.repeat(b, group, axis=1)
+    return jnp.einsum(pattern, a.astype(jnp.int32), b.astype(jnp.int32)).astype(jnp.float32)
+
+  def of_queries(scale_BHS):
+    return jnp.repeat(scale_BHS, group, axis=1)[:, :, None]
+
+  q_BHLW, step_BHL1 = quantise(q_BLHW.swapaxes(1, 2))
+  score_BHLS = product('bhlw,bhsw->bhls', q_BHLW, keys_BHSW) * step_BHL1 * of_queries(key_scale_BHS) * scale
+  visible_B1LS = _visible(score_BHLS, position_B)
+  weight_BHLS = jax.nn.softmax(jnp.where(visible_B1LS, score_BHLS, -jnp.inf))
+  weight_BHLS = jnp.where(visible_B1LS, weight_BHLS * of_queries(value_scale_BHS), 0.0)
+  most_BHL1 = weight_BHLS.max(axis=-1, keepdims=True)
+  usable_BHL1 = most_BHL1 >= TINY
+  units_BHLS = jnp.where(usable_BHL1, weight_BHLS * (WEIGHT_MAX / jnp.where(usable_BHL1, most_BHL1, 1.0)), 0.0)
+  # Two digits, like the kernel, so that int32 holds the sums of any cache.
+  units_BHLS = jnp.round(units_BHLS).astype(jnp.int32)
+  high_BHLW, low_BHLW = (
+    product('bhls,bhsw->bhlw', digit, values_BHSW) for digit in (units_BHLS >> 7, units_BHLS & 127)
+  )
+  out_BHLW = (high_BHLW * 128 + low_BHLW) * (most_BHL1 / WEIGHT_MAX)
+  return [
+    _join_heads(_where_room(out_BHLW.swapaxes(1, 2), position_B, S)),
+    packing.pack_int8(keys_BHSW).data,
+    key_scale_BHS,
+    packing.pack_int8(values_BHSW.swapaxes(2, 3)).data,
+    value_scale_BHS,
+  ]

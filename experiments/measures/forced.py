@@ -96,7 +96,7 @@ def _step(model, layer, outputs, keep, together, params, state, window_BL, given
   B, L = window_BL.shape[0], window_BL.shape[1] - 1
   kept = []
 
-  def apply_layer(number, x_BLD, tokens, _):
+  def apply_layer(number, x_BLD, y_BLD, tokens, _):
     of_layer, own_state = params[f'layer_{number}'], state.get(f'layer_{number}', {}).get('ffn', {})
     several = len(x_BLD) // B
     embedding = tokens.embedding
@@ -119,24 +119,38 @@ def _step(model, layer, outputs, keep, together, params, state, window_BL, given
       return jnp.concatenate([y_ND[None], outputs(at_work, given)]).reshape(-1, *y_BLD.shape), info
 
     projections = functools.partial(_apply, transformer.SelfAttention(config), of_layer['attention'])
+
+    def prepare(part, x_BLD, y_BLD, _):
+      return transformer.prepare(
+        config,
+        lambda x: _apply(transformer.norm(config), of_layer[f'{part}_norm'], x),
+        lambda x_BPD: _convolve(x_BPD, of_layer[f'{part}_convolution']['taps'], B if alone else len(x_BPD)),
+        x_BLD,
+        y_BLD,
+      )
+
+    def attend(h_BLD, _):
+      q, k, v = projections(h_BLD, method='project_heads')
+      out_BLHW = _attend(*transformer.turn_heads(config, q, k), v, B if alone else len(q))
+      return out_BLHW.reshape(h_BLD.shape), None
+
     parts = transformer.BlockParts(
-      normalise=lambda name, x: _apply(transformer.norm(config), of_layer[name], x),
-      convolve=lambda name, x_BPD: _convolve(x_BPD, of_layer[name]['taps'], B if alone else len(x_BPD)),
-      project_heads=lambda x: projections(x, method='project_heads'),
-      attend=lambda q, k, v, _: (_attend(q, k, v, B if alone else len(q)), None),
+      prepare=prepare,
+      attend=attend,
       project_out=lambda x: projections(x, method='project_out'),
       apply_tiles=apply_tiles,
       has_residual=control.without != 'residual',
     )
-    x_BLD, info, _ = transformer.apply_block(config, parts, x_BLD)
-    return x_BLD.reshape(-1, L, config.d_model), info, None
+    after = transformer.apply_block(config, parts, x_BLD, y_BLD)
+    x_BLD = transformer.add(after.x_BLD, after.y_BLD)
+    return transformer.AfterBlock(x_BLD.reshape(-1, L, config.d_model), None, after.info, None)
 
   parts = transformer.ModelParts(
     vocabulary_size=model.vocabulary_size,
     embed=lambda token_BL: params['embedding']['embedding'][token_BL],
     embed_positions=lambda: params['positions'][:L],
     apply_layer=apply_layer,
-    normalise=lambda name, x: _apply(transformer.norm(config), params[name], x),
+    normalise=lambda name, x, y: _apply(transformer.norm(config), params[name], transformer.add(x, y)),
   )
   x_BLD, _, _ = transformer.apply_model(config, parts, window_BL[:, :-1])
   logits = x_BLD @ params['head']['kernel'] + params['head'].get('bias', 0.0)

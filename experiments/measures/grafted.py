@@ -121,7 +121,7 @@ def make_computation(score: Score, host_tiles: int) -> forward.Computation:
 
     return ffn.apply_tiles(config, layer['tiles'], x_ND, tokens, choose_tiles)
 
-  return forward.Computation(apply_tiles, forward.XLA.attend, forward.XLA.empty_key_values)
+  return forward.XLA._replace(apply_tiles=apply_tiles)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -328,7 +328,7 @@ def train_rows(
 
     return ffn.apply_tiles(ffn_config, layer['tiles'], x_ND, tokens, choose_tiles)
 
-  computation = forward.Computation(apply_tiles, forward.XLA.attend, forward.XLA.empty_key_values)
+  computation = forward.XLA._replace(apply_tiles=apply_tiles)
 
   def loss_fn(rows, windows):
     logits, _ = forward.whole_text(computation, config, with_keys(arrays, keys_of(rows)), windows[:, :-1])

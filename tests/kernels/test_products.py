@@ -75,6 +75,23 @@ def test_int8_products_have_the_bits_of_the_reference(size):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize('kind', ['ternary', 'int8'])
+def test_a_bias_is_added_last(kind):
+  rng = np.random.default_rng(5)
+  codes, x = rng.integers(-1, 2, (70, 33)).astype(np.int8), rng.normal(size=(9, 33)).astype(np.float32)
+  scales, bias = (rng.normal(size=70).astype(np.float32) for _ in range(2))
+  matmul, pack = {
+    'ternary': (xla_kernels.ternary_matmul, xla_kernels.pack),
+    'int8': (xla_kernels.int8_matmul, xla_kernels.pack_int8),
+  }[kind]
+  packed = pack(codes)
+  want = np.asarray(matmul(x, packed, scales)) + bias
+  for got in on_every_path(lambda: matmul(x, packed, scales, bias)):
+    np.testing.assert_array_equal(got, want)
+  with pytest.raises(ValueError, match='bias must have shape'):
+    matmul(x, packed, scales, bias[:69])
+
+
 def test_rows_that_are_not_ordinary_numbers(path):
   x = np.ones((8, 20), np.float32)
   x[0, 3] = np.nan

@@ -192,7 +192,7 @@ bool Int8Products(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, 
   for (int64_t i = 0; i < n * k; ++i) {
     x[i] = i % k == 0 || fill == Fill::kExtreme ? 127.0f : static_cast<float>(static_cast<int>(random() % 255) - 127);
   }
-  Int8Matmul(Pool(), x.data(), n, k, packed.data(), m, scale.data(), y.data());
+  Int8Matmul(Pool(), x.data(), n, k, packed.data(), m, scale.data(), nullptr, y.data());
   for (int64_t t = 0; t < n; ++t) {
     for (int64_t r = 0; r < m; ++r) {
       int64_t acc = 0;
@@ -208,26 +208,72 @@ bool Int8Products(const char* path, int64_t m, int64_t k, int64_t n, Fill fill, 
   return true;
 }
 
-// The bits of attention: tokens one at a time and then some at once, in a cache that holds NaN where nothing was
-// written.
-std::vector<float> Attention(const Pool& pool, int64_t batch, int64_t heads, int64_t width, int64_t slots) {
+// The bits of attention over both kinds of caches: tokens one at a time and then some at once, in a cache that holds
+// NaN where nothing was written. Two heads of queries share one of keys and values.
+std::vector<float> Attention(const Pool& pool, int64_t batch, int64_t kv_heads, int64_t width, int64_t slots) {
   std::mt19937 random(3);
-  const int64_t together = slots / 3, alone = slots - together, row = heads * width;
-  Exact<float> keys(batch * row * slots, 4), values(batch * row * slots, 4);
-  for (int64_t i = 0; i < batch * row * slots; ++i) keys[i] = values[i] = __builtin_nanf("");
+  const int64_t together = slots / 3, alone = slots - together, heads = 2 * kv_heads;
+  const int64_t cached = batch * kv_heads * slots, bytes = batch * kv_heads * PackedInt8Bytes(slots, width);
+  Exact<float> keys(cached * width, 4), values(cached * width, 4), key_scale(cached, 4), value_scale(cached, 4);
+  Exact<float> cos(10 * (width / 2), 4), sin(10 * (width / 2), 4);
+  Exact<int8_t> int8_keys(bytes, 1), int8_values(bytes, 1);
+  for (int64_t i = 0; i < cached * width; ++i) keys[i] = values[i] = __builtin_nanf("");
+  for (int64_t i = 0; i < cached; ++i) key_scale[i] = value_scale[i] = __builtin_nanf("");
+  for (int64_t i = 0; i < bytes; ++i) int8_keys[i] = int8_values[i] = -128;
+  for (int64_t i = 0; i < 10 * (width / 2); ++i) {
+    cos[i] = static_cast<float>(i % 7) / 7.0f;
+    sin[i] = static_cast<float>(i % 5) / 5.0f;
+  }
   std::vector<float> result;
   for (int64_t first = 0; first < slots;) {
-    const int64_t length = first < alone ? 1 : together;
-    Exact<float> q(batch * length * row, 4), k(batch * length * row, 4), v(batch * length * row, 4),
-        out(batch * length * row, 4);
-    for (auto* x : {&q, &k, &v}) {
-      for (int64_t i = 0; i < batch * length * row; ++i) (*x)[i] = static_cast<float>(random()) / 1e9f - 2.0f;
-    }
+    const int64_t length = first < alone ? 1 : together, parts = batch * length * (heads + 2 * kv_heads) * width;
+    Exact<float> qkv(parts, 4), out(batch * length * heads * width, 4);
+    for (int64_t i = 0; i < parts; ++i) qkv[i] = static_cast<float>(random()) / 1e9f - 2.0f;
     std::vector<int32_t> position(static_cast<size_t>(batch), static_cast<int32_t>(first));
-    CachedAttention(pool, q.data(), k.data(), v.data(), position.data(), {batch, length, heads, width, slots, 0.25f},
-                    keys.data(), values.data(), out.data());
-    result.insert(result.end(), out.data(), out.data() + batch * length * row);
+    const CacheShape shape{batch, length, heads, kv_heads, width, slots};
+    for (bool turn : {false, true}) {
+      const Turning turning{0.25f, turn, turn ? 10 : 0, batch, cos.data(), sin.data()};
+      CachedAttention(pool, qkv.data(), position.data(), shape, turning, keys.data(), values.data(), out.data());
+      result.insert(result.end(), out.data(), out.data() + batch * length * heads * width);
+      Int8CachedAttention(pool, qkv.data(), position.data(), shape, turning,
+                          {int8_keys.data(), key_scale.data(), int8_values.data(), value_scale.data()}, out.data());
+      result.insert(result.end(), out.data(), out.data() + batch * length * heads * width);
+    }
     first += length;
+  }
+  return result;
+}
+
+// The bits of residual sums, normalisation and convolution, of both kinds.
+std::vector<float> Normalisations(const Pool& pool, int64_t batch, int64_t length, int64_t d) {
+  std::mt19937 random(5);
+  const auto uniform = [&] { return static_cast<float>(random()) / 4294967296.0f - 0.5f; };
+  const int64_t n = batch * length;
+  Exact<float> x(n * d, 4), y(n * d, 4), scale(d, 4), bias(d, 4), taps(kTaps * d, 4),
+      inputs(batch * (kTaps - 1) * d, 4), latest(batch * (kTaps - 1) * d, 4), sum(n * d, 4), out(n * d, 4);
+  std::vector<int32_t> valid(static_cast<size_t>(batch), static_cast<int32_t>(length / 2));
+  for (int64_t i = 0; i < n * d; ++i) {
+    x[i] = uniform();
+    y[i] = uniform();
+  }
+  for (int64_t i = 0; i < d; ++i) scale[i] = bias[i] = uniform();
+  for (int64_t i = 0; i < kTaps * d; ++i) taps[i] = uniform();
+  for (int64_t i = 0; i < batch * (kTaps - 1) * d; ++i) inputs[i] = uniform();
+  std::vector<float> result;
+  const auto keep = [&] {
+    result.insert(result.end(), sum.data(), sum.data() + n * d);
+    result.insert(result.end(), out.data(), out.data() + n * d);
+  };
+  for (const float* added : {static_cast<const float*>(nullptr), static_cast<const float*>(y.data())}) {
+    for (const float* shift : {static_cast<const float*>(nullptr), static_cast<const float*>(bias.data())}) {
+      const Normalisation how{d, scale.data(), shift};
+      Normalise(pool, x.data(), added, n, how, sum.data(), out.data());
+      keep();
+      NormaliseAndConvolve(pool, x.data(), added, batch, length, how, taps.data(), inputs.data(), valid.data(),
+                           sum.data(), out.data(), latest.data());
+      keep();
+      result.insert(result.end(), latest.data(), latest.data() + batch * (kTaps - 1) * d);
+    }
   }
   return result;
 }
@@ -261,9 +307,18 @@ const std::vector<std::vector<int64_t>> ffn_shapes = {
     {0, 16, 16, 1, 1},    {0, 16, 4, 3, 2},   {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1},  {100, 64, 16, 4, 3},
     {2, 128, 4, 128, 32}, {35, 210, 1, 9, 5}, {3, 67, 7, 11, 4},   {40, 256, 12, 6, 2}, {5, 64, 63, 3, 2}};
 const std::vector<std::vector<int64_t>> attention_shapes = {{1, 2, 32, 16}, {2, 3, 20, 96}, {1, 1, 1, 144}};
+const std::vector<std::vector<int64_t>> norm_shapes = {{1, 1, 128}, {3, 5, 17}, {2, 4, 1}, {0, 2, 16}};
 
-bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
-         const std::vector<std::vector<float>>& portable_attention) {
+// The bits of every operation on floats, with its name.
+std::vector<std::pair<const char*, std::vector<float>>> Floats() {
+  std::vector<std::pair<const char*, std::vector<float>>> all;
+  for (const auto& s : ffn_shapes) all.emplace_back("feed-forward layer", Ffn(Pool(), s[0], s[1], s[2], s[3], s[4]));
+  for (const auto& s : attention_shapes) all.emplace_back("attention", Attention(Pool(), s[0], s[1], s[2], s[3]));
+  for (const auto& s : norm_shapes) all.emplace_back("normalisation", Normalisations(Pool(), s[0], s[1], s[2]));
+  return all;
+}
+
+bool Run(const char* path, const std::vector<std::pair<const char*, std::vector<float>>>& portable) {
   std::mt19937 random(1);
   for (int64_t m : {1, 4, 15, 16, 17, 30, 63, 64, 65, 112, 130}) {
     for (int64_t k : {1, 4, 15, 16, 17, 48, 100, 260, 530}) {
@@ -296,19 +351,11 @@ bool Run(const char* path, const std::vector<std::vector<float>>& portable_ffn,
     }
   }
   if (!Int8Products(path, 17, kMaxInt8Columns, 2, Fill::kExtreme, random)) return false;
-  for (size_t i = 0; i < attention_shapes.size(); ++i) {
-    const auto& shape = attention_shapes[i];
-    const std::vector<float> out = Attention(Pool(), shape[0], shape[1], shape[2], shape[3]);
-    for (size_t j = 0; j < out.size(); ++j) {
-      if (out[j] != portable_attention[i][j]) return Check("attention", path, 0, 0, 0, static_cast<int64_t>(j), 1, 0);
-    }
-  }
-  for (size_t i = 0; i < ffn_shapes.size(); ++i) {
-    const auto& shape = ffn_shapes[i];
-    const std::vector<float> y = Ffn(Pool(), shape[0], shape[1], shape[2], shape[3], shape[4]);
-    for (size_t j = 0; j < y.size(); ++j) {
-      if (y[j] != portable_ffn[i][j])
-        return Check("feed-forward layer", path, 0, 0, shape[0], static_cast<int64_t>(j), 1, 0);
+  const auto floats = Floats();
+  for (size_t i = 0; i < floats.size(); ++i) {
+    const auto& [name, values] = floats[i];
+    for (size_t j = 0; j < values.size(); ++j) {
+      if (values[j] != portable[i].second[j]) return Check(name, path, 0, 0, 0, static_cast<int64_t>(j), 1, 0);
     }
   }
   std::printf("%s: the same integers\n", path);
@@ -342,7 +389,8 @@ bool RunThreads() {
   Accumulate(threads, q.data(), n, k, packed.data(), m, together.data());
   if (alone != together || Ffn(threads, 700, 64, 128, 5, 2) != Ffn(Pool(), 700, 64, 128, 5, 2) ||
       Ffn(threads, 700, 64, 16, 20, 8) != Ffn(Pool(), 700, 64, 16, 20, 8) ||
-      Attention(threads, 20, 8, 64, 240) != Attention(Pool(), 20, 8, 64, 240)) {
+      Attention(threads, 20, 8, 64, 240) != Attention(Pool(), 20, 8, 64, 240) ||
+      Normalisations(threads, 20, 70, 128) != Normalisations(Pool(), 20, 70, 128)) {
     std::printf("threads: other results than alone\n");
     return false;
   }
@@ -369,16 +417,14 @@ bool RunThreads() {
 }  // namespace
 
 int main() {
-  std::vector<std::vector<float>> portable, attention;
   ForcePath("portable");
-  for (const auto& s : ffn_shapes) portable.push_back(Ffn(Pool(), s[0], s[1], s[2], s[3], s[4]));
-  for (const auto& s : attention_shapes) attention.push_back(Attention(Pool(), s[0], s[1], s[2], s[3]));
+  const auto portable = Floats();
   for (int i = 0; i < kPathCount; ++i) {
     if (!ForcePath(kPaths[i]->name)) {
       std::printf("%s: this CPU lacks it\n", kPaths[i]->name);
       continue;
     }
-    if (!Run(kPaths[i]->name, portable, attention)) return 1;
+    if (!Run(kPaths[i]->name, portable)) return 1;
   }
   return RunThreads() ? 0 : 1;
 }

@@ -27,7 +27,8 @@ _ATTENTION = flags.DEFINE_enum(
   'attention',
   'int8',
   weights.PRECISIONS,
-  'Precision of the projections around attention. Ternary costs a tenth of a nat if training did not use it.',
+  'Precision of the projections around attention. Ternary costs a tenth of a nat if training did not use it. The cache '
+  'of keys and values is float32 with float32 attention, else int8.',
   flag_values=FLAGS,
 )
 _HEAD = flags.DEFINE_enum(

@@ -116,9 +116,15 @@ def rotary(x_BLHW: jax.Array, position_BL: jax.Array | None = None, context: int
     context: number of positions; needed when `position_BL` is given.
   """
   L, half = x_BLHW.shape[1], x_BLHW.shape[-1] // 2
-  angle_Ph = np.arange(context or L)[:, None] * 10_000.0 ** (-np.arange(half) / half)
   # Both cases use the same table, so that a position gets the same bits in both.
-  tables = [f(angle_Ph)[:, None].astype(np.float32) for f in (np.cos, np.sin)]
+  tables = (table[:, None] for table in rotary_tables(context or L, 2 * half))
   cos, sin = (table if position_BL is None else jnp.take(table, position_BL, axis=0, mode='clip') for table in tables)
   first, second = x_BLHW[..., :half], x_BLHW[..., half:]
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def rotary_tables(positions: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+  """Return the cosines and sines of `rotary`, float32 [positions, width / 2]."""
+  half = width // 2
+  angle_Ph = np.arange(positions)[:, None] * 10_000.0 ** (-np.arange(half) / half)
+  return np.cos(angle_Ph).astype(np.float32), np.sin(angle_Ph).astype(np.float32)

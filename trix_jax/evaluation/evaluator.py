@@ -65,14 +65,14 @@ def make_trained_backend(config: ModelConfig, vocabulary_size: int) -> Backend:
   return Backend('xla', apply, lambda params, layer: ffn.quantise_tiles(params[f'layer_{layer}']['ffn'], config.ffn))
 
 
-def make_packed_backend(config: weights.InferenceConfig) -> Backend:
+def make_packed_backend(config: weights.InferenceConfig, computation: forward.Computation = forward.PACKED) -> Backend:
   """Return the backend that computes the packed model by kernels, from the arrays of `weights.pack`.
 
   Those arrays hold all state.
   """
 
   def apply(arrays, _, token_BL, key):
-    return forward.whole_text(forward.PACKED, config, arrays, token_BL, key)
+    return forward.whole_text(computation, config, arrays, token_BL, key)
 
   return Backend(
     'packed', apply, lambda arrays, layer: weights.unpack_tiles(arrays, f'layer_{layer}.ffn', config.model.ffn)
@@ -218,7 +218,7 @@ def evaluate_packed(
         'head': config.head,
         **row,
         'loss_difference': row['loss'] - xla_row['loss'],
-        'tile_disagreement': _tile_disagreement(
+        'tile_disagreement': tile_disagreement(
           model.context, tokens, (packed, arrays, {}), (trained, params, routing_state)
         ),
       }
@@ -226,8 +226,14 @@ def evaluate_packed(
   return rows
 
 
-def _tile_disagreement(context, tokens, *models):
-  """Return, for each layer, the share of tokens whose tiles differ between two models, in any order."""
+def tile_disagreement(context: int, tokens: np.ndarray, *models: tuple[Backend, Any, Any]) -> list[float]:
+  """Return, for each layer, the share of tokens whose tiles differ between two models, in any order.
+
+  Args:
+    context: of the models.
+    tokens: a split; its first token is an input only.
+    models: two of (backend, parameters, routing state).
+  """
   backends = [backend for backend, _, _ in models]
 
   @jax.jit
@@ -246,7 +252,8 @@ def _tile_disagreement(context, tokens, *models):
     np.asarray(differing(parameters, *part), np.int64)
     for _, part in corpora.batches(WINDOWS_AT_A_TIME, windows, targets)
   )
-  return (counts / targets.sum()).tolist()
+  shares: list[float] = (counts / targets.sum()).tolist()
+  return shares
 
 
 def record_tiles(

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 import xla_kernels
-from trix_jax.core import layers, routing, ternary
+from trix_jax.core import attention, layers, routing, ternary
 from trix_jax.inference.weights import InferenceConfig, read_addresses, unpack_router, wrap_index, wrap_keys, wrap_tiles
 from trix_jax.nn import ffn, indexed_ffn, router, transformer
-from trix_jax.nn.model_config import FFNConfig
+from trix_jax.nn.model_config import FFNConfig, ModelConfig
 from trix_jax.nn.transformer import LayerCache
 from xla_kernels import operations, reference
 
@@ -31,17 +31,22 @@ class Cache(NamedTuple):
 
 
 class Computation(NamedTuple):
-  """Functions for the two costly parts of a layer; XLA always computes the rest.
+  """Functions for the parts of a model, from packed or from trained weights.
 
   Attributes:
+    normalise: (weights, name, config, x, y) -> h, x + y normalised; y may be None.
+    prepare: (weights, name of the layer, `attention` or `ffn`, config, x_BLD, y_BLD, inputs_BWD, length_B) -> as
+      `transformer.prepare`.
+    attend: (config, qkv_BLE, position_B, key_values) -> out_BLD, key_values.
     apply_tiles: (weights, name of the layer, config, x_ND, Tokens, key for random routing) -> y_ND, RoutingInfo.
-    attend: (q_BLHW, k_BLHW, v_BLHW, position_B, key_values) -> out_BLHW, key_values.
-    empty_key_values: (batch, heads, width, slots) -> key_values, in the form that `attend` takes.
+    empty_key_values: (batch, heads, width, slots, dtype) -> key_values, in the form that `attend` takes.
   """
 
-  apply_tiles: Callable[..., tuple[jax.Array, routing.RoutingInfo]]
+  normalise: Callable[..., jax.Array]
+  prepare: Callable[..., tuple[jax.Array, jax.Array, jax.Array | None]]
   attend: Callable[..., tuple[jax.Array, Any]]
-  empty_key_values: Callable[[int, int, int, int], Any]
+  apply_tiles: Callable[..., tuple[jax.Array, routing.RoutingInfo]]
+  empty_key_values: Callable[[int, int, int, int, Any], Any]
 
 
 def empty_cache(computation: Computation, config: InferenceConfig, batch: int, slots: int) -> Cache:
@@ -51,7 +56,8 @@ def empty_cache(computation: Computation, config: InferenceConfig, batch: int, s
   def layer():
     shape = batch, layers.CONVOLUTION_WIDTH - 1, model.d_model
     inputs = jnp.zeros(shape, jnp.float32) if model.form == 'modern' else None
-    return LayerCache(computation.empty_key_values(batch, model.heads, model.head_width, slots), inputs, inputs)
+    key_values = computation.empty_key_values(batch, model.heads, model.head_width, slots, config.key_values)
+    return LayerCache(key_values, inputs, inputs)
 
   return Cache([layer() for _ in range(model.layers)], jnp.zeros(batch, jnp.int32))
 
@@ -80,44 +86,39 @@ def forward(
   """
   B, L = token_BL.shape
   length_B = jnp.full(B, L, jnp.int32) if length_B is None else length_B
-  positions = transformer.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32), length_B)
 
-  def normalise(name, x_BLD):
-    return _normalise(weights, name, config.model, x_BLD)
-
-  def apply_layer(layer, x_BLD, tokens, before):
-    parts = _block_parts(computation, config, weights, layer, tokens, cache.position_B, key)
-    return transformer.apply_block(config.model, parts, x_BLD, before, positions)
+  def apply_layer(layer, x_BLD, y_BLD, tokens, before):
+    parts = _block_parts(computation, config, weights, layer, tokens, cache.position_B, length_B, key)
+    return transformer.apply_block(config.model, parts, x_BLD, y_BLD, before)
 
   parts = transformer.ModelParts(
     vocabulary_size=config.vocabulary_size,
     embed=lambda token_BL: _rows(weights, 'embedding', token_BL),
-    embed_positions=lambda: _rows(weights, 'positions', positions.position_BL),
+    embed_positions=lambda: _rows(weights, 'positions', cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)),
     apply_layer=apply_layer,
-    normalise=normalise,
+    normalise=lambda name, x_BLD, y_BLD: computation.normalise(weights, name, config.model, x_BLD, y_BLD),
   )
-  x_BLD, infos, new_layers = transformer.apply_model(config.model, parts, token_BL, cache.layers, positions)
+  x_BLD, infos, new_layers = transformer.apply_model(config.model, parts, token_BL, cache.layers)
   return x_BLD, infos, Cache(new_layers, cache.position_B + length_B)
 
 
-def _block_parts(computation, config, weights, layer, tokens, position_B, key):
+def _block_parts(computation, config, weights, layer, tokens, position_B, length_B, key):
   model, name = config.model, f'layer_{layer}'
 
-  def project_heads(x_BLD):
-    qkv_BLD = project(weights, f'{name}.attention.qkv', x_BLD)
-    return tuple(part.reshape(*x_BLD.shape[:2], model.heads, -1) for part in jnp.split(qkv_BLD, 3, axis=-1))
+  def attend(h_BLD, key_values):
+    return computation.attend(model, project(weights, f'{name}.attention.qkv', h_BLD), position_B, key_values)
 
-  def apply_tiles(x_BLD):
+  def apply_tiles(h_BLD):
     layer_key = None if key is None else jax.random.fold_in(key, layer)
-    x_ND = x_BLD.reshape(-1, model.d_model)
+    x_ND = h_BLD.reshape(-1, model.d_model)
     y_ND, info = computation.apply_tiles(weights, f'{name}.ffn', model.ffn, x_ND, tokens, layer_key)
-    return y_ND.reshape(x_BLD.shape), info
+    return y_ND.reshape(h_BLD.shape), info
 
   return transformer.BlockParts(
-    normalise=lambda part, x_BLD: _normalise(weights, f'{name}.{part}', model, x_BLD),
-    convolve=lambda part, x_BPD: layers.short_convolution(x_BPD, weights[f'{name}.{part}']),
-    project_heads=project_heads,
-    attend=lambda q, k, v, key_values: computation.attend(q, k, v, position_B, key_values),
+    prepare=lambda part, x_BLD, y_BLD, inputs_BWD: computation.prepare(
+      weights, name, part, model, x_BLD, y_BLD, inputs_BWD, length_B
+    ),
+    attend=attend,
     project_out=lambda out_BLD: project(weights, f'{name}.attention.out', out_BLD),
     apply_tiles=apply_tiles,
   )
@@ -131,17 +132,16 @@ def logits(weights: Weights, x: jax.Array) -> jax.Array:
 def project(weights: Weights, name: str, x: jax.Array) -> jax.Array:
   """Project [..., D] to [..., E] in any precision."""
   x_ND, matrix = x.reshape(-1, x.shape[-1]), weights[f'{name}.weights']
+  bias_E = weights.get(f'{name}.bias')
   if matrix.dtype == jnp.float32:
-    y_NE = x_ND @ matrix
+    y_NE = transformer.add(x_ND @ matrix, bias_E)
   else:
     scale_E = weights[f'{name}.scale']
     size = scale_E.shape[0], x_ND.shape[1]
     if matrix.dtype == jnp.int8:
-      y_NE = xla_kernels.int8_matmul(x_ND, xla_kernels.PackedInt8(matrix, *size), scale_E)
+      y_NE = xla_kernels.int8_matmul(x_ND, xla_kernels.PackedInt8(matrix, *size), scale_E, bias_E)
     else:
-      y_NE = xla_kernels.ternary_matmul(x_ND, xla_kernels.PackedTernary(matrix, *size), scale_E)
-  if f'{name}.bias' in weights:
-    y_NE += weights[f'{name}.bias']
+      y_NE = xla_kernels.ternary_matmul(x_ND, xla_kernels.PackedTernary(matrix, *size), scale_E, bias_E)
   return y_NE.reshape(*x.shape[:-1], -1)
 
 
@@ -152,9 +152,53 @@ def _rows(weights, name, index):
   return rows * jnp.take(weights[f'{name}.scale'], index, mode='clip')[..., None]
 
 
-def _normalise(weights, name, model, x):
-  params = {key: weights[f'{name}.{key}'] for key in ('scale', 'bias') if f'{name}.{key}' in weights}
-  return transformer.norm(model).apply({'params': params}, x)
+def normalise_packed(weights: Weights, name: str, model: ModelConfig, x: jax.Array, y: jax.Array | None) -> jax.Array:
+  """Add and normalise in one call."""
+  return _call_normalise(weights, name, x, y)[1]
+
+
+def _call_normalise(weights, name, x, y):
+  """Return x + y, and what it is normalised; both in the shape of x."""
+  y_ND = None if y is None else y.reshape(-1, x.shape[-1])
+  sum_ND, h_ND = xla_kernels.normalise(
+    x.reshape(-1, x.shape[-1]), weights[f'{name}.scale'], weights.get(f'{name}.bias'), add=y_ND
+  )
+  return sum_ND.reshape(x.shape), h_ND.reshape(x.shape)
+
+
+def prepare_packed(
+  weights: Weights,
+  name: str,
+  part: str,
+  model: ModelConfig,
+  x_BLD: jax.Array,
+  y_BLD: jax.Array | None,
+  inputs_BWD: jax.Array | None,
+  length_B: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Compute `transformer.prepare` in one call."""
+  norm = f'{name}.{part}_norm'
+  if inputs_BWD is None:  # The `reference` form has no convolutions.
+    return *_call_normalise(weights, norm, x_BLD, y_BLD), None
+  return xla_kernels.normalise_and_convolve(
+    x_BLD,
+    weights[f'{norm}.scale'],
+    weights.get(f'{norm}.bias'),
+    weights[f'{name}.{part}_convolution'],
+    inputs_BWD,
+    length_B,
+    add=y_BLD,
+  )
+
+
+def attend_packed(
+  model: ModelConfig, qkv_BLE: jax.Array, position_B: jax.Array, key_values: Any
+) -> tuple[jax.Array, Any]:
+  """Turn queries and keys and attend, in one call."""
+  if model.form == 'reference':
+    return xla_kernels.cached_attention(qkv_BLE, position_B, key_values)
+  rotary = xla_kernels.RotaryTables(*attention.rotary_tables(model.context, model.head_width))
+  return xla_kernels.cached_attention(qkv_BLE, position_B, key_values, rotary=rotary, normalise_heads=True)
 
 
 def apply_packed_tiles(
@@ -205,28 +249,63 @@ def apply_trained_tiles(
   )
 
 
-def xla_attention(
-  q_BLHW: jax.Array,
-  k_BLHW: jax.Array,
-  v_BLHW: jax.Array,
-  position_B: jax.Array,
-  key_values: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """Compute `xla_kernels.cached_attention` by XLA; keys and values are [B, H, S, W]."""
-  out_BLHW, keys_BHSW, values_BHSW = reference.plain_cached_attention(
-    q_BLHW, k_BLHW, v_BLHW, position_B, *key_values, scale=q_BLHW.shape[3] ** -0.5
+def normalise_trained(weights: Weights, name: str, model: ModelConfig, x: jax.Array, y: jax.Array | None) -> jax.Array:
+  """Add, and normalise like the Flax layers."""
+  params = {key: weights[f'{name}.{key}'] for key in ('scale', 'bias') if f'{name}.{key}' in weights}
+  normalised: Any = transformer.norm(model).apply({'params': params}, transformer.add(x, y))
+  return normalised
+
+
+def prepare_trained(
+  weights: Weights,
+  name: str,
+  part: str,
+  model: ModelConfig,
+  x_BLD: jax.Array,
+  y_BLD: jax.Array | None,
+  inputs_BWD: jax.Array | None,
+  length_B: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Compute `transformer.prepare` like the Flax layers."""
+  return transformer.prepare(
+    model,
+    lambda x_BLD: normalise_trained(weights, f'{name}.{part}_norm', model, x_BLD, None),
+    lambda x_BPD: layers.short_convolution(x_BPD, weights[f'{name}.{part}_convolution']),
+    x_BLD,
+    y_BLD,
+    inputs_BWD,
+    length_B,
   )
-  return out_BLHW, (keys_BHSW, values_BHSW)
 
 
-def xla_key_values(batch: int, heads: int, width: int, slots: int) -> tuple[jax.Array, jax.Array]:
-  """Make an empty cache for `xla_attention`."""
+def split_heads(
+  model: ModelConfig, qkv_BLE: jax.Array, position_B: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Return queries, keys and values, [B, L, heads, W] each, turned by their positions."""
+  B, L, _ = qkv_BLE.shape
+  q_BLHW, k_BLHW, v_BLHW = (part.reshape(B, L, model.heads, -1) for part in jnp.split(qkv_BLE, 3, axis=-1))
+  position_BL = position_B[:, None] + jnp.arange(L, dtype=jnp.int32)
+  return *transformer.turn_heads(model, q_BLHW, k_BLHW, position_BL), v_BLHW
+
+
+def attend_trained(
+  model: ModelConfig, qkv_BLE: jax.Array, position_B: jax.Array, key_values: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  """Attend by XLA; keys and values are [B, H, S, W]."""
+  out_BLHW, keys_BHSW, values_BHSW = reference.plain_cached_attention(
+    *split_heads(model, qkv_BLE, position_B), position_B, *key_values, scale=model.head_width**-0.5
+  )
+  return out_BLHW.reshape(*qkv_BLE.shape[:2], -1), (keys_BHSW, values_BHSW)
+
+
+def xla_key_values(batch: int, heads: int, width: int, slots: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+  """Make an empty cache for `attend_trained`, of float32."""
   shape = batch, heads, slots, width
-  return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+  return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
 
-PACKED = Computation(apply_packed_tiles, xla_kernels.cached_attention, xla_kernels.empty_cache)
-XLA = Computation(apply_trained_tiles, xla_attention, xla_key_values)
+PACKED = Computation(normalise_packed, prepare_packed, attend_packed, apply_packed_tiles, xla_kernels.empty_cache)
+XLA = Computation(normalise_trained, prepare_trained, attend_trained, apply_trained_tiles, xla_key_values)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -35,7 +35,8 @@ class InferenceConfig:
   Attributes:
     model: sizes and form of the language model.
     vocabulary_size: V.
-    attention, head: precision of the projections around attention and of the output head, one of `PRECISIONS`.
+    attention, head: precision of the projections around attention and of the output head, one of `PRECISIONS`. Keys
+      and values of earlier tokens are float32 with float32 attention, else int8.
   """
 
   model: ModelConfig
@@ -47,6 +48,11 @@ class InferenceConfig:
   def tables(self) -> str:
     """Return the precision of embedding and positions."""
     return 'float32' if self.head == 'float32' else 'int8'
+
+  @property
+  def key_values(self) -> Any:
+    """Return the dtype of the cache of keys and values."""
+    return jnp.float32 if self.attention == 'float32' else jnp.int8
 
   def __post_init__(self):
     for name in ('attention', 'head'):

@@ -30,18 +30,6 @@ class LayerCache(NamedTuple):
   ffn_inputs_BWD: jax.Array | None
 
 
-class Positions(NamedTuple):
-  """Where new tokens stand behind those of a cache.
-
-  Attributes:
-    position_BL: int32, positions of the new tokens.
-    length_B: int32, valid new tokens of each row; tokens after them do not change earlier results.
-  """
-
-  position_BL: jax.Array
-  length_B: jax.Array
-
-
 def _unchanged(x: jax.Array) -> jax.Array:
   return x
 
@@ -53,18 +41,16 @@ class ModelParts(NamedTuple):
     vocabulary_size: V.
     embed: tokens [B, L] -> [B, L, D].
     embed_positions: () -> [..., L, D] of the tokens' positions; the `reference` form asks for it.
-    apply_layer: (number of the layer, x_BLD, Tokens, its cache or None) -> x_BLD, RoutingInfo, its new cache.
-    normalise: (name, x_BLD) -> x_BLD.
+    apply_layer: (number of the layer, x_BLD, y_BLD, Tokens, its cache or None) -> as `apply_block`.
+    normalise: (name, x_BLD, y_BLD) -> h_BLD, x + y normalised.
     drop_out: x -> x; inference leaves it out.
   """
 
   vocabulary_size: int
   embed: Callable[[jax.Array], jax.Array]
   embed_positions: Callable[[], jax.Array]
-  apply_layer: Callable[
-    [int, jax.Array, ffn.Tokens, LayerCache | None], tuple[jax.Array, routing.RoutingInfo, LayerCache | None]
-  ]
-  normalise: Callable[[str, jax.Array], jax.Array]
+  apply_layer: Callable[[int, jax.Array, jax.Array | None, ffn.Tokens, LayerCache | None], 'AfterBlock']
+  normalise: Callable[[str, jax.Array, jax.Array | None], jax.Array]
   drop_out: Callable[[jax.Array], jax.Array] = _unchanged
 
 
@@ -72,24 +58,29 @@ class BlockParts(NamedTuple):
   """What a block computes with.
 
   Attributes:
-    normalise: (name, x_BLD) -> x_BLD.
-    convolve: (name, x_BPD) -> x_BLD, see `layers.short_convolution`; the `modern` form asks for it.
-    project_heads: x_BLD -> queries, keys and values, [B, L, heads, W] each.
-    attend: (queries, keys, values, `LayerCache.key_values`) -> out_BLHW, new key_values; W is the width of a head.
-    project_out: out_BLD -> x_BLD.
-    apply_tiles: x_BLD -> y_BLD, RoutingInfo.
+    prepare: (`attention` or `ffn`, x_BLD, y_BLD, inputs_BWD) -> x + y, h_BLD, latest inputs; see `prepare`.
+    attend: (h_BLD, `LayerCache.key_values`) -> out_BLD, new key_values.
+    project_out: out_BLD -> y_BLD.
+    apply_tiles: h_BLD -> y_BLD, RoutingInfo.
     drop_out: x -> x; inference leaves it out.
     has_residual: whether the tiles' output is added to their block's input. Only an ablation replaces it.
   """
 
-  normalise: Callable[[str, jax.Array], jax.Array]
-  convolve: Callable[[str, jax.Array], jax.Array]
-  project_heads: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
-  attend: Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+  prepare: Callable[[str, jax.Array, jax.Array | None, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array | None]]
+  attend: Callable[[jax.Array, Any], tuple[jax.Array, Any]]
   project_out: Callable[[jax.Array], jax.Array]
   apply_tiles: Callable[[jax.Array], tuple[jax.Array, routing.RoutingInfo]]
   drop_out: Callable[[jax.Array], jax.Array] = _unchanged
   has_residual: bool = True
+
+
+class AfterBlock(NamedTuple):
+  """What a block leaves: the residual stream as a sum x + y, which the next one adds up, and its cache."""
+
+  x_BLD: jax.Array
+  y_BLD: jax.Array | None
+  info: routing.RoutingInfo
+  cache: LayerCache | None
 
 
 def apply_model(
@@ -97,7 +88,6 @@ def apply_model(
   parts: ModelParts,
   token_BL: jax.Array,
   caches: list[LayerCache] | None = None,
-  positions: Positions | None = None,
 ) -> tuple[jax.Array, list[routing.RoutingInfo], list[Any]]:
   """Compute hidden states [B, L, D] for the head, each layer's RoutingInfo of all B * L tokens, and new caches.
 
@@ -105,7 +95,6 @@ def apply_model(
     config, parts: of the model.
     token_BL: int32.
     caches: of earlier tokens, one for each layer; None for texts that begin at position 0.
-    positions: of the tokens; needed with caches.
   """
   x_BLD = parts.embed(token_BL)
   embedding_BLD = layers.normalise_rms(x_BLD) if config.ffn.address == 'token' else None
@@ -113,49 +102,79 @@ def apply_model(
   if config.form == 'reference':
     x_BLD += parts.embed_positions()
   x_BLD = parts.drop_out(x_BLD)
-  infos, new_caches = [], []
+  y_BLD, infos, new_caches = None, [], []
   for layer in range(config.layers):
-    x_BLD, info, cache = parts.apply_layer(layer, x_BLD, tokens, None if caches is None else caches[layer])
+    x_BLD, y_BLD, info, cache = parts.apply_layer(
+      layer, x_BLD, y_BLD, tokens, None if caches is None else caches[layer]
+    )
     infos.append(info)
     new_caches.append(cache)
-  return parts.normalise('final_norm', x_BLD), infos, new_caches
+  return parts.normalise('final_norm', x_BLD, y_BLD), infos, new_caches
 
 
 def apply_block(
-  config: ModelConfig,
-  parts: BlockParts,
-  x_BLD: jax.Array,
-  cache: LayerCache | None = None,
-  positions: Positions | None = None,
-) -> tuple[jax.Array, routing.RoutingInfo, LayerCache | None]:
-  """Compute a block on new tokens; arguments as in `apply_model`. The new cache is None without one."""
-  B, L, D = x_BLD.shape
+  config: ModelConfig, parts: BlockParts, x_BLD: jax.Array, y_BLD: jax.Array | None, cache: LayerCache | None = None
+) -> AfterBlock:
+  """Compute a block on the new tokens of the stream x + y. The new cache is None without one."""
   before = cache or LayerCache(None, None, None)
-
-  def prepare(part, x_BLD, inputs_BWD):
-    """Return the part's input, and the convolution's latest inputs for the new cache."""
-    x_BLD = parts.normalise(f'{part}_norm', x_BLD)
-    if config.form == 'reference':
-      return x_BLD, None
-    if inputs_BWD is None:
-      padded_BPD = jnp.pad(x_BLD, ((0, 0), (layers.CONVOLUTION_WIDTH - 1, 0), (0, 0)))
-    else:
-      padded_BPD = jnp.concatenate([inputs_BWD, x_BLD], axis=1)
-    latest_BWD = None if positions is None else layers.last_inputs(padded_BPD, positions.length_B)
-    return parts.convolve(f'{part}_convolution', padded_BPD), latest_BWD
-
-  h_BLD, attention_inputs_BWD = prepare('attention', x_BLD, before.attention_inputs_BWD)
-  q_BLHW, k_BLHW, v_BLHW = parts.project_heads(h_BLD)
-  if config.form == 'modern':
-    where = () if positions is None else (positions.position_BL, config.context)
-    q_BLHW, k_BLHW = (attention.rotary(layers.normalise_rms(x_BLHW), *where) for x_BLHW in (q_BLHW, k_BLHW))
-  out_BLHW, key_values = parts.attend(q_BLHW, k_BLHW, v_BLHW, before.key_values)
-  x_BLD = x_BLD + parts.drop_out(parts.project_out(out_BLHW.reshape(B, L, D)))
-  h_BLD, ffn_inputs_BWD = prepare('ffn', x_BLD, before.ffn_inputs_BWD)
+  x_BLD, h_BLD, attention_inputs_BWD = parts.prepare('attention', x_BLD, y_BLD, before.attention_inputs_BWD)
+  out_BLD, key_values = parts.attend(h_BLD, before.key_values)
+  y_BLD = parts.drop_out(parts.project_out(out_BLD))
+  x_BLD, h_BLD, ffn_inputs_BWD = parts.prepare('ffn', x_BLD, y_BLD, before.ffn_inputs_BWD)
   y_BLD, info = parts.apply_tiles(h_BLD)
   y_BLD = parts.drop_out(y_BLD)
-  x_BLD = x_BLD + y_BLD if parts.has_residual else y_BLD
-  return x_BLD, info, None if cache is None else LayerCache(key_values, attention_inputs_BWD, ffn_inputs_BWD)
+  after = None if cache is None else LayerCache(key_values, attention_inputs_BWD, ffn_inputs_BWD)
+  return AfterBlock(x_BLD, y_BLD, info, after) if parts.has_residual else AfterBlock(y_BLD, None, info, after)
+
+
+def add(x: jax.Array, y: jax.Array | None) -> jax.Array:
+  """Return x + y, or x without y."""
+  return x if y is None else x + y
+
+
+def prepare(
+  config: ModelConfig,
+  normalise: Callable[[jax.Array], jax.Array],
+  convolve: Callable[[jax.Array], jax.Array],
+  x_BLD: jax.Array,
+  y_BLD: jax.Array | None,
+  inputs_BWD: jax.Array | None = None,
+  length_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Compute what attention or the tiles of a block read.
+
+  Args:
+    config: of the model.
+    normalise: of the last axis.
+    convolve: x_BPD -> x_BLD, see `layers.short_convolution`; the `modern` form asks for it.
+    x_BLD, y_BLD: the stream is x + y.
+    inputs_BWD: latest inputs of the convolution, None at the start of a text.
+    length_B: valid new tokens of each row, where the latest inputs are wanted.
+
+  Returns:
+    x + y, the prepared tokens, and the latest inputs for tokens that follow the valid ones.
+  """
+  x_BLD = add(x_BLD, y_BLD)
+  h_BLD = normalise(x_BLD)
+  if config.form == 'reference':
+    return x_BLD, h_BLD, None
+  if inputs_BWD is None:
+    padded_BPD = jnp.pad(h_BLD, ((0, 0), (layers.CONVOLUTION_WIDTH - 1, 0), (0, 0)))
+  else:
+    padded_BPD = jnp.concatenate([inputs_BWD, h_BLD], axis=1)
+  latest_BWD = None if length_B is None else layers.last_inputs(padded_BPD, length_B)
+  return x_BLD, convolve(padded_BPD), latest_BWD
+
+
+def turn_heads(
+  config: ModelConfig, q_BLHW: jax.Array, k_BLHW: jax.Array, position_BL: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """Normalise and rotate queries and keys, in the `modern` form; positions are 0 ... L - 1 by default."""
+  if config.form == 'reference':
+    return q_BLHW, k_BLHW
+  where = () if position_BL is None else (position_BL, config.context)
+  q_BLHW, k_BLHW = (attention.rotary(layers.normalise_rms(x_BLHW), *where) for x_BLHW in (q_BLHW, k_BLHW))
+  return q_BLHW, k_BLHW
 
 
 class SelfAttention(nn.Module):
@@ -213,22 +232,29 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BLD: jax.Array, tokens: ffn.Tokens, train: bool) -> tuple[jax.Array, routing.RoutingInfo]:
+  def __call__(self, x_BLD: jax.Array, y_BLD: jax.Array | None, tokens: ffn.Tokens, train: bool) -> AfterBlock:
     config = self.config
     control = controls.find(config.control)
     projections = SelfAttention(config, name='attention')
+
+    def attend(h_BLD, _):
+      q_BLHW, k_BLHW, v_BLHW = projections.project_heads(h_BLD)
+      out_BLHW = attention.causal_attention(*turn_heads(config, q_BLHW, k_BLHW), v_BLHW)
+      return out_BLHW.reshape(h_BLD.shape), None
+
+    def prepare_part(part, x_BLD, y_BLD, _):
+      convolve = ShortConvolution(name=f'{part}_convolution') if config.form == 'modern' else _unchanged
+      return prepare(config, norm(config, f'{part}_norm'), convolve, x_BLD, y_BLD)
+
     parts = BlockParts(
-      normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
-      convolve=lambda name, x_BPD: ShortConvolution(name=name)(x_BPD),
-      project_heads=projections.project_heads,
-      attend=lambda q_BLHW, k_BLHW, v_BLHW, _: (attention.causal_attention(q_BLHW, k_BLHW, v_BLHW), None),
+      prepare=prepare_part,
+      attend=attend,
       project_out=projections.project_out,
-      apply_tiles=lambda x_BLD: make_tiles(config.ffn, control)(x_BLD, tokens),
+      apply_tiles=lambda h_BLD: make_tiles(config.ffn, control)(h_BLD, tokens),
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
       has_residual=control.without != 'residual',
     )
-    x_BLD, info, _ = apply_block(config, parts, x_BLD)
-    return x_BLD, info
+    return apply_block(config, parts, x_BLD, y_BLD)
 
 
 def make_tiles(config: FFNConfig, control: controls.Control) -> nn.Module:
@@ -269,8 +295,10 @@ class TransformerLM(nn.Module):
       embed_positions=lambda: self.param('positions', nn.initializers.normal(0.02), (config.context, config.d_model))[
         :L
       ],
-      apply_layer=lambda layer, x_BLD, tokens, _: (*Block(config, name=f'layer_{layer}')(x_BLD, tokens, train), None),
-      normalise=lambda name, x_BLD: norm(config, name)(x_BLD),
+      apply_layer=lambda layer, x_BLD, y_BLD, tokens, _: Block(config, name=f'layer_{layer}')(
+        x_BLD, y_BLD, tokens, train
+      ),
+      normalise=lambda name, x_BLD, y_BLD: norm(config, name)(add(x_BLD, y_BLD)),
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
     )
     x_BLD, infos, _ = apply_model(config, parts, token_BL)

@@ -38,11 +38,23 @@ struct Elementwise {
   void (*rescale_add)(const int32_t* acc, float step, const float* scale, float gate, int64_t count, float* y);
   // y = relu((acc * step) * scale), or its square
   void (*rescale_relu)(const int32_t* acc, float step, const float* scale, bool squared, int64_t count, float* y);
+  // sum = x + y, and out = sum normalised, times `scale`: by its root mean square; with a bias by mean and standard
+  // deviation, plus the bias. Without y (null) the sum is x, and `sum` may be null. `scale` may be null too, for ones.
+  void (*normalise)(const float* x, const float* y, int64_t columns, const float* scale, const float* bias, float* sum,
+                    float* out);
   // out[w] = sum_s softmax_s(sum_w q[w] * key_s[w]) * value_s[w] for `count` queries, query i at q + i * width and its
   // result at out + i * stride. Query i sees the first length + i of `slots` slots; keys and values lie as
   // `CachedAttention` says. `weights` is working memory for kQueries * slots floats.
   void (*attend)(const float* q, int count, const float* keys, const float* values, int64_t length, int64_t slots,
                  int64_t width, float* weights, float* out, int64_t stride);
+  // Turns the first `length` scores of one query into integers of two digits, 128 * high + low, that are in proportion
+  // to softmax(scores) * scale. Both digits are from 0 to 127, and 0 from `length` to `end`, a multiple of
+  // kCacheMultiple. Returns what one unit is worth, NaN if a score or a scale is no number. It overwrites `scores` up
+  // to `end`. `sums` gets the sums of high and of low digits.
+  float (*weigh)(float* scores, const float* scale, int64_t length, int64_t end, int8_t* high, int8_t* low,
+                 int32_t* sums);
+  // y = (128 * high + low) * unit
+  void (*join_digits)(const int32_t* high, const int32_t* low, float unit, int64_t count, float* y);
   // The places of the `top_k` greatest of `count` values, greatest first, the lowest place first among equals. No value
   // is a NaN. `work` has room for 2 * `count` numbers.
   void (*find_best)(const float* values, int64_t count, int64_t top_k, int32_t* work, int32_t* place);
@@ -54,7 +66,7 @@ struct Path {
   const char* name;
   // Whether this CPU and its operating system can run the path.
   bool (*supported)();
-  // The number of tokens at which `dot` is fastest.
+  // The number of tokens at which `dot` is fastest, and the most that a call of it takes.
   int panel;
   // Exact dot products of one block with some tokens.
   //   block    kWideRows, kNarrowRows or kThinRows rows, `columns` columns (a multiple of four)

@@ -53,11 +53,6 @@ MUTATIONS = (
     'xla_kernels/csrc/isa/elementwise.h',
     'kernels/test_products kernels/test_tiles',
     (
-      'step_by_division_in_a_kernel',
-      'return {true, 127.0f / a, a * kInverseInt8Max};',
-      'return {true, 127.0f / a, a / 127.0f};',
-    ),
-    (
       'accumulators_rescaled_in_another_order_in_a_kernel',
       'return (static_cast<float>(acc) * step) * scale;',
       'return static_cast<float>(acc) * (step * scale);',
@@ -164,8 +159,15 @@ MUTATIONS = (
     'csrc',
     'xla_kernels/csrc/ops/attention.cc',
     'kernels/test_attention',
-    ('new_keys_overwrite_the_oldest', 'const int64_t slot = first + l, block', 'const int64_t slot = l, block'),
-    ('queries_are_not_scaled', 'q[at(l + i) + w] * shape.scale;', 'q[at(l + i) + w];'),
+    (
+      'new_keys_overwrite_the_oldest',
+      'tokens.Value(l, kv_head), first + l);',
+      'tokens.Value(l, kv_head), l);',
+    ),
+    ('queries_are_not_scaled', 'queries_[i] *= turning_.scale;', 'queries_[i] *= 1.0f;'),
+    ('int8_scores_are_not_scaled', 'key_scale_ + s, turning_.scale, slots', 'key_scale_ + s, 1.0f, slots'),
+    ('neighbouring_heads_share_nothing', 'head = kv_head * group; head <', 'head = kv_head; head <'),
+    ('all_rows_turn_by_the_first_tables', 'table = row / turning.rows * turning.angles;', 'table = 0 * row;'),
   ),
   *break_file(
     'csrc',
@@ -176,6 +178,37 @@ MUTATIONS = (
       'Softmax(weights + i * slots, length + i);',
       'Softmax(weights + i * slots, length);',
     ),
+  ),
+  *break_file(
+    'csrc',
+    'xla_kernels/csrc/isa/int8_attention_loops.h',
+    'kernels/test_attention',
+    (
+      'low_digits_are_lost',
+      'static_cast<float>(high[i]) * kDigit + static_cast<float>(low[i])',
+      'static_cast<float>(high[i]) * kDigit',
+    ),
+    ('weights_ignore_the_scale_of_values', 'scores[s] *= scale[s];', 'scores[s] *= scale[0];'),
+  ),
+  *break_file(
+    'csrc',
+    'xla_kernels/csrc/isa/quantisation.h',
+    'kernels/test_products kernels/test_tiles',
+    ('step_by_division_in_a_kernel', 'return {true, kMost / a, a * kInverse};', 'return {true, kMost / a, a / kMost};'),
+  ),
+  *break_file(
+    'csrc',
+    'xla_kernels/csrc/isa/normalisation.h',
+    'kernels/test_normalisation test_golden_model',
+    ('norms_without_epsilon', 'square / count + kEpsilon', 'square / count'),
+    ('norms_lose_the_rest_of_a_row', '  return SumOf(sums) + total;', '  return SumOf(sums);'),
+  ),
+  *break_file(
+    'csrc',
+    'xla_kernels/csrc/ops/normalisation.cc',
+    'kernels/test_normalisation',
+    ('padding_enters_the_convolution', 'h + valid[b] * d, static', 'h + length * d, static'),
+    ('taps_in_reverse', 'taps[lag * d + i] * own[i - lag * d]', 'taps[(kTaps - lag) * d + i] * own[i - lag * d]'),
   ),
   *break_file(
     'csrc',

@@ -167,8 +167,8 @@ MUTATIONS = (
     ),
     (
       'changed_tokens_are_convolved_with_changed_ones',
-      "of_layer[name]['taps'], B if alone else len(x_BPD)",
-      "of_layer[name]['taps'], len(x_BPD)",
+      "['taps'], B if alone else len(x_BPD)",
+      "['taps'], len(x_BPD)",
     ),
   ),
   *break_file(

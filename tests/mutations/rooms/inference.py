@@ -42,9 +42,11 @@ MUTATIONS = (
     ),
     (
       'positions_start_over',
-      'transformer.Positions(cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
-      'transformer.Positions(0 * cache.position_B[:, None] + jnp.arange(L, dtype=jnp.int32)',
+      "'positions', cache.position_B[:, None] + jnp",
+      "'positions', 0 * cache.position_B[:, None] + jnp",
     ),
+    ('packed_heads_are_not_turned', 'rotary=rotary, normalise_heads=True', 'normalise_heads=True'),
+    ('the_packed_stream_is_not_summed', '    add=y_BLD,\n', ''),
     (
       'packed_layer_forgets_the_margin',
       '    keep_margin=config.keep_margin,\n',

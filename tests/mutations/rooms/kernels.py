@@ -53,8 +53,8 @@ MUTATIONS = (
     ),
     (
       'reference_attention_does_not_see_itself',
-      'visible_BLS = jnp.arange(S) <= last_BL[..., None]',
-      'visible_BLS = jnp.arange(S) < jnp.maximum(last_BL, 1)[..., None]',
+      'jnp.arange(S) <= (position_B[:, None] + jnp.arange(L))[..., None]',
+      'jnp.arange(S) < jnp.maximum(position_B[:, None] + jnp.arange(L), 1)[..., None]',
     ),
     (
       'reference_writes_a_full_cache',

@@ -101,11 +101,15 @@ MUTATIONS = (
     'nn',
     'trix_jax/nn/transformer.py',
     'test_transformer test_controls test_inference test_golden_model',
-    ('block_without_its_residual', 'x_BLD + y_BLD if parts.has_residual else y_BLD', 'y_BLD'),
+    (
+      'block_without_its_residual',
+      'AfterBlock(x_BLD, y_BLD, info, after) if parts.has_residual else AfterBlock(y_BLD, None, info, after)',
+      'AfterBlock(y_BLD, None, info, after)',
+    ),
     (
       'attention_without_its_residual',
-      'x_BLD = x_BLD + parts.drop_out(parts.project_out(',
-      'x_BLD = parts.drop_out(parts.project_out(',
+      "parts.prepare('ffn', x_BLD, y_BLD, ",
+      "parts.prepare('ffn', y_BLD, None, ",
     ),
   ),
   *break_file(

@@ -31,7 +31,7 @@ ffi::Error TimedMatmulHandler(ffi::ThreadPool threads, F32 x, U8 packed, F32 sca
   Time(microseconds, batch, [&](int64_t first) {
     for (int64_t i = first; i < first + batch; ++i) {
       TernaryMatmul(pool, x.typed_data(), n, k, packed.typed_data() + i % copies * PackedBytes(m, k), m,
-                    scales.typed_data(), y->typed_data());
+                    scales.typed_data(), nullptr, y->typed_data());
     }
   });
   return ffi::Error::Success();

@@ -100,6 +100,9 @@ class Batch {
   int64_t count_ = 1;
 };
 
+// An operand without numbers is one that was left out.
+inline const float* OrNull(const float* data, int64_t length) { return length == 0 ? nullptr : data; }
+
 // Weights of `m` x `k`, ternary or int8.
 template <typename Buffer>
 ffi::Error CheckPacked(const Buffer& packed, int64_t m, int64_t k) {

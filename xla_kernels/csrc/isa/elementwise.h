@@ -2,55 +2,26 @@
 // an anonymous namespace: a function compiled for AVX-512 must never be the one copy that the linker keeps.
 #pragma once
 
-#include <cstring>
-
 #include "isa/attention_loops.h"
+#include "isa/int8_attention_loops.h"
+#include "isa/normalisation.h"
+#include "isa/quantisation.h"
 #include "isa/selection.h"
 #include "path.h"
 
 namespace trix {
 namespace {
 
-constexpr float kTiny = 0x1p-100f;
-constexpr float kInverseInt8Max = 1.0f / 127.0f;
-// Adding 1.5 * 2^23 rounds magnitudes below 2^22 to the nearest integer, halves to even, and leaves it in the low bits.
-constexpr float kRounder = 12582912.0f;
-constexpr int32_t kRounderBits = 0x4b400000;
-
-inline uint32_t Bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-struct Scaling {
-  bool usable;  // Otherwise all activations are 0.
-  float factor, step;
-};
-
-// Computes how to quantise a row from the bits of its largest magnitude.
-inline Scaling ScalingOf(int32_t largest) {
-  float a;
-  std::memcpy(&a, &largest, sizeof(a));
-  if (largest >= 0x7f800000) return {false, 0.0f, __builtin_nanf("")};
-  if (a < kTiny) return {false, 0.0f, 0.0f};
-  return {true, 127.0f / a, a * kInverseInt8Max};
-}
-
 void Quantise(const float* __restrict x, int64_t columns, int64_t padded, int8_t* __restrict q, float* step,
               int32_t* sum) {
-  // Magnitudes of floats have the same order as their bits. Infinity and then NaN are above all numbers.
   int32_t largest = 0;
-  for (int64_t k = 0; k < columns; ++k) {
-    const int32_t magnitude = static_cast<int32_t>(Bits(x[k]) & 0x7fffffffu);
-    largest = magnitude > largest ? magnitude : largest;
-  }
+  for (int64_t k = 0; k < columns; ++k) largest = Larger(largest, Magnitude(x[k]));
   const Scaling scaling = ScalingOf(largest);
   *step = scaling.step;
   int32_t total = 0;
   if (scaling.usable) {
     for (int64_t k = 0; k < columns; ++k) {
-      const int32_t value = static_cast<int32_t>(Bits(x[k] * scaling.factor + kRounder)) - kRounderBits;
+      const int32_t value = Rounded(x[k] * scaling.factor);
       q[k] = static_cast<int8_t>(value);
       total += value;
     }
@@ -146,7 +117,7 @@ inline void ScalingsOf(const int32_t* __restrict largest, int64_t count, float* 
     float a;
     std::memcpy(&a, largest + i, sizeof(a));
     const bool finite = largest[i] < 0x7f800000, usable = finite && a >= kTiny;
-    const float factor = 127.0f / a, step = a * kInverseInt8Max;
+    const float factor = kInt8Max / a, step = a * (1.0f / kInt8Max);
     factors[i] = usable ? factor : 0.0f;
     steps[i] = usable ? step : finite ? 0.0f : __builtin_nanf("");
   }
@@ -198,7 +169,10 @@ constexpr Elementwise kElementwise = {
     .rescale = Rescale,
     .rescale_add = RescaleAdd,
     .rescale_relu = RescaleRelu,
+    .normalise = Normalise,
     .attend = Attend,
+    .weigh = Weigh,
+    .join_digits = JoinDigits,
     .find_best = FindBest,
     .read = Read,
 };

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kLanes = 16;
 
-// Bytes of the widest vector of the instruction set. GCC 12 keeps wider ones in memory, which took ten times as long.
+// Bytes of the widest vector of the instruction set. GCC 12 keeps wider ones in memory.
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)

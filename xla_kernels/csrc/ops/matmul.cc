@@ -52,7 +52,7 @@ void Multiply(const Pool& pool, int64_t n, const Weights<Code>& weights, const P
 // Activations quantised on the way in, accumulators rescaled on the way out.
 template <typename Code>
 void QuantisedMatmul(const Pool& pool, const float* x, int64_t n, const Weights<Code>& weights, const float* scales,
-                     float* y) {
+                     const float* bias, float* y) {
   Multiply(
       pool, n, weights,
       [&](const Path& path, const Rows& rows, int64_t token, int64_t t) {
@@ -60,7 +60,9 @@ void QuantisedMatmul(const Pool& pool, const float* x, int64_t n, const Weights<
       },
       [&](const Path& path, const Rows& rows, int64_t token, int64_t t, int64_t row, int64_t count,
           const int32_t* acc) {
-        path.elementwise->rescale(acc, rows.step[t], scales + row, 1.0f, count, y + token * weights.m + row);
+        float* own = y + token * weights.m + row;
+        path.elementwise->rescale(acc, rows.step[t], scales + row, 1.0f, count, own);
+        for (int64_t i = 0; bias != nullptr && i < count; ++i) own[i] += bias[row + i];
       });
 }
 
@@ -84,13 +86,13 @@ void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const u
 }
 
 void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
-                   const float* scales, float* y) {
-  QuantisedMatmul(pool, x, n, Weights<uint8_t>{packed, m, k}, scales, y);
+                   const float* scales, const float* bias, float* y) {
+  QuantisedMatmul(pool, x, n, Weights<uint8_t>{packed, m, k}, scales, bias, y);
 }
 
 void Int8Matmul(const Pool& pool, const float* x, int64_t n, int64_t k, const int8_t* packed, int64_t m,
-                const float* scales, float* y) {
-  QuantisedMatmul(pool, x, n, Weights<int8_t>{packed, m, k}, scales, y);
+                const float* scales, const float* bias, float* y) {
+  QuantisedMatmul(pool, x, n, Weights<int8_t>{packed, m, k}, scales, bias, y);
 }
 
 }  // namespace trix

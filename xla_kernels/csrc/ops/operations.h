@@ -12,13 +12,37 @@ namespace trix {
 void Accumulate(const Pool& pool, const int8_t* q, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
                 int32_t* acc);
 
-// y[n, m] = (acc[n, m] * step[n]) * scales[m], acc and step of the rows of x quantised to int8.
+// y[n, m] = (acc[n, m] * step[n]) * scales[m] + bias[m], acc and step of the rows of x quantised to int8. `bias` may be
+// null.
 void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const uint8_t* packed, int64_t m,
-                   const float* scales, float* y);
+                   const float* scales, const float* bias, float* y);
 
 // The same with int8 weights.
 void Int8Matmul(const Pool& pool, const float* x, int64_t n, int64_t k, const int8_t* packed, int64_t m,
-                const float* scales, float* y);
+                const float* scales, const float* bias, float* y);
+
+// Adds rows to a residual stream, normalises the sums, and mixes each with the ones before it.
+struct Normalisation {
+  int64_t d;
+  const float* scale;  // [d]
+  const float* bias;   // [d], or null: see `Elementwise::normalise`
+};
+
+// sum[n] = x[n] + y[n], or x[n] without y (null), and out[n] = sum[n] normalised.
+void Normalise(const Pool& pool, const float* x, const float* y, int64_t n, const Normalisation& how, float* sum,
+               float* out);
+
+// The same for `length` tokens of every row of a batch, and then a convolution over time with kTaps taps a feature:
+// out_t = h_t + sum_i taps[i] * h_{t - i}, where h_t is normalised. `inputs` has h of the kTaps - 1 tokens before, and
+// `latest` gets those that precede the token `valid` of a row.
+//   x, y, sum, out  [batch, length, d]
+//   taps            [kTaps, d]
+//   inputs, latest  [batch, kTaps - 1, d]
+//   valid           [batch], from 0 to length
+constexpr int kTaps = 4;
+void NormaliseAndConvolve(const Pool& pool, const float* x, const float* y, int64_t batch, int64_t length,
+                          const Normalisation& how, const float* taps, const float* inputs, const int32_t* valid,
+                          float* sum, float* out, float* latest);
 
 struct Signatures {
   const uint8_t* packed;  // Ternary, or null
@@ -67,17 +91,42 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
                    const float* gate, int64_t top_k, float* y);
 
 struct CacheShape {
-  int64_t batch, length, heads, width, slots;  // `length` new tokens a row; room for `slots`, see kCacheMultiple.
-  float scale;                                 // of the queries
+  int64_t batch, length;    // `length` new tokens a row
+  int64_t heads, kv_heads;  // heads of queries, a multiple of those of keys and values
+  int64_t width, slots;     // of a head; and the room for tokens, see kCacheMultiple
+};
+
+// What becomes of queries and keys.
+struct Turning {
+  float scale;     // of the scores
+  bool normalise;  // by the root mean square of each head, first
+  // Tables of rotary positions, [angles, width / 2] for every `rows` rows of the batch. Positions after the last one
+  // get the last one. There are none where `angles` is 0.
+  int64_t angles, rows;
+  const float *cos, *sin;
 };
 
 // Causal attention of new tokens. Adds their keys and values to the cache, which holds position[b] tokens of row b.
 // Each token sees itself and all tokens before it. There must be room: position[b] + length <= slots.
-//   q, k, v, out  [batch, length, heads, width]
-//   keys          [batch, heads, slots / kCacheMultiple, width, kCacheMultiple], to compute so many scores together
-//   values        [batch, heads, slots, width]
-void CachedAttention(const Pool& pool, const float* q, const float* k, const float* v, const int32_t* position,
-                     const CacheShape& shape, float* keys, float* values, float* out);
+//   qkv     [batch, length, (heads + 2 * kv_heads) * width]: queries, keys, values
+//   out     [batch, length, heads * width]
+//   keys    [batch, kv_heads, slots / kCacheMultiple, width, kCacheMultiple], to compute so many scores together
+//   values  [batch, kv_heads, slots, width]
+void CachedAttention(const Pool& pool, const float* qkv, const int32_t* position, const CacheShape& shape,
+                     const Turning& turning, float* keys, float* values, float* out);
+
+// The same, with keys and values as int8 of a scale for each token and head, and weights of 14 bits.
+//   keys, values            [batch, kv_heads, PackedInt8Bytes(slots, width)], matrices of slots x width, width x slots
+//   key_scale, value_scale  [batch, kv_heads, slots]
+struct Int8Cache {
+  int8_t* keys;
+  float* key_scale;
+  int8_t* values;
+  float* value_scale;
+};
+
+void Int8CachedAttention(const Pool& pool, const float* qkv, const int32_t* position, const CacheShape& shape,
+                         const Turning& turning, const Int8Cache& cache, float* out);
 
 // Position of the first index outside [0, tiles), or -1.
 int64_t FirstBadTile(const int32_t* tile, int64_t count, int64_t tiles);

@@ -1,0 +1,56 @@
+// What stands between the products: residual sums, normalisation, and the short convolution.
+#include <cstring>
+
+#include "ops/operations.h"
+#include "ops/scratch.h"
+#include "path.h"
+
+namespace trix {
+namespace {
+
+// The work of a number, in multiply-accumulates of a product, which take a hundredth of the time.
+constexpr int64_t kCost = 100;
+constexpr int64_t kRowsOfTask = 64;
+
+const float* Row(const float* rows, int64_t row, int64_t d) { return rows == nullptr ? nullptr : rows + row * d; }
+
+}  // namespace
+
+void Normalise(const Pool& pool, const float* x, const float* y, int64_t n, const Normalisation& how, float* sum,
+               float* out) {
+  const Path& path = ActivePath();
+  const int64_t d = how.d, tasks = (n + kRowsOfTask - 1) / kRowsOfTask;
+  ParallelFor(PoolFor(pool, n * d * kCost), tasks, [&](int64_t task) {
+    for (int64_t row = n * task / tasks; row < n * (task + 1) / tasks; ++row) {
+      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, sum + row * d, out + row * d);
+    }
+  });
+}
+
+void NormaliseAndConvolve(const Pool& pool, const float* x, const float* y, int64_t batch, int64_t length,
+                          const Normalisation& how, const float* taps, const float* inputs, const int32_t* valid,
+                          float* sum, float* out, float* latest) {
+  const Path& path = ActivePath();
+  const int64_t d = how.d, before = kTaps - 1;
+  const size_t bytes = sizeof(float) * static_cast<size_t>(d);
+  ParallelFor(PoolFor(pool, batch * length * d * kCost), batch, [&](int64_t b) {
+    thread_local Scratch scratch;
+    // The normalised tokens, after those of the cache.
+    float* h = reinterpret_cast<float*>(scratch.Bytes(static_cast<size_t>(length + before) * bytes));
+    std::memcpy(h, inputs + b * before * d, static_cast<size_t>(before) * bytes);
+    for (int64_t t = 0; t < length; ++t) {
+      const int64_t row = b * length + t;
+      float* own = h + (before + t) * d;
+      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, sum + row * d, own);
+      float* mixed = out + row * d;
+      for (int64_t i = 0; i < d; ++i) {
+        float total = taps[i] * own[i];
+        for (int64_t lag = 1; lag < kTaps; ++lag) total += taps[lag * d + i] * own[i - lag * d];
+        mixed[i] = own[i] + total;
+      }
+    }
+    std::memcpy(latest + b * before * d, h + valid[b] * d, static_cast<size_t>(before) * bytes);
+  });
+}
+
+}  // namespace trix
