@@ -74,8 +74,11 @@ def normalise(x_ND: jax.Array, y_ND: jax.Array, scale_D: jax.Array, bias_D: jax.
   """Return the sums and what they are normalised; y and bias without numbers were left out."""
   x_ND = _add(x_ND, y_ND)
   centred_ND = x_ND - x_ND.mean(axis=-1, keepdims=True) if bias_D.size else x_ND
-  factor_N1 = jax.lax.rsqrt(jnp.mean(centred_ND * centred_ND, axis=-1, keepdims=True) + EPSILON)
-  return [x_ND, _add(centred_ND * (factor_N1 * scale_D), bias_D)]
+  return [x_ND, _add(centred_ND * (_inverse_rms(centred_ND) * scale_D), bias_D)]
+
+
+def _inverse_rms(x):
+  return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON)
 
 
 def normalise_and_convolve(
@@ -257,7 +260,7 @@ def split_heads(
 
   def turn(x_BLHW):
     if normalise:
-      x_BLHW = x_BLHW * jax.lax.rsqrt(jnp.mean(x_BLHW * x_BLHW, axis=-1, keepdims=True) + EPSILON)
+      x_BLHW = x_BLHW * _inverse_rms(x_BLHW)
     if not cos_PU.size:
       return x_BLHW
     position_BL = position_B[:, None] + jnp.arange(L)

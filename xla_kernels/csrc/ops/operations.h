@@ -21,7 +21,7 @@ void TernaryMatmul(const Pool& pool, const float* x, int64_t n, int64_t k, const
 void Int8Matmul(const Pool& pool, const float* x, int64_t n, int64_t k, const int8_t* packed, int64_t m,
                 const float* scales, const float* bias, float* y);
 
-// Adds rows to a residual stream, normalises the sums, and mixes each with the ones before it.
+// How rows of a residual stream are normalised.
 struct Normalisation {
   int64_t d;
   const float* scale;  // [d]
