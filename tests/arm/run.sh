@@ -24,8 +24,8 @@ best=(neon_i8mm neon_dotprod neon)
 echo '== C++ alone'
 source=$repository/xla_kernels/csrc
 compile() { aarch64-linux-gnu-g++ -std=c++20 -O3 -ffp-contract=off -Wall -Wextra -I"$source" "$@"; }
-for name in cpu paths isa/portable ops/matmul ops/routing ops/tile_ffn ops/attention; do
-  compile -c "$source/$name.cc" -o "$work/native/$(basename "$name").o"
+for file in "$source"/{cpu,paths,isa/portable}.cc "$source"/ops/*.cc; do
+  compile -c "$file" -o "$work/native/$(basename "$file" .cc).o"
 done
 grep '^aarch64 ' "$source/isa/flags.txt" | while read -r _ name flags; do
   # shellcheck disable=SC2086
