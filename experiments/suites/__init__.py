@@ -17,6 +17,7 @@ from experiments.suites import (
   option_a,
   option_b,
   oracle,
+  projections,
   recipe,
   remedies,
   second_text,
@@ -80,6 +81,7 @@ SUITES = {
     dense_twin,
     recipe,
     better,
+    projections,
     second_text,
   )
 }

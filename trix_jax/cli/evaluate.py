@@ -41,9 +41,9 @@ _BACKEND = flags.DEFINE_enum(
   'backend', 'xla', ['xla', 'packed'], 'Compute by XLA alone, or also by packed kernels.', flag_values=FLAGS
 )
 _ATTENTION = flags.DEFINE_enum(
-  'attention', 'int8', weights.PRECISIONS, 'Precision of attention in the packed model.', flag_values=FLAGS
+  'attention', None, weights.PRECISIONS, 'Precision of attention in the packed model.', flag_values=FLAGS
 )
-_HEAD = flags.DEFINE_enum('head', 'int8', weights.PRECISIONS, 'Precision of the packed output head.', flag_values=FLAGS)
+_HEAD = flags.DEFINE_enum('head', None, weights.PRECISIONS, 'Precision of the packed output head.', flag_values=FLAGS)
 _PLOT = flags.DEFINE_bool(
   'plot', False, 'Draw loss, tile load and tile use beside the JSON, as .png.', flag_values=FLAGS
 )
@@ -67,7 +67,7 @@ def main() -> None:
     tokens = trained.corpus().validation
   packed = None
   if _BACKEND.value == 'packed':
-    packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value, _HEAD.value)
+    packed = weights.InferenceConfig(trained.model.config, len(vocabulary), _ATTENTION.value or '', _HEAD.value or '')
   fitted = gate_fitting.fit_gate(trained, steps=_GATE_STEPS.value) if _FIT_GATE.value else None
   rows = evaluate_routings(trained.model.config, vocabulary, tokens, trained.params, trained.routing_state)
   packed_rows = (

@@ -25,17 +25,18 @@ _OUT = flags.DEFINE_string('out', None, 'File to write.', required=True, flag_va
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'best', checkpoints.KINDS, 'Checkpoint to pack.', flag_values=FLAGS)
 _ATTENTION = flags.DEFINE_enum(
   'attention',
-  'int8',
+  None,
   weights.PRECISIONS,
-  'Precision of the projections around attention. Ternary costs a tenth of a nat if training did not use it. The cache '
-  'of keys and values is float32 with float32 attention, else int8.',
+  'Precision of the projections around attention, by default int8, or ternary where training used it. Elsewhere '
+  'ternary costs a tenth of a nat. The cache of keys and values is float32 with float32 attention, else int8.',
   flag_values=FLAGS,
 )
 _HEAD = flags.DEFINE_enum(
   'head',
-  'int8',
+  None,
   weights.PRECISIONS,
-  'Precision of the output head. Embedding and positions are float32 with a float32 head, else int8.',
+  'Precision of the output head, by default as of attention. Embedding and positions are float32 with a float32 head, '
+  'else int8.',
   flag_values=FLAGS,
 )
 
@@ -44,7 +45,7 @@ def main() -> None:
   if not _OUT.value:
     raise InputError('--out is empty; give the path of a file')
   trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
-  model = inference.from_checkpoint(trained, attention=_ATTENTION.value, head=_HEAD.value)
+  model = inference.from_checkpoint(trained, attention=_ATTENTION.value or '', head=_HEAD.value or '')
   path = pathlib.Path(_OUT.value)
   inference.save(model, path)
   parameters = transformer.count_parameters(trained.params)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from trix_jax.core import ternary
+
 CONVOLUTION_WIDTH = 4
 
 
@@ -29,6 +31,18 @@ def _project_backward(residuals, grad_BLE):
 
 
 project.defvjp(_project_forward, _project_backward)
+
+
+def project_ternary(x_BLD: jax.Array, latent_DE: jax.Array) -> jax.Array:
+  """Multiply int8 activations by the absmean codes of a latent kernel, [B, L, D] x [D, E] -> [B, L, E]."""
+  codes_DE, scale = ternary.ternarise(latent_DE, 'absmean')
+  return multiply_codes(x_BLD, codes_DE, scale[0])
+
+
+def multiply_codes(x: jax.Array, codes_DE: jax.Array, scale: jax.Array) -> jax.Array:
+  """Multiply int8 activations by ternary codes, [..., D] x [D, E] -> [..., E], in the roundings of packed products."""
+  q, step = ternary.quantise_int8(x)
+  return project(q, codes_DE) * step * scale
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:

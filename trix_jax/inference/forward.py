@@ -133,10 +133,11 @@ def project(weights: Weights, name: str, x: jax.Array) -> jax.Array:
   """Project [..., D] to [..., E] in any precision."""
   x_ND, matrix = x.reshape(-1, x.shape[-1]), weights[f'{name}.weights']
   bias_E = weights.get(f'{name}.bias')
+  scale_E = weights.get(f'{name}.scale')
   if matrix.dtype == jnp.float32:
-    y_NE = transformer.add(x_ND @ matrix, bias_E)
+    y_NE = transformer.add(x_ND @ matrix if scale_E is None else layers.multiply_codes(x_ND, matrix, scale_E), bias_E)
   else:
-    scale_E = weights[f'{name}.scale']
+    assert scale_E is not None
     size = scale_E.shape[0], x_ND.shape[1]
     if matrix.dtype == jnp.int8:
       y_NE = xla_kernels.int8_matmul(x_ND, xla_kernels.PackedInt8(matrix, *size), scale_E, bias_E)

@@ -139,7 +139,7 @@ class LanguageModel:
       )
 
 
-def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = 'int8', head: str = 'int8') -> LanguageModel:
+def from_checkpoint(trained: 'checkpoints.Trained', *, attention: str = '', head: str = '') -> LanguageModel:
   """Pack a trained model; `attention` and `head` as in `weights.InferenceConfig`.
 
   Raises:

@@ -5,7 +5,8 @@
 
 The weights outside the tiles can be float32, int8 with a scale for each output, or ternary codes. With int8 or ternary
 weights the activations are quantised too, so that sums are exact. Embedding and positions are tables. They are float32
-with a float32 head, else int8 with a scale for each row.
+with a float32 head, else int8 with a scale for each row. A model of ternary projections keeps its codes: at two bits,
+or in float32 with their scales.
 """
 
 import dataclasses
@@ -35,14 +36,20 @@ class InferenceConfig:
   Attributes:
     model: sizes and form of the language model.
     vocabulary_size: V.
-    attention, head: precision of the projections around attention and of the output head, one of `PRECISIONS`. Keys
-      and values of earlier tokens are float32 with float32 attention, else int8.
+    attention, head: precision of the projections around attention and of the output head, one of `PRECISIONS`. An
+      empty one becomes `ternary` for a model of ternary projections, else `int8`. Keys and values of earlier tokens are
+      float32 with float32 attention, else int8.
   """
 
   model: ModelConfig
   vocabulary_size: int
-  attention: str = 'int8'
-  head: str = 'int8'
+  attention: str = ''
+  head: str = ''
+
+  @property
+  def has_ternary_projections(self) -> bool:
+    """Return whether the model was trained with ternary projections."""
+    return self.model.projections == 'ternary'
 
   @property
   def tables(self) -> str:
@@ -56,8 +63,12 @@ class InferenceConfig:
 
   def __post_init__(self):
     for name in ('attention', 'head'):
-      if getattr(self, name) not in PRECISIONS:
-        raise InputError(f'{name} precision is {getattr(self, name)!r}; choose one of {", ".join(PRECISIONS)}')
+      precision = getattr(self, name) or ('ternary' if self.has_ternary_projections else 'int8')
+      object.__setattr__(self, name, precision)
+      if precision not in PRECISIONS:
+        raise InputError(f'{name} precision is {precision!r}; choose one of {", ".join(PRECISIONS)}')
+      if self.has_ternary_projections and precision == 'int8':
+        raise InputError(f'{name} precision is int8, but the projections of this model are ternary; leave it out')
     if self.model.control != NO_CONTROL:
       raise InputError(f'a model with model.control = {self.model.control} is for experiments, and has no packed form')
     if self.model.ffn.has_fixed_addresses and self.model.ffn.tiles > MOST_ADDRESSED:
@@ -97,10 +108,10 @@ def layout(config: InferenceConfig) -> dict[str, Entry]:
       entries |= _norm(f'{name}.{part}_norm', D, reference)
       if not reference:
         entries[f'{name}.{part}_convolution'] = Entry('float32', (layers.CONVOLUTION_WIDTH, D))
-    entries |= _projection(f'{name}.attention.qkv', 3 * D, D, config.attention, reference)
-    entries |= _projection(f'{name}.attention.out', D, D, config.attention, reference)
+    entries |= _projection(f'{name}.attention.qkv', 3 * D, D, config, config.attention)
+    entries |= _projection(f'{name}.attention.out', D, D, config, config.attention)
     entries |= {f'{name}.ffn.{key}': entry for key, entry in _tiles(model.ffn, V).items()}
-  return entries | _norm('final_norm', D, reference) | _projection('head', V, D, config.head, reference)
+  return entries | _norm('final_norm', D, reference) | _projection('head', V, D, config, config.head)
 
 
 def _table(name, rows, columns, precision):
@@ -114,13 +125,17 @@ def _norm(name, width, with_bias):
   return {f'{name}.{key}': Entry('float32', (width,)) for key in names}
 
 
-def _projection(name, rows, columns, precision, with_bias):
+def _projection(name, rows, columns, config, precision):
   if precision == 'float32':
-    entries = {f'{name}.weights': Entry('float32', (columns, rows))}  # XLA on CPU multiplies x w faster than x w^T.
+    weights = Entry('float32', (columns, rows))  # XLA on CPU multiplies x w faster than x w^T.
   else:
-    packed = _int8 if precision == 'int8' else _codes
-    entries = {f'{name}.weights': packed((), rows, columns), f'{name}.scale': Entry('float32', (rows,))}
-  return entries | ({f'{name}.bias': Entry('float32', (rows,))} if with_bias else {})
+    weights = (_int8 if precision == 'int8' else _codes)((), rows, columns)
+  entries = {f'{name}.weights': weights}
+  if precision != 'float32' or config.has_ternary_projections:
+    entries[f'{name}.scale'] = Entry('float32', (rows,))
+  if config.model.form == 'reference':
+    entries[f'{name}.bias'] = Entry('float32', (rows,))
+  return entries
 
 
 def _tiles(config: FFNConfig, V: int) -> dict[str, Entry]:
@@ -223,10 +238,10 @@ def _around_tiles(params, config):
         arrays[f'{name}.{part}_convolution'] = block[f'{part}_convolution']['taps']
     attention = block['attention']
     qkv = [attention[key] for key in ('query', 'key', 'value')]
-    arrays |= _pack_projection(f'{name}.attention.qkv', qkv, config.attention)
-    arrays |= _pack_projection(f'{name}.attention.out', [attention['out']], config.attention)
+    arrays |= _pack_projection(f'{name}.attention.qkv', qkv, config, config.attention)
+    arrays |= _pack_projection(f'{name}.attention.out', [attention['out']], config, config.attention)
   arrays |= {f'final_norm.{key}': value for key, value in params['final_norm'].items()}
-  return arrays | _pack_projection('head', [params['head']], config.head)
+  return arrays | _pack_projection('head', [params['head']], config, config.head)
 
 
 def _pack_table(name, rows_RD, precision):
@@ -236,19 +251,28 @@ def _pack_table(name, rows_RD, precision):
   return {f'{name}.rows': q_RD, f'{name}.scale': scale_R}
 
 
-def _pack_projection(name, denses, precision):
+def _pack_projection(name, denses, config, precision):
   """Pack Flax Dense layers on the same input as one projection."""
-  weights_MK = jnp.concatenate([dense['kernel'].T for dense in denses])
   bias = {f'{name}.bias': jnp.concatenate([dense['bias'] for dense in denses])} if 'bias' in denses[0] else {}
-  if precision == 'float32':
-    return {f'{name}.weights': weights_MK.T, **bias}
-  if precision == 'int8':
-    q_MK, scale_M = quantise_rows(weights_MK)
-    weights = xla_kernels.pack_int8(q_MK).data
+  if config.has_ternary_projections:
+    read = [_read_codes(dense['kernel'].T) for dense in denses]
+    weights_MK, scale_M = (jnp.concatenate(parts) for parts in zip(*read, strict=True))
   else:
-    weights_MK, scale_M = ternarise_rows(weights_MK)
-    weights = xla_kernels.pack(weights_MK).data
+    weights_MK = jnp.concatenate([dense['kernel'].T for dense in denses])
+    if precision == 'float32':
+      return {f'{name}.weights': weights_MK.T, **bias}
+    weights_MK, scale_M = (quantise_rows if precision == 'int8' else ternarise_rows)(weights_MK)
+  if precision == 'float32':
+    weights = weights_MK.T
+  else:
+    weights = (xla_kernels.pack_int8 if precision == 'int8' else xla_kernels.pack)(weights_MK.astype(jnp.int8)).data
   return {f'{name}.weights': weights, f'{name}.scale': scale_M, **bias}
+
+
+def _read_codes(latent_MK):
+  """Return the codes of `layers.project_ternary`, and their scale for each row."""
+  codes_MK, scale = ternary.ternarise(latent_MK, 'absmean')
+  return codes_MK, jnp.broadcast_to(scale[0], latent_MK.shape[:1])
 
 
 def quantise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -26,6 +26,7 @@ ACTIVATIONS = {'relu': jax.nn.relu, 'relu_squared': lambda x: jnp.square(jax.nn.
 # The control of a model that is for more than experiments; see `controls.TABLE`.
 NO_CONTROL = 'none'
 CLUSTER_BIASES = ('own', 'mean', 'max')
+PROJECTIONS = ('float', 'ternary')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,8 @@ class ModelConfig:
     form: `reference` has learned positions, LayerNorm and biases everywhere outside the tiles, as the original.
       `modern` has rotary positions, RMSNorm, normalised queries and keys, short convolutions, and no biases.
     layers, d_model, heads, context: the usual sizes; context is in characters.
+    projections: weights of attention's four projections and of the head, one of `PROJECTIONS`. Ternary ones are
+      absmean codes with a scale a matrix, and their inputs are int8.
     dropout: on the embedding and on both residual branches, in training only; rounded to multiples of 1/256.
     ffn: the feed-forward layers.
     control: what the layers replace for an experiment, one of `controls.TABLE`.
@@ -153,6 +156,7 @@ class ModelConfig:
   d_model: int = FFNConfig.d_model
   heads: int = 4
   context: int = 256
+  projections: str = setting('float', before='float')
   dropout: float = setting(0.1, may_differ=True)
   ffn: FFNConfig = FFNConfig()
   control: str = setting(NO_CONTROL, before=NO_CONTROL, may_differ=True)
@@ -168,6 +172,7 @@ class ModelConfig:
 
 _MODEL_CHECKS = (
   choice_of('form', among=FORMS),
+  choice_of('projections', among=PROJECTIONS),
   at_least_1('layers', 'd_model', 'heads', 'context'),
   Relation(
     lambda c: c.ffn.d_model == c.d_model,

@@ -191,7 +191,7 @@ class SelfAttention(nn.Module):
       D,
       use_bias=self.config.form == 'reference',
       kernel_init=nn.initializers.normal(D**-0.5),
-      dot_general=lambda x_BLD, kernel_DE, *_, **__: layers.project(x_BLD, kernel_DE),
+      dot_general=_as_dot_general(layers.project_ternary if self.config.projections == 'ternary' else layers.project),
     )
 
   def project_heads(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -205,6 +205,11 @@ class SelfAttention(nn.Module):
     """Mix the heads' outputs."""
     mixed_BLD: jax.Array = self.out(out_BLD)
     return mixed_BLD
+
+
+def _as_dot_general(project: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+  """Return a product for `nn.Dense`, which names axes that are always the same here."""
+  return lambda x, kernel, *_, **__: project(x, kernel)
 
 
 class Dropout(nn.Module):
@@ -302,7 +307,13 @@ class TransformerLM(nn.Module):
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
     )
     x_BLD, infos, _ = apply_model(config, parts, token_BL)
-    head = nn.Dense(V, use_bias=config.form == 'reference', kernel_init=nn.initializers.normal(0.02), name='head')
+    head = nn.Dense(
+      V,
+      use_bias=config.form == 'reference',
+      kernel_init=nn.initializers.normal(0.02),
+      dot_general=_as_dot_general(layers.project_ternary) if config.projections == 'ternary' else None,
+      name='head',
+    )
     return head(x_BLD), infos
 
 
