@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
+import xla_kernels
 from trix_jax import inference
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
@@ -60,6 +61,8 @@ KINDS = [
   {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 3},
   {'tiles': 16, 'clusters': 4, 'probes': 2, 'top_k': 2, 'balance_bias': True, 'cluster_bias': 'max'},
   {'tiles': 8, 'clusters': 2, 'balance_bias': True, 'keep_ratio': 0.7, 'top_k': 2, 'form': 'reference'},
+  {'projections': 'ternary'},
+  {'projections': 'ternary', 'form': 'reference'},
 ]
 
 
@@ -382,6 +385,31 @@ def test_leaving_in_the_middle_leaves_the_model_as_it_was(model):
 def test_threads_may_share_a_model():
   result = inference_soak.soak(3, threads=8, busy_core=True)
   assert result['different'] == 0 and result['least_of_a_thread'] > 0
+
+
+@pytest.mark.parametrize('form', ['modern', 'reference'])
+def test_ternary_projections_keep_the_codes_of_training_at_two_bits(form):
+  model, params, state = trained(config_of(projections='ternary', form=form))
+  in_floats = packed(model, params, state)
+  at_two_bits = packed(model, params, state, '', '')
+  assert (at_two_bits.config.attention, at_two_bits.config.head) == ('ternary', 'ternary')
+  names = [name for name in at_two_bits.arrays if name.endswith('.scale') and ('attention.' in name or 'head' in name)]
+  assert len(names) == 2 * 2 + 1
+  for name in names:
+    weights_name, scale_M = name.replace('.scale', '.weights'), at_two_bits.arrays[name]
+    codes_KM = np.asarray(in_floats.arrays[weights_name])
+    assert set(np.unique(codes_KM)) == {-1, 0, 1}
+    np.testing.assert_array_equal(in_floats.arrays[name], scale_M)
+    packed_codes = xla_kernels.PackedTernary(at_two_bits.arrays[weights_name], codes_KM.shape[1], codes_KM.shape[0])
+    np.testing.assert_array_equal(xla_kernels.unpack(packed_codes), codes_KM.T)
+  key_scale = at_two_bits.arrays['layer_0.attention.qkv.scale'].reshape(3, -1)
+  means = [np.abs(params['layer_0']['attention'][of]['kernel']).mean() for of in ('query', 'key', 'value')]
+  np.testing.assert_allclose(key_scale, np.repeat(np.array(means)[:, None], key_scale.shape[1], axis=1), rtol=1e-6)
+
+
+def test_ternary_projections_have_no_int8_form():
+  with pytest.raises(InputError, match='head precision is int8, but the projections of this model are ternary'):
+    weights.InferenceConfig(config_of(projections='ternary'), V, head='int8')
 
 
 def test_unknown_precisions_are_refused():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from tiers import fast_first
 
+import xla_kernels
 from trix_jax import configuration
-from trix_jax.core import attention, layers
+from trix_jax.core import attention, layers, ternary
 from trix_jax.errors import InputError
 from trix_jax.nn import model_config, transformer
 
@@ -90,6 +91,22 @@ def test_a_projection_has_the_gradient_of_a_product():
     with_gradients(layers.project),
     with_gradients(jnp.matmul),
   )
+
+
+def test_a_ternary_projection_is_a_product_of_codes_and_its_gradient_passes_straight_through():
+  rng = np.random.default_rng(0)
+  sizes = (3, 5, 64), (64, 48), (3, 5, 48)
+  x, latent, upstream = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in sizes)
+  codes, scale = ternary.ternarise(latent, 'absmean')
+  q, step = ternary.quantise_int8(x)
+
+  y, gradient_of = jax.vjp(jax.jit(layers.project_ternary), x, latent)
+  packed = xla_kernels.pack(codes.T.astype(jnp.int8))
+  expected = xla_kernels.ternary_matmul(x.reshape(-1, 64), packed, jnp.broadcast_to(scale[0], 48))
+  np.testing.assert_array_equal(y.reshape(-1, 48), expected)
+  x_gradient, latent_gradient = gradient_of(upstream)
+  np.testing.assert_allclose(x_gradient, upstream @ (scale * codes).T, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(latent_gradient, jnp.einsum('bld,ble->de', q * step, upstream), rtol=1e-4, atol=1e-4)
 
 
 def test_rotary_products_depend_on_the_distance_alone():
