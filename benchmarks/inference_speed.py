@@ -9,10 +9,11 @@ The models have two sizes, both in the reference form with random weights: `refe
   prefill   a prompt of 256 tokens a row
   ffn       one feed-forward layer alone, as a step of a compiled loop (PyTorch: a Python loop)
 
-with 1 and 64 rows (`ffn`: tokens; `torch original`: 1 row). The variants are `packed` (one tile a token), `packed by
+with 1, 8 and 64 rows (`ffn`: tokens; `torch original`: 1 row). The variants are `packed` (one tile a token), `packed by
 token` (a table holds each token's tile) and `packed all tiles`, `xla dense` and `xla sparse` (xla_inference.py), `torch
 cached` and `torch original` (torch_inference.py). Each runs in its own process, for --rounds rounds, and the variants
-take turns. The table gives medians; --json also writes the least and the most.
+take turns. The table gives medians, and of packed models the share of the roofline that they reach (roofline.py). With
+--json it also writes the least and the most.
 
 Memory is the size of the weights, and the growth of the process to its peak. With PyTorch the growth counts from before
 the model exists. With JAX it counts from after, and includes compilation. So compare it within one library only. `torch
@@ -50,7 +51,7 @@ VARIANTS = tuple(
   )
   for tiles in counts
 )
-ROWS = (1, 64)
+ROWS = (1, 8, 64)
 
 _ROUNDS = flags.DEFINE_integer('rounds', 3, 'How often to measure each variant.', lower_bound=1)
 _SECONDS = flags.DEFINE_float('seconds', 0.6, 'Approximate seconds for each number in a round.', lower_bound=0)
@@ -81,6 +82,7 @@ def main(_):
     print(
       f'{row["size"]:<11}{row["variant"]:<26}{row["measured"]:<14}{row["microseconds"]:>12,.1f} us'
       f'{row["tokens_per_second"]:>14,.0f} tokens/s'
+      + (f'{100 * row["roofline_fraction"]:>6.0f} % of roofline' if 'roofline_fraction' in row else '')
     )
   variants.write(_JSON.value, rows)
 
@@ -92,6 +94,8 @@ def summary(name: str, rounds: list[dict]) -> list[dict]:
   for measured in rounds[0]['microseconds']:
     values = [result['microseconds'][measured] for result in rounds]
     tokens = int(measured.split()[1]) * (CONTEXT if 'prefill' in measured else 1)
+    leasts = [result['least'][measured] for result in rounds if measured in result.get('least', {})]
+    fraction = {'roofline_fraction': round(statistics.median(leasts) / statistics.median(values), 3)} if leasts else {}
     rows.append(
       {
         'size': size,
@@ -101,6 +105,7 @@ def summary(name: str, rounds: list[dict]) -> list[dict]:
         'tokens_per_second': round(tokens / statistics.median(values) * 1e6, 1),
         'min': round(min(values), 3),
         'max': round(max(values), 3),
+        **fraction,
         'weight_bytes': rounds[0]['weight_bytes'],
         'peak_growth_bytes': statistics.median_low([result['peak_growth_bytes'] for result in rounds]),
       }
@@ -167,6 +172,7 @@ def measure_jax(size, variant, tiles) -> dict:
   import jax
   import jax.numpy as jnp
   import numpy as np
+  import roofline
   import xla_inference
 
   from trix_jax import configuration, inference
@@ -227,10 +233,19 @@ def measure_jax(size, variant, tiles) -> dict:
       return jax.block_until_ready(jax.tree.map(jnp.copy, beginning))
 
     times[f'decode {rows}'] = timed(write, 128, fresh)
+  grown = peak_memory() - before
+  least: dict[str, float] = {}
+  if variant.startswith('packed'):
+    for rows in ROWS:
+      least |= {
+        f'prefill {rows}': sum(roofline.least_microseconds(roofline.count_forward(packed_config, rows, CONTEXT))),
+        f'decode {rows}': sum(roofline.least_microseconds(roofline.count_forward(packed_config, rows, 1, 128))),
+      }
   return {
     'microseconds': times,
+    'least': least,
     'weight_bytes': sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)),
-    'peak_growth_bytes': peak_memory() - before,
+    'peak_growth_bytes': grown,
   }
 
 

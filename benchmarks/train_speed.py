@@ -5,8 +5,9 @@
 Every variant trains the 842,817-parameter reference model (threshold quantiser, float32, AdamW, no dropout) on the same
 batch of 64 x 256 characters. Each runs in its own process for --rounds rounds. The variants take turns, so that a
 disturbance of the machine does not hit one of them alone. In all variants except "plain allocator", PyTorch's included,
-glibc keeps its memory in huge pages (see trix_jax/system/host.py). The table gives medians and the ratios to PyTorch's
-two sparse loops (see torch_reference.py). --json writes one row for each variant.
+glibc keeps its memory in huge pages (see trix_jax/system/host.py). The table gives medians, the share of the roofline
+that our variants reach (see roofline.py), and the ratios to PyTorch's two sparse loops (see torch_reference.py). --json
+writes one row for each variant.
 """
 
 import json
@@ -18,7 +19,7 @@ from absl import app, flags, logging
 
 from trix_jax.system import host
 
-CONTEXT = 256
+CONTEXT, VOCABULARY = 256, 65
 BASELINES = ('torch masked T=4', 'torch gathered T=4')
 VARIANTS = tuple(
   f'{framework} {compute} T={tiles}'
@@ -42,21 +43,31 @@ def main(_):
     print(json.dumps(measure(_VARIANT.value)))
     return
   variants.check_writable(_JSON.value)
-  rates = variants.take_turns(
+  results = variants.take_turns(
     variants.installed(VARIANTS),
     _ROUNDS.value,
     [f'--steps={_STEPS.value}', f'--batch={_BATCH.value}'],
-    lambda rate: f'{rate:>10,.0f} tokens/s',
+    lambda result: f'{result["tokens_per_second"]:>10,.0f} tokens/s',
     environment,
   )
+  rates = {name: [result['tokens_per_second'] for result in of] for name, of in results.items()}
   medians = {name: statistics.median(values) for name, values in rates.items()}
+  fractions = {
+    name: medians[name] / statistics.median(result['most'] for result in of)
+    for name, of in results.items()
+    if 'most' in of[0]
+  }
   print(
     f'\n{"batch " + str(_BATCH.value) + " x " + str(CONTEXT):<32}{"tokens/s":>10}{"min":>10}{"max":>10}'
-    f'{"to masked":>12}{"to gathered":>13}'
+    f'{"of roofline":>13}{"to masked":>12}{"to gathered":>13}'
   )
   for name, values in rates.items():
     ratios = [f'{medians[name] / medians[base]:.2f}x' if base in medians else '-' for base in BASELINES]
-    print(f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratios[0]:>12}{ratios[1]:>13}')
+    share = f'{100 * fractions[name]:.0f} %' if name in fractions else '-'
+    print(
+      f'{name:<32}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{share:>13}{ratios[0]:>12}'
+      f'{ratios[1]:>13}'
+    )
   variants.write(
     _JSON.value,
     [
@@ -65,6 +76,7 @@ def main(_):
         'tokens_per_second': medians[name],
         'min': min(values),
         'max': max(values),
+        **({'roofline_fraction': round(fractions[name], 3)} if name in fractions else {}),
         'batch': _BATCH.value,
         'context': CONTEXT,
       }
@@ -79,7 +91,8 @@ def environment(name: str) -> dict[str, str]:
   return {**plain, **({'JAX_NUM_CPU_DEVICES': '1'} if 'one device' in name else {})}
 
 
-def measure(name: str) -> float:
+def measure(name: str) -> dict[str, float]:
+  """Measure tokens a second; of ours, tell also the most that this machine allows."""
   step = torch_step(name) if name.startswith('torch') else jax_step(name)
   seconds = []
   for index in range(_STEPS.value + 2):
@@ -87,7 +100,15 @@ def measure(name: str) -> float:
     step()
     if index >= 2:
       seconds.append(time.perf_counter() - start)
-  return _BATCH.value * CONTEXT / statistics.median(seconds)
+  tokens = _BATCH.value * CONTEXT
+  rate = {'tokens_per_second': tokens / statistics.median(seconds)}
+  return rate if name.startswith('torch') else {**rate, 'most': tokens / least_seconds(name)}
+
+
+def least_seconds(name: str) -> float:
+  import roofline
+
+  return sum(roofline.least_microseconds(roofline.count_training(jax_config(name), VOCABULARY))) / 1e6
 
 
 def tiles_of(name: str) -> int:
@@ -102,7 +123,7 @@ def torch_step(name: str):
   model = ReferenceLM(compute=name.split()[1], tiles=tiles_of(name))
   assert sum(p.numel() for p in model.parameters()) == 842_817
   optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.01)
-  windows = torch.randint(65, (_BATCH.value, CONTEXT + 1))
+  windows = torch.randint(VOCABULARY, (_BATCH.value, CONTEXT + 1))
 
   def step():
     optimizer.zero_grad()
@@ -115,27 +136,34 @@ def torch_step(name: str):
   return step
 
 
+def jax_config(name: str):
+  from trix_jax import configuration
+
+  settings = configuration.reference_config('dense' if 'dense' in name else 'emergent')
+  settings.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
+  settings.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
+  return configuration.parse(settings)
+
+
 def jax_step(name: str):
   host.prepare_cpu()
 
   import jax
   import numpy as np
 
-  from trix_jax import configuration
   from trix_jax.nn import transformer
   from trix_jax.system import devices
   from trix_jax.training.step import init_state, make_train_step
 
-  settings = configuration.reference_config('dense' if 'dense' in name else 'emergent')
-  settings.model.update({'dropout': 0.0, 'tiles': tiles_of(name)})
-  settings.training.update({'batch_size': _BATCH.value, 'accumulation': 1})
-  config = configuration.parse(settings)
-  model = transformer.TransformerLM(config.model, 65)
+  config = jax_config(name)
+  model = transformer.TransformerLM(config.model, VOCABULARY)
   mesh = devices.data_mesh(_BATCH.value)
   state = devices.replicate(init_state(config, model), mesh)
   assert transformer.count_parameters(state.params) == 842_817
   train_step = make_train_step(config, model, mesh)
-  windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (_BATCH.value, CONTEXT + 1), np.int32), mesh)
+  windows = devices.split_batch(
+    np.random.default_rng(0).integers(0, VOCABULARY, (_BATCH.value, CONTEXT + 1), np.int32), mesh
+  )
 
   index = 0
 
