@@ -127,31 +127,37 @@ void DotThin(const uint8_t* block, int64_t columns, const int8_t* q, int64_t str
   }
 }
 
-// Four lanes at a time, widened to 16 bits, because sums of pairs of int8 products may saturate.
+// `vpmaddubsw` multiplies unsigned by signed numbers, so the weights give their signs to the activations, of which none
+// is -128. A pair of products is at most 2 * 128 * 127 = 32512, and is widened at once.
+template <int kVectors>
+inline void DotInt8Some(const int8_t* block, int64_t stride_of_blocks, int64_t columns, const int8_t* x, int32_t* acc) {
+  constexpr int kOfBlock = kInt8Rows / 8;
+  __m256i sums[kVectors] = {};
+  for (int64_t k = 0; k < columns; k += 4) {
+    int32_t four;
+    std::memcpy(&four, x + k, 4);
+    const __m256i values = _mm256_set1_epi32(four);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const int8_t* lanes = block + v / kOfBlock * stride_of_blocks + k * kInt8Rows + v % kOfBlock * 32;
+      const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(values, weights));
+      sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + 8 * v), sums[v]);
+}
+
 void DotInt8(const int8_t* block, int blocks, int64_t columns, const int8_t* q, int64_t stride, const int32_t*,
              int tokens, int32_t* acc) {
-  constexpr int kVectors = kInt8Rows / 4;
-  for (int b = 0; b < blocks; ++b, block += columns * kInt8Rows) {
-    for (int t = 0; t < tokens; ++t) {
-      __m256i pairs[kVectors] = {};  // Of each lane, the sums of its even and of its odd pairs of columns.
-      for (int64_t k = 0; k < columns; k += 4) {
-        int32_t four;
-        std::memcpy(&four, q + t * stride + k, 4);
-        const __m256i x = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          const __m128i lanes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + k * kInt8Rows + 16 * v));
-          pairs[v] = _mm256_add_epi32(pairs[v], _mm256_madd_epi16(_mm256_cvtepi8_epi16(lanes), x));
-        }
-      }
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v += 2) {
-        // Lanes 0, 1, 4, 5, 2, 3, 6, 7.
-        const __m256i mixed = _mm256_hadd_epi32(pairs[v], pairs[v + 1]);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + t * kWideRows + b * kInt8Rows + 4 * v),
-                            _mm256_permute4x64_epi64(mixed, 0xd8));
-      }
-    }
+  const int64_t size = columns * kInt8Rows;
+  for (int t = 0; t < tokens; ++t) {
+    const int8_t* x = q + t * stride;
+    int32_t* own = acc + t * kWideRows;
+    int b = 0;
+    for (; b + 2 <= blocks; b += 2) DotInt8Some<4>(block + b * size, size, columns, x, own + b * kInt8Rows);
+    if (b < blocks) DotInt8Some<2>(block + b * size, size, columns, x, own + b * kInt8Rows);
   }
 }
 
