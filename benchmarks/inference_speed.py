@@ -225,7 +225,7 @@ def measure_jax(size, variant, tiles) -> dict:
     def write(state, keys_B=keys_B):
       for step in range(0, 128, inference.CHUNK):
         _, state = inference.decode_chunk(
-          computation, packed_config, arrays, state, keys_B, np.int32(step), np.float32(0), np.int32(VOCABULARY), False
+          computation, packed_config, arrays, state, keys_B, np.int32(step), np.float32(0), np.int32(VOCABULARY)
         )
       jax.block_until_ready(state)
 

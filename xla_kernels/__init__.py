@@ -11,6 +11,7 @@ Letters: N tokens, K columns (inputs), M rows (outputs), D model width, T tiles,
 """
 
 from xla_kernels.attention import Int8KeyValueCache, KeyValueCache, RotaryTables, cached_attention, empty_cache
+from xla_kernels.drawing import draw
 from xla_kernels.native import active_path, available_paths, register
 from xla_kernels.normalisation import normalise, normalise_and_convolve
 from xla_kernels.operations import (
@@ -45,6 +46,7 @@ __all__ = [
   'active_path',
   'available_paths',
   'cached_attention',
+  'draw',
   'empty_cache',
   'int8_matmul',
   'normalise',

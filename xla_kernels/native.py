@@ -21,7 +21,7 @@ import jaxlib
 REFERENCE = 'reference'
 VARIABLE = 'TRIX_KERNEL'
 # This number counts changes of a handler's operands, results or attributes, here and in csrc/ffi/module.cc.
-INTERFACE = 5
+INTERFACE = 6
 _WHAT_TO_DO = (
   'everything runs on the slower jnp reference. To have the kernels, install trix-jax again with a C++ compiler and '
   "Python's headers, or install a newer jax; see BUILD.md"

@@ -6,26 +6,36 @@ bits alone and among others, on every instruction set.
 Letters: N tokens, B rows of a batch, L tokens of a row, D model width, K = TAPS.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xla_kernels import calls, reference
 
 TAPS = 4
+EPSILON = reference.EPSILON
 
 
 def normalise(
-  x_ND: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None = None, *, add: jax.Array | None = None
+  x_ND: jax.Array,
+  scale_D: jax.Array,
+  bias_D: jax.Array | None = None,
+  *,
+  add: jax.Array | None = None,
+  epsilon: float = EPSILON,
 ) -> tuple[jax.Array, jax.Array]:
   """Add rows to a residual stream, and normalise the sums.
 
   Without a bias they are divided by their root mean square (arXiv 1910.07467). With a bias they are layer-normalised
-  (arXiv 1607.06450). 1e-6 is added to the mean square, as in Flax.
+  (arXiv 1607.06450).
 
   Args:
     x_ND: float32, the stream.
     scale_D, bias_D: float32.
     add: float32 [N, D].
+    epsilon: is added to the mean square, at least 0; the default is Flax's.
 
   Returns:
     x + add, and what it is normalised; both float32 [N, D].
@@ -33,7 +43,7 @@ def normalise(
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
   """
-  return tuple(_normalise(*_check('normalise', 'N D', x_ND, add, scale_D, bias_D)))
+  return tuple(_normalise(*_check('normalise', 'N D', x_ND, add, scale_D, bias_D, epsilon), epsilon))
 
 
 def normalise_and_convolve(
@@ -45,11 +55,12 @@ def normalise_and_convolve(
   valid_B: jax.Array,
   *,
   add: jax.Array | None = None,
+  epsilon: float = EPSILON,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Compute `normalise`, and mix each token h_t with those before it: h_t + sum_i taps[i] * h_{t - i}.
 
   Args:
-    x_BLD, scale_D, bias_D, add: as for `normalise`, with rows of tokens.
+    x_BLD, scale_D, bias_D, add, epsilon: as for `normalise`, with rows of tokens.
     taps_KD: float32.
     inputs_BJD: float32, what was normalised of the J = K - 1 tokens before, zeros at the start of a text.
     valid_B: int32, from 0 to L, how many tokens of a row are valid. Later ones change only their own results.
@@ -62,15 +73,17 @@ def normalise_and_convolve(
     jax.errors.JaxRuntimeError, ValueError: from the kernel, for a number of valid tokens out of range.
   """
   name = 'normalise_and_convolve'
-  operands = _check(name, 'B L D', x_BLD, add, scale_D, bias_D)
+  operands = _check(name, 'B L D', x_BLD, add, scale_D, bias_D, epsilon)
   B, _, D = x_BLD.shape
   calls.check_array(name, 'taps', taps_KD, 'K D', (jnp.float32,), (TAPS, D))
   calls.check_array(name, 'inputs', inputs_BJD, 'B J D', (jnp.float32,), (B, TAPS - 1, D))
   calls.check_array(name, 'valid', valid_B, 'B', (jnp.int32,), (B,))
-  return tuple(_normalise_and_convolve(*operands, taps_KD, inputs_BJD, valid_B))
+  return tuple(_normalise_and_convolve(*operands, taps_KD, inputs_BJD, valid_B, epsilon))
 
 
-def _check(name, axes, x, add, scale_D, bias_D):
+def _check(name, axes, x, add, scale_D, bias_D, epsilon):
+  if not epsilon >= 0:
+    raise ValueError(f'{name}: epsilon = {epsilon}; it must not be negative')
   calls.check_array(name, 'x', x, axes, (jnp.float32,))
   D = x.shape[-1]
   if not D:
@@ -87,16 +100,17 @@ def _check(name, axes, x, add, scale_D, bias_D):
   return x, add, scale_D, bias_D
 
 
-@calls.inference_only
-def _normalise(x_ND, y_ND, scale_D, bias_D):
-  return calls.on_cpu('trix_normalise', reference.normalise, x_ND, y_ND, scale_D, bias_D)
+@calls.inference_only(static=(4,))
+def _normalise(x_ND, y_ND, scale_D, bias_D, epsilon):
+  otherwise = functools.partial(reference.normalise, epsilon=epsilon)
+  return calls.on_cpu('trix_normalise', otherwise, x_ND, y_ND, scale_D, bias_D, epsilon=np.float32(epsilon))
 
 
-@calls.inference_only
-def _normalise_and_convolve(x_BLD, y_BLD, scale_D, bias_D, taps_KD, inputs_BJD, valid_B):
+@calls.inference_only(static=(7,))
+def _normalise_and_convolve(x_BLD, y_BLD, scale_D, bias_D, taps_KD, inputs_BJD, valid_B, epsilon):
   return calls.on_cpu(
     'trix_normalise_and_convolve',
-    reference.normalise_and_convolve,
+    functools.partial(reference.normalise_and_convolve, epsilon=epsilon),
     x_BLD,
     y_BLD,
     scale_D,
@@ -104,4 +118,5 @@ def _normalise_and_convolve(x_BLD, y_BLD, scale_D, bias_D, taps_KD, inputs_BJD, 
     taps_KD,
     inputs_BJD,
     valid_B,
+    epsilon=np.float32(epsilon),
   )

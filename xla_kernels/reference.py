@@ -70,15 +70,17 @@ def _add(x, y):
   return x + y if y.size else x
 
 
-def normalise(x_ND: jax.Array, y_ND: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> list[jax.Array]:
+def normalise(
+  x_ND: jax.Array, y_ND: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float = EPSILON
+) -> list[jax.Array]:
   """Return the sums and what they are normalised; y and bias without numbers were left out."""
   x_ND = _add(x_ND, y_ND)
   centred_ND = x_ND - x_ND.mean(axis=-1, keepdims=True) if bias_D.size else x_ND
-  return [x_ND, _add(centred_ND * (_inverse_rms(centred_ND) * scale_D), bias_D)]
+  return [x_ND, _add(centred_ND * (_inverse_rms(centred_ND, epsilon) * scale_D), bias_D)]
 
 
-def _inverse_rms(x):
-  return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + EPSILON)
+def _inverse_rms(x, epsilon=EPSILON):
+  return jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
 
 
 def normalise_and_convolve(
@@ -89,14 +91,29 @@ def normalise_and_convolve(
   taps_KD: jax.Array,
   inputs_BJD: jax.Array,
   valid_B: jax.Array,
+  epsilon: float = EPSILON,
 ) -> list[jax.Array]:
   """Return the sums, what they are normalised and mixed, and the latest inputs of the convolution."""
-  x_BLD, h_BLD = normalise(x_BLD, y_BLD, scale_D, bias_D)
+  x_BLD, h_BLD = normalise(x_BLD, y_BLD, scale_D, bias_D, epsilon)
   padded_BPD = jnp.concatenate([inputs_BJD, h_BLD], axis=1)
   L, before = h_BLD.shape[1], inputs_BJD.shape[1]
   mixed_BLD = sum(taps_KD[lag] * padded_BPD[:, before - lag : before - lag + L] for lag in range(before + 1))
   latest_BJ = valid_B[:, None] + jnp.arange(before)
   return [x_BLD, h_BLD + mixed_BLD, jnp.take_along_axis(padded_BPD, latest_BJ[..., None], axis=1)]
+
+
+def draw(logits_BV: jax.Array, uniform_B: jax.Array, temperature_B: jax.Array, top_k_B: jax.Array) -> jax.Array:
+  """int32 [B]."""
+  V = logits_BV.shape[1]
+  place_B1 = (V - jnp.minimum(top_k_B, V))[:, None]
+  least_B1 = jnp.take_along_axis(jnp.sort(logits_BV, axis=-1), place_B1, axis=-1)
+  warm_B1 = jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None]
+  share_BV = jnp.where(logits_BV >= least_B1, jax.nn.softmax(logits_BV / warm_B1), 0.0)
+  beyond_BV = jnp.cumsum(share_BV, axis=-1) > (uniform_B * share_BV.sum(axis=-1))[:, None]
+  # Rounding may leave no token beyond the number.
+  last_B = V - 1 - jnp.argmax(share_BV[:, ::-1] > 0, axis=-1)
+  drawn_B = jnp.where(beyond_BV.any(axis=-1), jnp.argmax(beyond_BV, axis=-1), last_B)
+  return jnp.where(temperature_B > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
 
 
 # Packed keys, scales and offsets of tiles; with an index also those of clusters, and their members.

@@ -55,6 +55,20 @@ def test_a_row_has_the_same_bits_alone_and_among_others(path):
         np.testing.assert_array_equal(all_rows[row], one[0])
 
 
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_epsilon_is_added_to_the_mean_square(path, with_bias):
+  rng = np.random.default_rng(0)
+  x, scale, bias = random(rng, 5, 24), random(rng, 24), random(rng, 24) if with_bias else None
+  centred = x - x.mean(axis=-1, keepdims=True) if with_bias else x
+  want = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + 0.5) * scale + (bias if with_bias else 0)
+  np.testing.assert_allclose(xla_kernels.normalise(x, scale, bias, epsilon=0.5)[1], want, rtol=1e-5, atol=1e-6)
+  taps, inputs = np.zeros((TAPS, 24), np.float32), np.zeros((5, TAPS - 1, 24), np.float32)
+  _, mixed, _ = xla_kernels.normalise_and_convolve(
+    x[:, None], scale, bias, taps, inputs, np.ones(5, np.int32), epsilon=0.5
+  )
+  np.testing.assert_allclose(mixed[:, 0], want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize('with_sum', [False, True])
 def test_the_convolution_is_that_of_training_in_one_call_and_in_pieces(path, with_sum):
   rng = np.random.default_rng(1)
@@ -126,6 +140,11 @@ def test_wrong_arguments(arguments, error, message):
   x, scale, bias, add = (*arguments, *(None,) * (4 - len(arguments)))
   with pytest.raises(error, match=f'normalise: {message}'):
     xla_kernels.normalise(x, scale, bias, add=add)
+
+
+def test_a_negative_epsilon():
+  with pytest.raises(ValueError, match='normalise: epsilon = -1'):
+    xla_kernels.normalise(x_, row_, epsilon=-1)
 
 
 @pytest.mark.parametrize('valid', [3, -1])

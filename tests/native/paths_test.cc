@@ -266,7 +266,7 @@ std::vector<float> Normalisations(const Pool& pool, int64_t batch, int64_t lengt
   };
   for (const float* added : {static_cast<const float*>(nullptr), static_cast<const float*>(y.data())}) {
     for (const float* shift : {static_cast<const float*>(nullptr), static_cast<const float*>(bias.data())}) {
-      const Normalisation how{d, scale.data(), shift};
+      const Normalisation how{d, scale.data(), shift, 1e-5f};
       Normalise(pool, x.data(), added, n, how, sum.data(), out.data());
       keep();
       NormaliseAndConvolve(pool, x.data(), added, batch, length, how, taps.data(), inputs.data(), valid.data(),
@@ -307,6 +307,21 @@ const std::vector<std::vector<int64_t>> ffn_shapes = {
     {0, 16, 16, 1, 1},    {0, 16, 4, 3, 2},   {1, 128, 512, 1, 1}, {37, 17, 33, 5, 1},  {100, 64, 16, 4, 3},
     {2, 128, 4, 128, 32}, {35, 210, 1, 9, 5}, {3, 67, 7, 11, 4},   {40, 256, 12, 6, 2}, {5, 64, 63, 3, 2}};
 const std::vector<std::vector<int64_t>> attention_shapes = {{1, 2, 32, 16}, {2, 3, 20, 96}, {1, 1, 1, 144}};
+// Tokens of rows with all temperatures, as floats.
+std::vector<float> Draws(const Pool& pool, int64_t batch, int64_t vocabulary) {
+  std::mt19937 random(7);
+  Exact<float> logits(batch * vocabulary, 4), uniform(batch, 4), temperature(batch, 4);
+  Exact<int32_t> top_k(batch, 4), token(batch, 4);
+  for (int64_t i = 0; i < batch * vocabulary; ++i) logits[i] = static_cast<float>(random() % 1000) / 100.0f;
+  for (int64_t i = 0; i < batch; ++i) {
+    uniform[i] = static_cast<float>(random() % 4096) / 4096.0f;
+    temperature[i] = static_cast<float>(i % 4) / 2.0f;
+    top_k[i] = static_cast<int32_t>(i % 3 == 0 ? vocabulary : 1 + random() % static_cast<unsigned>(vocabulary));
+  }
+  Draw(pool, logits.data(), batch, vocabulary, {uniform.data(), temperature.data(), top_k.data()}, token.data());
+  return std::vector<float>(token.data(), token.data() + batch);
+}
+
 const std::vector<std::vector<int64_t>> norm_shapes = {{1, 1, 128}, {3, 5, 17}, {2, 4, 1}, {0, 2, 16}};
 
 // The bits of every operation on floats, with its name.
@@ -315,6 +330,7 @@ std::vector<std::pair<const char*, std::vector<float>>> Floats() {
   for (const auto& s : ffn_shapes) all.emplace_back("feed-forward layer", Ffn(Pool(), s[0], s[1], s[2], s[3], s[4]));
   for (const auto& s : attention_shapes) all.emplace_back("attention", Attention(Pool(), s[0], s[1], s[2], s[3]));
   for (const auto& s : norm_shapes) all.emplace_back("normalisation", Normalisations(Pool(), s[0], s[1], s[2]));
+  for (int64_t vocabulary : {1, 16, 65, 1000}) all.emplace_back("draw", Draws(Pool(), 50, vocabulary));
   return all;
 }
 
@@ -390,7 +406,8 @@ bool RunThreads() {
   if (alone != together || Ffn(threads, 700, 64, 128, 5, 2) != Ffn(Pool(), 700, 64, 128, 5, 2) ||
       Ffn(threads, 700, 64, 16, 20, 8) != Ffn(Pool(), 700, 64, 16, 20, 8) ||
       Attention(threads, 20, 8, 64, 240) != Attention(Pool(), 20, 8, 64, 240) ||
-      Normalisations(threads, 20, 70, 128) != Normalisations(Pool(), 20, 70, 128)) {
+      Normalisations(threads, 20, 70, 128) != Normalisations(Pool(), 20, 70, 128) ||
+      Draws(threads, 300, 500) != Draws(Pool(), 300, 500)) {
     std::printf("threads: other results than alone\n");
     return false;
   }

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import xla_kernels
 from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.inference import artifact, forward, weights
@@ -229,7 +230,6 @@ def _chunks(model, state, keys_B, step, until, temperature, top_k):
         np.int32(step),
         np.float32(temperature),
         np.int32(top_k or len(model.vocabulary)),
-        top_k > 0,
       )
       pending.append((tokens, min(CHUNK, until - step)))
       step += pending[-1][1]
@@ -266,7 +266,7 @@ def prefill(
   return forward.logits(arrays, last_BD), cache
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 8), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def decode_chunk(
   computation: forward.Computation,
   config: InferenceConfig,
@@ -276,30 +276,21 @@ def decode_chunk(
   step: jax.Array,
   temperature: jax.Array,
   top_k: jax.Array,
-  limited: bool,
 ) -> tuple[jax.Array, tuple[jax.Array, forward.Cache]]:
   """Draw CHUNK tokens of every row, int32 [B, CHUNK]; return them and the new state. It donates `state`."""
   step_S = step + jnp.arange(CHUNK, dtype=jnp.int32)
-  # Draw all noise at once before the loop. It depends on the row's seed and the step alone.
-  noise_SBV = jax.vmap(
-    lambda step: jax.vmap(
-      lambda key: jax.random.gumbel(jax.random.fold_in(key, step), (config.vocabulary_size,), jnp.float32)
-    )(keys_B)
+  # One random number for each token. It depends on the row's seed and the step alone.
+  uniform_SB = jax.vmap(
+    lambda step: jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, step), (), jnp.float32))(keys_B)
   )(step_S)
+  temperature_B, top_k_B = (jnp.broadcast_to(of_all, keys_B.shape) for of_all in (temperature, top_k))
 
   def draw(state, inputs):
-    (logits_BV, cache), (noise_BV, step) = state, inputs
-    scores_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
-    warm = temperature > 0
-    scores_BV = jnp.where(warm, scores_BV / jnp.where(warm, temperature, 1.0) + noise_BV, scores_BV)
-    if limited:
-      kept_BV = jax.lax.sort(logits_BV, dimension=1)
-      least_B1 = jax.lax.dynamic_slice_in_dim(kept_BV, config.vocabulary_size - top_k, 1, axis=1)
-      scores_BV = jnp.where(logits_BV >= least_B1, scores_BV, -jnp.inf)
-    token_B = jnp.argmax(scores_BV, axis=-1).astype(jnp.int32)
+    (logits_BV, cache), (uniform_B, step) = state, inputs
+    token_B = xla_kernels.draw(logits_BV, uniform_B, temperature_B, top_k_B)
     key = jax.random.fold_in(jax.random.key(1), step)
     x_B1D, _, cache = forward.forward(computation, config, arrays, token_B[:, None], cache, key=key)
     return (forward.logits(arrays, x_B1D[:, 0]), cache), token_B
 
-  state, token_SB = jax.lax.scan(draw, state, (noise_SBV, step_S))
+  state, token_SB = jax.lax.scan(draw, state, (uniform_SB, step_S))
   return token_SB.T, state

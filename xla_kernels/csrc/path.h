@@ -10,6 +10,9 @@ namespace trix {
 // The most tokens that one call of `dot` takes, on any path.
 constexpr int kMaxPanel = 32;
 
+// Working memory of `draw` is a multiple of so many numbers.
+constexpr int64_t kDrawMultiple = 16;
+
 // Queries that `attend` computes together; a call may have any number.
 constexpr int kQueries = 4;
 
@@ -39,9 +42,10 @@ struct Elementwise {
   // y = relu((acc * step) * scale), or its square
   void (*rescale_relu)(const int32_t* acc, float step, const float* scale, bool squared, int64_t count, float* y);
   // sum = x + y, and out = sum normalised, times `scale`: by its root mean square; with a bias by mean and standard
-  // deviation, plus the bias. Without y (null) the sum is x, and `sum` may be null. `scale` may be null too, for ones.
-  void (*normalise)(const float* x, const float* y, int64_t columns, const float* scale, const float* bias, float* sum,
-                    float* out);
+  // deviation, plus the bias. `epsilon` is added to the mean square. Without y (null) the sum is x, and `sum` may be
+  // null. `scale` may be null too, for ones.
+  void (*normalise)(const float* x, const float* y, int64_t columns, const float* scale, const float* bias,
+                    float epsilon, float* sum, float* out);
   // out[w] = sum_s softmax_s(sum_w q[w] * key_s[w]) * value_s[w] for `count` queries, query i at q + i * width and its
   // result at out + i * stride. Query i sees the first length + i of `slots` slots; keys and values lie as
   // `CachedAttention` says. `weights` is working memory for kQueries * slots floats.
@@ -58,6 +62,10 @@ struct Elementwise {
   // The places of the `top_k` greatest of `count` values, greatest first, the lowest place first among equals. No value
   // is a NaN. `work` has room for 2 * `count` numbers.
   void (*find_best)(const float* values, int64_t count, int64_t top_k, int32_t* work, int32_t* place);
+  // The first of `count` logits whose part of softmax(logits / temperature), with the parts before it, is beyond
+  // `uniform`. Only the `top_k` highest logits have parts, with those that equal the last of them. With temperature 0
+  // it is the first of the highest. `work` has room for a multiple of kDrawMultiple numbers of 32 bits.
+  int32_t (*draw)(const float* logits, int64_t count, float uniform, float temperature, int64_t top_k, void* work);
   // For the benchmark: reads memory as fast as possible.
   uint64_t (*read)(const uint64_t* words, int64_t count);
 };

@@ -200,7 +200,7 @@ MUTATIONS = (
     'csrc',
     'xla_kernels/csrc/isa/normalisation.h',
     'kernels/test_normalisation test_golden_model',
-    ('norms_without_epsilon', 'square / count + kEpsilon', 'square / count'),
+    ('norms_without_epsilon', 'square / count + epsilon', 'square / count'),
     ('norms_lose_the_rest_of_a_row', '  return SumOf(sums) + total;', '  return SumOf(sums);'),
   ),
   *break_file(
@@ -209,6 +209,15 @@ MUTATIONS = (
     'kernels/test_normalisation',
     ('padding_enters_the_convolution', 'h + valid[b] * d, static', 'h + length * d, static'),
     ('taps_in_reverse', 'taps[lag * d + i] * own[i - lag * d]', 'taps[(kTaps - lag) * d + i] * own[i - lag * d]'),
+  ),
+  *break_file(
+    'csrc',
+    'xla_kernels/csrc/isa/drawing.h',
+    'kernels/test_drawing',
+    ('equals_of_the_last_are_left_out', 'Ordered(logits[i]) >= bound', 'Ordered(logits[i]) > bound'),
+    ('temperature_multiplies', '(logits[i] - logits[best]) / temperature', '(logits[i] - logits[best]) * temperature'),
+    ('one_beyond_top_k', 'BoundOf(ordered, count, top_k)', 'BoundOf(ordered, count, top_k + 1)'),
+    ('the_last_of_the_likeliest_is_taken', 'values[i] > values[best]', 'values[i] >= values[best]'),
   ),
   *break_file(
     'csrc',

@@ -12,16 +12,10 @@ MUTATIONS = (
       'np.arange(seed, seed + len(rows), dtype=np.uint32)',
       'np.full(len(rows), seed, np.uint32)',
     ),
-    ('the_same_noise_at_every_step', 'jax.random.gumbel(jax.random.fold_in(key, step), (', 'jax.random.gumbel(key, ('),
     (
-      'temperature_multiplies',
-      'scores_BV / jnp.where(warm, temperature, 1.0) + noise_BV',
-      'scores_BV * jnp.where(warm, temperature, 1.0) + noise_BV',
-    ),
-    (
-      'one_character_beyond_top_k',
-      'config.vocabulary_size - top_k, 1, axis=1',
-      'config.vocabulary_size - top_k - 1, 1, axis=1',
+      'the_same_number_at_every_step',
+      'jax.random.uniform(jax.random.fold_in(key, step), (',
+      'jax.random.uniform(key, (',
     ),
     (
       'a_full_context_keeps_its_oldest_half',

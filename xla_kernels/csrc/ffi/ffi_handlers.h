@@ -26,6 +26,7 @@
   X(trix_int8_cached_attention, TrixInt8CachedAttention)   \
   X(trix_normalise, TrixNormalise)                         \
   X(trix_normalise_and_convolve, TrixNormaliseAndConvolve) \
+  X(trix_draw, TrixDraw)                                   \
   X(trix_timed_matmul, TrixTimedMatmul)                    \
   X(trix_timed_tile_ffn, TrixTimedTileFfn)                 \
   X(trix_timed_peak, TrixTimedPeak)                        \

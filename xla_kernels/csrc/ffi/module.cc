@@ -17,7 +17,7 @@ NB_MODULE(_native, module) {
     return handlers;
   });
   // Increase this with every change of a handler's operands, results or attributes, here and in `native.py`.
-  module.attr("interface") = 5;
+  module.attr("interface") = 6;
   // The version of the headers at compilation. XLA refuses handlers of newer headers than its own.
   module.attr("ffi_version") = nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   module.def("paths", [] {

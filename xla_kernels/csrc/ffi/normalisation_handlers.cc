@@ -28,8 +28,8 @@ struct NormalisationBuffers {
     return ffi::Error::Success();
   }
 
-  Normalisation Slice(const Batch& batch, int64_t b) {
-    return {FromLast(scale, 0), batch.Slice(scale, 1, b), OrNull(batch.Slice(bias, 1, b), FromLast(bias, 0))};
+  Normalisation Slice(const Batch& batch, int64_t b, float epsilon) {
+    return {FromLast(scale, 0), batch.Slice(scale, 1, b), OrNull(batch.Slice(bias, 1, b), FromLast(bias, 0)), epsilon};
   }
 
   const float* Added(const Batch& batch, int64_t rank, int64_t b) {
@@ -37,21 +37,21 @@ struct NormalisationBuffers {
   }
 };
 
-ffi::Error NormaliseHandler(ffi::ThreadPool threads, F32 x, F32 y, F32 scale, F32 bias, ffi::Result<F32> sum,
-                            ffi::Result<F32> out) {
+ffi::Error NormaliseHandler(ffi::ThreadPool threads, float epsilon, F32 x, F32 y, F32 scale, F32 bias,
+                            ffi::Result<F32> sum, ffi::Result<F32> out) {
   const Batch batch(*out, 2);
   NormalisationBuffers buffers{x, y, scale, bias};
   if (auto error = buffers.Check(batch, 2, *sum, *out); error.failure()) return error;
   const XlaPool pool(threads);
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
-      Normalise(pool, batch.Slice(x, 2, b), buffers.Added(batch, 2, b), FromLast(*out, 1), buffers.Slice(batch, b),
+      Normalise(pool, batch.Slice(x, 2, b), buffers.Added(batch, 2, b), FromLast(*out, 1), buffers.Slice(batch, b, epsilon),
                 batch.Slice(*sum, 2, b), batch.Slice(*out, 2, b));
     }
   });
 }
 
-ffi::Error NormaliseAndConvolveHandler(ffi::ThreadPool threads, F32 x, F32 y, F32 scale, F32 bias, F32 taps, F32 inputs,
+ffi::Error NormaliseAndConvolveHandler(ffi::ThreadPool threads, float epsilon, F32 x, F32 y, F32 scale, F32 bias, F32 taps, F32 inputs,
                                        S32 valid, ffi::Result<F32> sum, ffi::Result<F32> out, ffi::Result<F32> latest) {
   const Batch batch(*out, 3);
   NormalisationBuffers buffers{x, y, scale, bias};
@@ -76,15 +76,17 @@ ffi::Error NormaliseAndConvolveHandler(ffi::ThreadPool threads, F32 x, F32 y, F3
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
       NormaliseAndConvolve(pool, batch.Slice(x, 3, b), buffers.Added(batch, 3, b), rows, length,
-                           buffers.Slice(batch, b), batch.Slice(taps, 2, b), batch.Slice(inputs, 3, b),
+                           buffers.Slice(batch, b, epsilon), batch.Slice(taps, 2, b), batch.Slice(inputs, 3, b),
                            batch.Slice(valid, 1, b), batch.Slice(*sum, 3, b), batch.Slice(*out, 3, b),
                            batch.Slice(*latest, 3, b));
     }
   });
 }
 
-// Threads, x, y, scale and bias.
-auto BindNormalisation() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>(); }
+// Threads, epsilon, x, y, scale and bias.
+auto BindNormalisation() {
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<float>("epsilon").Arg<F32>().Arg<F32>().Arg<F32>().Arg<F32>();
+}
 
 }  // namespace
 }  // namespace trix

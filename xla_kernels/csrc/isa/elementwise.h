@@ -3,6 +3,7 @@
 #pragma once
 
 #include "isa/attention_loops.h"
+#include "isa/drawing.h"
 #include "isa/int8_attention_loops.h"
 #include "isa/normalisation.h"
 #include "isa/quantisation.h"
@@ -174,6 +175,7 @@ constexpr Elementwise kElementwise = {
     .weigh = Weigh,
     .join_digits = JoinDigits,
     .find_best = FindBest,
+    .draw = Draw,
     .read = Read,
 };
 

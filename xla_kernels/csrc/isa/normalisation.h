@@ -10,8 +10,6 @@
 namespace trix {
 namespace {
 
-constexpr float kEpsilon = 1e-6f;  // Added to the mean square, as in Flax.
-
 // Adds term(value) of all values, sixteen partial sums at a time. `term` changes a vector in place.
 template <typename Term>
 [[gnu::always_inline]] inline float SumOver(const float* values, int64_t count, const Term& term) {
@@ -35,8 +33,8 @@ template <typename Term>
   return SumOf(sums) + total;
 }
 
-void Normalise(const float* x, const float* y, int64_t columns, const float* scale, const float* bias, float* sum,
-               float* out) {
+void Normalise(const float* x, const float* y, int64_t columns, const float* scale, const float* bias, float epsilon,
+               float* sum, float* out) {
   if (y != nullptr) {
     for (int64_t i = 0; i < columns; ++i) sum[i] = x[i] + y[i];
     x = sum;
@@ -50,7 +48,7 @@ void Normalise(const float* x, const float* y, int64_t columns, const float* sca
     part -= mean;
     part *= part;
   });
-  const float factor = 1.0f / __builtin_sqrtf(square / count + kEpsilon);
+  const float factor = 1.0f / __builtin_sqrtf(square / count + epsilon);
   if (bias != nullptr) {
     for (int64_t i = 0; i < columns; ++i) out[i] = (x[i] - mean) * (factor * scale[i]) + bias[i];
   } else if (scale != nullptr) {

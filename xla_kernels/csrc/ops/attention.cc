@@ -24,11 +24,13 @@ struct Tokens {
   }
 };
 
+constexpr float kHeadEpsilon = 1e-6f;  // As in Flax.
+
 // Normalises and rotates a query or a key, to `turned`.
 void Turn(const Path& path, const Turning& turning, int64_t row, int64_t position, const float* x, int64_t width,
           float* turned) {
   if (turning.normalise) {
-    path.elementwise->normalise(x, nullptr, width, nullptr, nullptr, nullptr, turned);
+    path.elementwise->normalise(x, nullptr, width, nullptr, nullptr, kHeadEpsilon, nullptr, turned);
   } else {
     std::memcpy(turned, x, static_cast<size_t>(width) * sizeof(float));
   }

@@ -22,7 +22,7 @@ void Normalise(const Pool& pool, const float* x, const float* y, int64_t n, cons
   const int64_t d = how.d, tasks = (n + kRowsOfTask - 1) / kRowsOfTask;
   ParallelFor(PoolFor(pool, n * d * kCost), tasks, [&](int64_t task) {
     for (int64_t row = n * task / tasks; row < n * (task + 1) / tasks; ++row) {
-      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, sum + row * d, out + row * d);
+      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, how.epsilon, sum + row * d, out + row * d);
     }
   });
 }
@@ -41,7 +41,7 @@ void NormaliseAndConvolve(const Pool& pool, const float* x, const float* y, int6
     for (int64_t t = 0; t < length; ++t) {
       const int64_t row = b * length + t;
       float* own = h + (before + t) * d;
-      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, sum + row * d, own);
+      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, how.epsilon, sum + row * d, own);
       float* mixed = out + row * d;
       for (int64_t i = 0; i < d; ++i) {
         float total = taps[i] * own[i];

@@ -26,6 +26,7 @@ struct Normalisation {
   int64_t d;
   const float* scale;  // [d]
   const float* bias;   // [d], or null: see `Elementwise::normalise`
+  float epsilon;       // Added to the mean square.
 };
 
 // sum[n] = x[n] + y[n], or x[n] without y (null), and out[n] = sum[n] normalised.
@@ -127,6 +128,17 @@ struct Int8Cache {
 
 void Int8CachedAttention(const Pool& pool, const float* qkv, const int32_t* position, const CacheShape& shape,
                          const Turning& turning, const Int8Cache& cache, float* out);
+
+// How a token of each row is drawn: by a number from 0 to 1 (exclusive), among the `top_k` (at least 1) highest logits
+// and those that equal the last of them. Temperature 0 takes the first of the highest.
+struct Choice {
+  const float *uniform, *temperature;  // [batch]
+  const int32_t* top_k;                // [batch]
+};
+
+// Draws a token of each row of logits [batch, vocabulary] with the probabilities softmax(logits / temperature).
+void Draw(const Pool& pool, const float* logits, int64_t batch, int64_t vocabulary, const Choice& choice,
+          int32_t* token);
 
 // Position of the first index outside [0, tiles), or -1.
 int64_t FirstBadTile(const int32_t* tile, int64_t count, int64_t tiles);
