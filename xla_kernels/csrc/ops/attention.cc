@@ -46,19 +46,33 @@ void Turn(const Path& path, const Turning& turning, int64_t row, int64_t positio
   }
 }
 
-// Memory and arithmetic of one head of keys and values, as float32.
+// Working memory of one head.
+struct FloatWork {
+  float *queries, *weights;
+
+  static FloatWork Carve(Carver& carver, const CacheShape& shape) {
+    return {carver.Take<float>(kQueries * shape.width), carver.Take<float>(kQueries * shape.slots)};
+  }
+};
+
+struct Int8Work {
+  float *queries, *scores;
+  int8_t *q, *digits;
+  int32_t* acc;
+
+  static Int8Work Carve(Carver& carver, const CacheShape& shape) {
+    return {carver.Take<float>(kQueries * shape.width), carver.Take<float>(kQueries * shape.slots),
+            carver.Take<int8_t>(kQueries * PaddedInt8(shape.width)), carver.Take<int8_t>(2 * kQueries * shape.slots),
+            carver.Take<int32_t>(2 * kQueries * kWideRows)};
+  }
+};
+
+// One head of keys and values as float32.
 class FloatHead {
  public:
-  FloatHead(const Path& path, const CacheShape& shape, const Turning& turning, float* keys, float* values)
-      : path_(path), shape_(shape), turning_(turning), keys_(keys), values_(values) {}
-
-  static FloatHead Carve(Carver& carver, FloatHead head) {
-    head.weights_ = carver.Take<float>(kQueries * head.shape_.slots);
-    head.queries_ = carver.Take<float>(kQueries * head.shape_.width);
-    return head;
-  }
-
-  float* Turned() const { return queries_; }
+  FloatHead(const Path& path, const CacheShape& shape, const Turning& turning, float* keys, float* values,
+            const FloatWork& work)
+      : path_(path), shape_(shape), turning_(turning), keys_(keys), values_(values), work_(work) {}
 
   // Adds a token to the cache.
   void Keep(const float* key, const float* value, int64_t slot) const {
@@ -68,24 +82,26 @@ class FloatHead {
     std::memcpy(values_ + slot * width, value, static_cast<size_t>(width) * sizeof(float));
   }
 
-  // Attention of the `count` queries in Turned(), the first of which sees `length` tokens.
+  // Attention of the first `count` queries of the working memory, the first of which sees `length` tokens.
   void Attend(int count, int64_t length, float* out, int64_t stride) const {
-    for (int64_t i = 0; i < count * shape_.width; ++i) queries_[i] *= turning_.scale;
-    path_.elementwise->attend(queries_, count, keys_, values_, length, shape_.slots, shape_.width, weights_, out,
-                              stride);
+    for (int64_t i = 0; i < count * shape_.width; ++i) work_.queries[i] *= turning_.scale;
+    path_.elementwise->attend(work_.queries, count, keys_, values_, length, shape_.slots, shape_.width, work_.weights,
+                              out, stride);
   }
 
  private:
   const Path& path_;
   const CacheShape& shape_;
   const Turning& turning_;
-  float *keys_, *values_, *weights_ = nullptr, *queries_ = nullptr;
+  float *keys_, *values_;
+  const FloatWork work_;
 };
 
 // The same as int8.
 class Int8Head {
  public:
-  Int8Head(const Path& path, const CacheShape& shape, const Turning& turning, const Int8Cache& cache, int64_t head)
+  Int8Head(const Path& path, const CacheShape& shape, const Turning& turning, const Int8Cache& cache, int64_t head,
+           const Int8Work& work)
       : path_(path),
         shape_(shape),
         turning_(turning),
@@ -93,25 +109,15 @@ class Int8Head {
         keys_(cache.keys + head * columns_ * shape.slots),
         values_(cache.values + head * columns_ * shape.slots),
         key_scale_(cache.key_scale + head * shape.slots),
-        value_scale_(cache.value_scale + head * shape.slots) {}
-
-  static Int8Head Carve(Carver& carver, Int8Head head) {
-    head.queries_ = carver.Take<float>(kQueries * head.shape_.width);
-    head.q_ = carver.Take<int8_t>(kQueries * head.columns_);
-    head.digits_ = carver.Take<int8_t>(2 * kQueries * head.shape_.slots);
-    head.scores_ = carver.Take<float>(kQueries * head.shape_.slots);
-    head.acc_ = carver.Take<int32_t>(2 * kQueries * kWideRows);
-    return head;
-  }
-
-  float* Turned() const { return queries_; }
+        value_scale_(cache.value_scale + head * shape.slots),
+        work_(work) {}
 
   void Keep(const float* key, const float* value, int64_t slot) const {
     int32_t sum;
-    path_.elementwise->quantise(key, shape_.width, columns_, q_, key_scale_ + slot, &sum);
-    for (int64_t w = 0; w < columns_; w += 4) std::memcpy(Four(keys_, columns_, slot, w), q_ + w, 4);
-    path_.elementwise->quantise(value, shape_.width, columns_, q_, value_scale_ + slot, &sum);
-    for (int64_t w = 0; w < columns_; ++w) Four(values_, shape_.slots, w, slot)[slot % 4] = q_[w];
+    path_.elementwise->quantise(key, shape_.width, columns_, work_.q, key_scale_ + slot, &sum);
+    for (int64_t w = 0; w < columns_; w += 4) std::memcpy(Four(keys_, columns_, slot, w), work_.q + w, 4);
+    path_.elementwise->quantise(value, shape_.width, columns_, work_.q, value_scale_ + slot, &sum);
+    for (int64_t w = 0; w < columns_; ++w) Four(values_, shape_.slots, w, slot)[slot % 4] = work_.q[w];
   }
 
   void Attend(int count, int64_t length, float* out, int64_t stride) const {
@@ -120,15 +126,15 @@ class Int8Head {
     float unit[kQueries];
     int32_t sums[2 * kQueries];
     for (int i = 0; i < count; ++i) {
-      int8_t* high = digits_ + 2 * i * end;
-      unit[i] =
-          path_.elementwise->weigh(scores_ + i * end, value_scale_, length + i, end, high, high + end, sums + 2 * i);
+      int8_t* high = work_.digits + 2 * i * end;
+      unit[i] = path_.elementwise->weigh(work_.scores + i * end, value_scale_, length + i, end, high, high + end,
+                                         sums + 2 * i);
     }
     for (int64_t w = 0; w < shape_.width; w += kInt8Rows) {
-      Dot(values_ + w * shape_.slots, 1, end, digits_, sums, 2 * count);
+      Dot(values_ + w * shape_.slots, 1, end, work_.digits, sums, 2 * count);
       const int64_t width = std::min<int64_t>(kInt8Rows, shape_.width - w);
       for (int i = 0; i < count; ++i) {
-        const int32_t* acc = acc_ + 2 * i * kWideRows;
+        const int32_t* acc = work_.acc + 2 * i * kWideRows;
         path_.elementwise->join_digits(acc, acc + kWideRows, unit[i], width, out + i * stride + w);
       }
     }
@@ -140,11 +146,11 @@ class Int8Head {
     return packed + row / kInt8Rows * kInt8Rows * columns + column / 4 * 4 * kInt8Rows + row % kInt8Rows * 4;
   }
 
-  // Products of blocks with some rows of int8, to acc_: a panel at a time, as many as a path takes.
+  // Products of blocks with some rows of int8, to work_.acc: a panel at a time, as many as a path takes.
   void Dot(const int8_t* block, int blocks, int64_t columns, const int8_t* rows, const int32_t* sums, int count) const {
     for (int t = 0; t < count; t += path_.panel) {
       path_.dot_int8(block, blocks, columns, rows + t * columns, columns, sums + t, std::min(path_.panel, count - t),
-                     acc_ + t * kWideRows);
+                     work_.acc + t * kWideRows);
     }
   }
 
@@ -152,15 +158,15 @@ class Int8Head {
     float step[kQueries];
     int32_t sums[kQueries];
     for (int i = 0; i < count; ++i) {
-      path_.elementwise->quantise(queries_ + i * shape_.width, shape_.width, columns_, q_ + i * columns_, step + i,
-                                  sums + i);
+      path_.elementwise->quantise(work_.queries + i * shape_.width, shape_.width, columns_, work_.q + i * columns_,
+                                  step + i, sums + i);
     }
     for (int64_t s = 0; s < end; s += kWideRows) {
       const int64_t slots = std::min<int64_t>(kWideRows, end - s);
-      Dot(keys_ + s * columns_, static_cast<int>(slots / kInt8Rows), columns_, q_, sums, count);
+      Dot(keys_ + s * columns_, static_cast<int>(slots / kInt8Rows), columns_, work_.q, sums, count);
       for (int i = 0; i < count; ++i) {
-        path_.elementwise->rescale(acc_ + i * kWideRows, step[i], key_scale_ + s, turning_.scale, slots,
-                                   scores_ + i * end + s);
+        path_.elementwise->rescale(work_.acc + i * kWideRows, step[i], key_scale_ + s, turning_.scale, slots,
+                                   work_.scores + i * end + s);
       }
     }
   }
@@ -171,42 +177,41 @@ class Int8Head {
   const int64_t columns_;
   int8_t *keys_, *values_;
   float *key_scale_, *value_scale_;
-  float *queries_ = nullptr, *scores_ = nullptr;
-  int8_t *q_ = nullptr, *digits_ = nullptr;
-  int32_t* acc_ = nullptr;
+  const Int8Work work_;
 };
 
 // A product of int8 takes a tenth of the time of what attention does for each number that it reads.
 constexpr int64_t kCost = 10;
 
-// Runs attention. head_of(path, head) makes the memory of head `head` of the whole batch.
-template <typename HeadOf>
+// Runs attention. head_of(path, head, work) makes head `head` of the whole batch.
+template <typename Work, typename HeadOf>
 void Attend(const Pool& pool, const float* qkv, const int32_t* position, const CacheShape& shape,
             const Turning& turning, float* out, const HeadOf& head_of) {
   const Path& path = ActivePath();
   int64_t seen = 0;
   for (int64_t b = 0; b < shape.batch; ++b) seen += position[b] + shape.length;
   const int64_t cost = kCost * 2 * seen * shape.length * shape.heads * shape.width;
+  Carver sizes(nullptr);
+  Work::Carve(sizes, shape);
   ParallelFor(PoolFor(pool, cost), shape.batch * shape.kv_heads, [&](int64_t task) {
     const Tokens tokens{shape, qkv, out, task / shape.kv_heads};
     const int64_t kv_head = task % shape.kv_heads, first = position[tokens.row], width = shape.width;
-    Carver sizes(nullptr);
-    decltype(head_of(path, task))::Carve(sizes, head_of(path, task));
     thread_local Scratch scratch;
     Carver carver(scratch.Bytes(sizes.used()));
-    const auto memory = decltype(head_of(path, task))::Carve(carver, head_of(path, task));
+    const Work work = Work::Carve(carver, shape);
+    const auto kept = head_of(path, task, work);
     for (int64_t l = 0; l < shape.length; ++l) {
-      Turn(path, turning, tokens.row, first + l, tokens.Key(l, kv_head), width, memory.Turned());
-      memory.Keep(memory.Turned(), tokens.Value(l, kv_head), first + l);
+      Turn(path, turning, tokens.row, first + l, tokens.Key(l, kv_head), width, work.queries);
+      kept.Keep(work.queries, tokens.Value(l, kv_head), first + l);
     }
     const int64_t group = shape.heads / shape.kv_heads;
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       for (int64_t l = 0; l < shape.length; l += kQueries) {
         const int count = static_cast<int>(std::min<int64_t>(kQueries, shape.length - l));
         for (int i = 0; i < count; ++i) {
-          Turn(path, turning, tokens.row, first + l + i, tokens.Query(l + i, head), width, memory.Turned() + i * width);
+          Turn(path, turning, tokens.row, first + l + i, tokens.Query(l + i, head), width, work.queries + i * width);
         }
-        memory.Attend(count, first + l + 1, tokens.Out(l, head), shape.heads * width);
+        kept.Attend(count, first + l + 1, tokens.Out(l, head), shape.heads * width);
       }
     }
   });
@@ -217,15 +222,16 @@ void Attend(const Pool& pool, const float* qkv, const int32_t* position, const C
 void CachedAttention(const Pool& pool, const float* qkv, const int32_t* position, const CacheShape& shape,
                      const Turning& turning, float* keys, float* values, float* out) {
   const int64_t size = shape.width * shape.slots;
-  Attend(pool, qkv, position, shape, turning, out, [&](const Path& path, int64_t head) {
-    return FloatHead(path, shape, turning, keys + head * size, values + head * size);
+  Attend<FloatWork>(pool, qkv, position, shape, turning, out, [&](const Path& path, int64_t head, const auto& work) {
+    return FloatHead(path, shape, turning, keys + head * size, values + head * size, work);
   });
 }
 
 void Int8CachedAttention(const Pool& pool, const float* qkv, const int32_t* position, const CacheShape& shape,
                          const Turning& turning, const Int8Cache& cache, float* out) {
-  Attend(pool, qkv, position, shape, turning, out,
-         [&](const Path& path, int64_t head) { return Int8Head(path, shape, turning, cache, head); });
+  Attend<Int8Work>(pool, qkv, position, shape, turning, out, [&](const Path& path, int64_t head, const auto& work) {
+    return Int8Head(path, shape, turning, cache, head, work);
+  });
 }
 
 }  // namespace trix
