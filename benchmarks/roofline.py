@@ -159,13 +159,16 @@ def count_training(config: configuration.RunConfig, vocabulary_size: int) -> lis
 
 
 @functools.cache
-def measure_operations(kind: str, size: int = 1024) -> float:
-  """Measure operations a µs: `int8` ones from registers, `float32` ones of XLA's product of large matrices."""
+def measure_operations(kind: str) -> float:
+  """Measure operations a µs: `int8` ones from registers, `float32` ones of XLA's fastest product of several."""
   if kind == 'int8':
     xla_kernels.register()
     return 1e3 * benchmark.measured_peak()
-  x = jnp.ones((size, size))
-  return 2 * size**3 / benchmark.timed_calls(jax.jit(jnp.matmul), x, [x])
+  rates = []
+  for rows, columns in ((256, 256), (1024, 128), (4096, 128), (1024, 1024)):
+    x, weights = jnp.ones((rows, columns)), jnp.ones((columns, columns))
+    rates.append(2 * rows * columns**2 / benchmark.timed_calls(jax.jit(jnp.matmul), x, [weights]))
+  return max(rates)
 
 
 def measure_bandwidth(size: float) -> float:
