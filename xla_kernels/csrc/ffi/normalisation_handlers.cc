@@ -45,14 +45,15 @@ ffi::Error NormaliseHandler(ffi::ThreadPool threads, float epsilon, F32 x, F32 y
   const XlaPool pool(threads);
   return WithoutExceptions([&] {
     for (int64_t b = 0; b < batch.count(); ++b) {
-      Normalise(pool, batch.Slice(x, 2, b), buffers.Added(batch, 2, b), FromLast(*out, 1), buffers.Slice(batch, b, epsilon),
-                batch.Slice(*sum, 2, b), batch.Slice(*out, 2, b));
+      Normalise(pool, batch.Slice(x, 2, b), buffers.Added(batch, 2, b), FromLast(*out, 1),
+                buffers.Slice(batch, b, epsilon), batch.Slice(*sum, 2, b), batch.Slice(*out, 2, b));
     }
   });
 }
 
-ffi::Error NormaliseAndConvolveHandler(ffi::ThreadPool threads, float epsilon, F32 x, F32 y, F32 scale, F32 bias, F32 taps, F32 inputs,
-                                       S32 valid, ffi::Result<F32> sum, ffi::Result<F32> out, ffi::Result<F32> latest) {
+ffi::Error NormaliseAndConvolveHandler(ffi::ThreadPool threads, float epsilon, F32 x, F32 y, F32 scale, F32 bias,
+                                       F32 taps, F32 inputs, S32 valid, ffi::Result<F32> sum, ffi::Result<F32> out,
+                                       ffi::Result<F32> latest) {
   const Batch batch(*out, 3);
   NormalisationBuffers buffers{x, y, scale, bias};
   if (auto error = buffers.Check(batch, 3, *sum, *out); error.failure()) return error;

@@ -22,7 +22,8 @@ void Normalise(const Pool& pool, const float* x, const float* y, int64_t n, cons
   const int64_t d = how.d, tasks = (n + kRowsOfTask - 1) / kRowsOfTask;
   ParallelFor(PoolFor(pool, n * d * kCost), tasks, [&](int64_t task) {
     for (int64_t row = n * task / tasks; row < n * (task + 1) / tasks; ++row) {
-      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, how.epsilon, sum + row * d, out + row * d);
+      path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, how.epsilon, sum + row * d,
+                                  out + row * d);
     }
   });
 }
