@@ -18,13 +18,14 @@ V, L, T = 11, 8, 4
 FFN = FFNConfig(d_model=16, d_ff=32, tiles=T)
 
 
-def model_of(seed=0, layers=3, **settings):
+def model_of(seed=0, layers=3, projections='float', **settings):
   """A model with large random parameters, so that layers and taps matter, as if it were trained."""
   config = ModelConfig(
     layers=layers,
     d_model=16,
     heads=2,
     context=L,
+    projections=projections,
     ffn=dataclasses.replace(FFN, **{'int8_activations': False, **settings}),
   )
   model = transformer.TransformerLM(config, V)
@@ -67,6 +68,14 @@ def test_a_token_that_changes_alone_loses_what_the_whole_model_says(windows, lay
     if layer == 0 and position < L - 1:  # Later tokens see the change, which those that change alone do not.
       assert np.abs(loss_BL[:, position + 1 :] - routed_N.reshape(3, L)[:, position + 1 :]).max() > 1e-3
   assert np.abs(alone_N - routed_N).min() > 0
+
+
+def test_ternary_projections_are_those_of_the_model(windows):
+  trained = model_of(projections='ternary')
+  routed_N, _, _ = forced.run(trained, 1, windows, lambda at_work, _: at_work.y_ND[None])
+  want_N = losses_of(trained, windows)
+  # Float noise turns an int8 rounding now and then.
+  assert np.mean(np.abs(routed_N - want_N) < 1e-4) > 0.9 and np.abs(routed_N - want_N).max() < 0.1
 
 
 def test_tokens_that_change_together_are_those_of_a_changed_model(windows):

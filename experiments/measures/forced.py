@@ -153,7 +153,7 @@ def _step(model, layer, outputs, keep, together, params, state, window_BL, given
     normalise=lambda name, x, y: _apply(transformer.norm(config), params[name], transformer.add(x, y)),
   )
   x_BLD, _, _ = transformer.apply_model(config, parts, window_BL[:, :-1])
-  logits = x_BLD @ params['head']['kernel'] + params['head'].get('bias', 0.0)
+  logits = _apply(transformer.make_head(config, model.vocabulary_size), params['head'], x_BLD)
   target_BL = jnp.concatenate([window_BL[:, 1:]] * (len(x_BLD) // B))
   return transformer.next_token_loss(logits, target_BL).reshape(-1, B * L), kept[0]
 

@@ -282,6 +282,17 @@ def norm(config: ModelConfig, name: str | None = None) -> nn.Module:
   return nn.RMSNorm(name=name) if config.form == 'modern' else nn.LayerNorm(name=name)
 
 
+def make_head(config: ModelConfig, vocabulary_size: int) -> nn.Dense:
+  """Make the output head."""
+  return nn.Dense(
+    vocabulary_size,
+    use_bias=config.form == 'reference',
+    kernel_init=nn.initializers.normal(0.02),
+    dot_general=_as_dot_general(layers.project_ternary) if config.projections == 'ternary' else None,
+    name='head',
+  )
+
+
 class TransformerLM(nn.Module):
   """Map tokens [B, L] int32, L <= context, to next-character logits [B, L, V] and a RoutingInfo for every layer."""
 
@@ -307,14 +318,7 @@ class TransformerLM(nn.Module):
       drop_out=lambda x_BLD: Dropout(config.dropout)(x_BLD, train),
     )
     x_BLD, infos, _ = apply_model(config, parts, token_BL)
-    head = nn.Dense(
-      V,
-      use_bias=config.form == 'reference',
-      kernel_init=nn.initializers.normal(0.02),
-      dot_general=_as_dot_general(layers.project_ternary) if config.projections == 'ternary' else None,
-      name='head',
-    )
-    return head(x_BLD), infos
+    return make_head(config, V)(x_BLD), infos
 
 
 def init(model: TransformerLM, key: jax.Array) -> tuple[Any, Any]:
