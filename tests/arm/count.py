@@ -2,6 +2,10 @@
 
   apt-get install qemu-user g++-aarch64-linux-gnu llvm-19
   python tests/arm/count.py [--json=results/arm_instructions.json]
+  python tests/arm/count.py --parts [--json=results/arm_parts.json]
+
+With --parts it counts the instructions of each part of a token in one layer of the reference model, which needs no
+llvm-mca.
 
 Instructions are counted by QEMU over whole calls of a micro-kernel (64 rows x 1,024 columns), loop ends and the final
 subtraction of planes included; cycles are those of the innermost loop, repeated. An estimate compares loops; it is not
@@ -26,41 +30,57 @@ CASES = (('neon', 1), ('neon_dotprod', 1), ('neon_dotprod', 5), ('neon_i8mm', 8)
 CPUS = ('cortex-a72', 'neoverse-n1', 'neoverse-n2', 'neoverse-v1', 'neoverse-v2', 'apple-m1')
 LACKING = {'neon_dotprod': ('cortex-a72',), 'neon_i8mm': ('cortex-a72', 'neoverse-n1', 'apple-m1')}
 COLUMNS = 1024
+PARTS = ('attention_float32', 'attention_int8', 'norm', 'projection_int8', 'projection_ternary', 'tile', 'draw')
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--json', metavar='FILE')
+  parser.add_argument('--parts', action='store_true', help='count parts of a token, not loops of products')
   arguments = parser.parse_args()
-  rows = []
   with tempfile.TemporaryDirectory() as folder:
-    objects, program = build(pathlib.Path(folder))
-    for path, tokens in CASES:
-      executed = [count(folder, program, path, tokens, calls) for calls in (100, 200)]
-      per_mac = (executed[1] - executed[0]) / 100 / (64 * COLUMNS * tokens)
-      loop, macs = main_loop(objects[path], path, tokens)
-      cycles = {cpu: macs / mca(loop, cpu) for cpu in CPUS if cpu not in LACKING.get(path, ())}
-      rows.append(
-        {
-          'path': path,
-          'tokens': tokens,
-          'instructions_per_mac': round(per_mac, 4),
-          'loop_instructions': len(loop),
-          'loop_macs': macs,
-          'macs_per_cycle': {cpu: round(value, 1) for cpu, value in cycles.items()},
-        }
-      )
-      print(
-        f'{path:<14}{tokens:>3} token(s)  {per_mac:.4f} instructions a MAC   MAC per cycle: '
-        + '  '.join(f'{cpu} {value:.1f}' for cpu, value in cycles.items()),
-        flush=True,
-      )
+    rows = list((count_parts if arguments.parts else count_products)(pathlib.Path(folder)))
   if arguments.json:
     pathlib.Path(arguments.json).write_text(json.dumps(rows, indent=1) + '\n')
 
 
-def build(folder):
-  """Objects of the paths, and a program of all of them."""
+def count_parts(folder):
+  """Yield the instructions of each part of a token on each path."""
+  _, program = build(folder, 'count_parts')
+  for part in PARTS:
+    row = {'part': part}
+    for path in FLAGS:
+      executed = [count(folder, program, path, part, calls) for calls in (100, 200)]
+      row[path] = (executed[1] - executed[0]) // 100
+    print(f'{part:<20}' + '  '.join(f'{path} {row[path]:>9,}' for path in FLAGS), flush=True)
+    yield row
+
+
+def count_products(folder):
+  """Yield what products of a block cost."""
+  objects, program = build(folder, 'count_main')
+  for path, tokens in CASES:
+    executed = [count(folder, program, path, tokens, COLUMNS, calls) for calls in (100, 200)]
+    per_mac = (executed[1] - executed[0]) / 100 / (64 * COLUMNS * tokens)
+    loop, macs = main_loop(objects[path], path, tokens)
+    cycles = {cpu: macs / mca(loop, cpu) for cpu in CPUS if cpu not in LACKING.get(path, ())}
+    yield {
+      'path': path,
+      'tokens': tokens,
+      'instructions_per_mac': round(per_mac, 4),
+      'loop_instructions': len(loop),
+      'loop_macs': macs,
+      'macs_per_cycle': {cpu: round(value, 1) for cpu, value in cycles.items()},
+    }
+    print(
+      f'{path:<14}{tokens:>3} token(s)  {per_mac:.4f} instructions a MAC   MAC per cycle: '
+      + '  '.join(f'{cpu} {value:.1f}' for cpu, value in cycles.items()),
+      flush=True,
+    )
+
+
+def build(folder, main):
+  """Objects of the paths, and a program of all of them with the operations."""
 
   def compile_(name, *flags):
     output = folder / f'{name}.o'
@@ -82,15 +102,16 @@ def build(folder):
     return output
 
   objects = {name: compile_(name, *flags) for name, flags in FLAGS.items()}
-  rest = [compile_(name) for name in ('portable', 'cpu', 'paths')]
-  program = folder / 'count_main'
+  operations = [path.stem for path in sorted((SOURCE / 'ops').glob('*.cc'))]
+  rest = [compile_(name) for name in ('portable', 'cpu', 'paths', *operations)]
+  program = folder / main
   subprocess.run(
     [
       COMPILER,
       '-std=c++20',
       '-O2',
       f'-I{SOURCE}',
-      str(HERE / 'count_main.cc'),
+      str(HERE / f'{main}.cc'),
       *map(str, [*objects.values(), *rest]),
       '-static',
       '-o',
@@ -104,7 +125,7 @@ def build(folder):
   return objects, program
 
 
-def count(folder, program, path, tokens, calls):
+def count(folder, program, *arguments):
   """Instructions that a run executes."""
   result = subprocess.run(
     [
@@ -114,10 +135,7 @@ def count(folder, program, path, tokens, calls):
       '-plugin',
       f'{folder}/count.so',
       str(program),
-      path,
-      str(tokens),
-      str(COLUMNS),
-      str(calls),
+      *map(str, arguments),
     ],
     check=True,
     capture_output=True,
