@@ -15,19 +15,21 @@ roofline they reach.
 """
 
 import functools
-import json
 import math
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import variants
 from absl import app, flags
 from ml_collections import config_flags
 
 import xla_kernels
 from trix_jax import configuration
 from trix_jax.core import layers
+from trix_jax.errors import InputError
 from trix_jax.inference import weights
 from trix_jax.inference.weights import InferenceConfig
 from trix_jax.nn import transformer
@@ -225,8 +227,14 @@ def describe(title: str, parts: list[Part]) -> list[dict[str, Any]]:
 
 
 def main(_):
-  config = configuration.parse(_CONFIG.value)
-  packed = InferenceConfig(config.model, _VOCABULARY.value)
+  variants.check_writable(_JSON.value)
+  if not all(count.isdecimal() and int(count) for count in _ROWS.value):
+    sys.exit(f'error: --rows={",".join(_ROWS.value)}: give numbers of at least 1, as in --rows=1,64')
+  try:
+    config = configuration.parse(_CONFIG.value)
+    packed = InferenceConfig(config.model, _VOCABULARY.value)
+  except InputError as error:
+    sys.exit(f'error: {error}')
   before = config.model.context // 2
   print(
     f'{measure_operations("int8") / 1e3:,.0f} GOP/s of int8 by {xla_kernels.active_path()}, '
@@ -240,9 +248,7 @@ def main(_):
   rows += describe(
     f'training, batch {config.training.batch_size} x {config.model.context}', count_training(config, _VOCABULARY.value)
   )
-  if _JSON.value:
-    with open(_JSON.value, 'w') as file:
-      json.dump(rows, file, indent=1)
+  variants.write(_JSON.value, rows)
 
 
 if __name__ == '__main__':

@@ -2,8 +2,8 @@
 
   python benchmarks/train_profile.py --config=configs/sparse.py
 
-It trains for a few steps on made-up characters, and sums the time of every operation by the part of the model that it
-comes from, forward and backward. An operation that XLA fused from several parts counts for the part of its result.
+It trains for a few steps on made-up characters. It sums the time of every operation by its part of the model, forward
+and backward. An operation that XLA fused from several parts counts for the part of its result.
 Times of several threads add up, so the sum is that of processor time.
 """
 
@@ -11,6 +11,7 @@ import collections
 import glob
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ import variants
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from trix_jax.errors import InputError
 from trix_jax.system import host
 
 # Each part with signs of it in the scope of an operation; the first part that has one counts.
@@ -28,7 +30,7 @@ PARTS = {
   'tiles and routing': ('/ffn/',),
   'short convolutions': ('_convolution', '_pad'),
   'norms': ('_norm', 'RMSNorm', 'LayerNorm'),
-  'attention': ('/while/',),  # It maps over windows.
+  'attention': ('causal_attention',),
   'rest of the layers': ('layer_',),  # Rotary positions, residual sums.
   'embedding, head and loss': ('embedding', 'head', 'log_softmax', 'take_along_axis'),
   'optimiser': ('vmap()',),  # Muon orthogonalises stacks of matrices.
@@ -49,7 +51,10 @@ def main(_):
   from trix_jax.system import devices
   from trix_jax.training.step import init_state, make_train_step
 
-  config = configuration.parse(_CONFIG.value)
+  try:
+    config = configuration.parse(_CONFIG.value)
+  except InputError as error:
+    sys.exit(f'error: {error}')
   batch, context = config.training.batch_size, config.model.context
   model = transformer.TransformerLM(config.model, _VOCABULARY.value)
   mesh = devices.data_mesh(batch)

@@ -91,7 +91,9 @@ def test_an_int8_head_is_near_the_float_one(model):
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'model_type': 'llama'}, 'model_type .llama., not of bitnet'),
+    ({'model_type': 'llama'}, 'not of model_type bitnet'),
+    ({'hidden_act': 'silu'}, "hidden_act = 'silu'; this example computes 'relu2' only"),
+    ({'tie_word_embeddings': False}, 'tie_word_embeddings = False'),
     ({'num_hidden_layers': 4}, 'no array is called model.layers.3.input_layernorm.weight'),
     ({'intermediate_size': 180}, r'gate_proj.weight has shape \[44, 64\], not \[45, 64\]'),
   ],
@@ -101,7 +103,7 @@ def test_files_of_another_model(tmp_path, settings, message):
     bitnet.load(edited(tmp_path, **settings))
 
 
-@pytest.mark.parametrize('prompt, length, message', [([[96]], 1, '0 to 95'), ([[1] * 60], 5, '64 at most')])
+@pytest.mark.parametrize('prompt, length, message', [([[96]], 1, '0 to 95'), ([[1] * 60], 5, '64 tokens at most')])
 def test_prompts_that_do_not_fit(model, prompt, length, message):
   with pytest.raises(ValueError, match=message):
     bitnet.generate(*model, prompt, length)

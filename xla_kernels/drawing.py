@@ -10,13 +10,13 @@ from xla_kernels import calls, reference
 
 
 def draw(logits_BV: jax.Array, uniform_B: jax.Array, temperature_B: jax.Array, top_k_B: jax.Array) -> jax.Array:
-  """Draw a token of each row, with the probabilities softmax(logits / temperature).
+  """Draw a token of each row, with the probabilities softmax(logits / temperature) of those that can be drawn.
 
   It takes the first token whose probability, with those of the tokens before it, is beyond a uniform random number.
   The draw is the same on every instruction set. The reference may draw a neighbour where rounding decides.
 
   Args:
-    logits_BV: float32, finite.
+    logits_BV: float32. A token of -inf is never drawn. A row with NaN or +inf, or of -inf alone, draws any token.
     uniform_B: float32 from 0 to 1, exclusive of 1.
     temperature_B: float32; 0 takes the likeliest token, the first among equals.
     top_k_B: int32, at least 1. Only so many of the highest logits can be drawn, and those that equal the last of them.
@@ -26,7 +26,8 @@ def draw(logits_BV: jax.Array, uniform_B: jax.Array, temperature_B: jax.Array, t
 
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
-    jax.errors.JaxRuntimeError, ValueError: from the kernel, for a negative temperature and a `top_k` below 1.
+    jax.errors.JaxRuntimeError, ValueError: from the kernel, for a negative temperature, a `top_k` below 1, and a random
+      number out of range.
   """
   calls.check_array('draw', 'logits', logits_BV, 'B V', (jnp.float32,))
   B, V = logits_BV.shape

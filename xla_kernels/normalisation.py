@@ -43,7 +43,7 @@ def normalise(
   Raises:
     TypeError, ValueError: for other dtypes, ranks or sizes.
   """
-  return tuple(_normalise(*_check('normalise', 'N D', x_ND, add, scale_D, bias_D, epsilon), epsilon))
+  return tuple(_normalise(*_check('normalise', 'N D', x_ND, add, scale_D, bias_D, epsilon), float(epsilon)))
 
 
 def normalise_and_convolve(
@@ -78,12 +78,12 @@ def normalise_and_convolve(
   calls.check_array(name, 'taps', taps_KD, 'K D', (jnp.float32,), (TAPS, D))
   calls.check_array(name, 'inputs', inputs_BJD, 'B J D', (jnp.float32,), (B, TAPS - 1, D))
   calls.check_array(name, 'valid', valid_B, 'B', (jnp.int32,), (B,))
-  return tuple(_normalise_and_convolve(*operands, taps_KD, inputs_BJD, valid_B, epsilon))
+  return tuple(_normalise_and_convolve(*operands, taps_KD, inputs_BJD, valid_B, float(epsilon)))
 
 
 def _check(name, axes, x, add, scale_D, bias_D, epsilon):
-  if not epsilon >= 0:
-    raise ValueError(f'{name}: epsilon = {epsilon}; it must not be negative')
+  if not isinstance(epsilon, int | float | np.number) or not 0 <= epsilon <= np.finfo(np.float32).max:
+    raise ValueError(f'{name}: epsilon = {epsilon!r}; it must be a finite number, and not negative')
   calls.check_array(name, 'x', x, axes, (jnp.float32,))
   D = x.shape[-1]
   if not D:

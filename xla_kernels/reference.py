@@ -108,11 +108,10 @@ def draw(logits_BV: jax.Array, uniform_B: jax.Array, temperature_B: jax.Array, t
   place_B1 = (V - jnp.minimum(top_k_B, V))[:, None]
   least_B1 = jnp.take_along_axis(jnp.sort(logits_BV, axis=-1), place_B1, axis=-1)
   warm_B1 = jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None]
-  share_BV = jnp.where(logits_BV >= least_B1, jax.nn.softmax(logits_BV / warm_B1), 0.0)
-  beyond_BV = jnp.cumsum(share_BV, axis=-1) > (uniform_B * share_BV.sum(axis=-1))[:, None]
-  # Rounding may leave no token beyond the number.
-  last_B = V - 1 - jnp.argmax(share_BV[:, ::-1] > 0, axis=-1)
-  drawn_B = jnp.where(beyond_BV.any(axis=-1), jnp.argmax(beyond_BV, axis=-1), last_B)
+  below_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+  share_BV = jnp.where(logits_BV >= least_B1, jnp.exp(below_BV / warm_B1), 0.0)
+  sum_BV = jnp.cumsum(share_BV, axis=-1)
+  drawn_B = jnp.argmax(sum_BV > uniform_B[:, None] * sum_BV[:, -1:], axis=-1)
   return jnp.where(temperature_B > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
 
 

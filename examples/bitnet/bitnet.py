@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors import flax as safetensors
 
 import xla_kernels
@@ -86,15 +87,34 @@ class Cache(NamedTuple):
   position_B: jax.Array
 
 
+# What this example computes, where a config could say something else; and what a config must say.
+_ONLY = {'hidden_act': 'relu2', 'tie_word_embeddings': True, 'attention_bias': False, 'rope_scaling': None}
+_NEEDED = (
+  'vocab_size',
+  'hidden_size',
+  'intermediate_size',
+  'num_hidden_layers',
+  'num_attention_heads',
+  'num_key_value_heads',
+  'max_position_embeddings',
+  'rms_norm_eps',
+)
+
+
 def read_config(folder: pathlib.Path | str) -> BitNetConfig:
   """Read config.json, as transformers writes it.
 
   `AutoBitLinear` multiplies its output by the stored scale; `BitLinear` divides by it.
   """
   values = json.loads((pathlib.Path(folder) / 'config.json').read_text())
-  if values.get('model_type') != 'bitnet':
-    raise ValueError(f'{folder}: config.json is of model_type {values.get("model_type")!r}, not of bitnet')
+  if not isinstance(values, dict) or values.get('model_type') != 'bitnet':
+    raise ValueError(f'{folder}: config.json is not of model_type bitnet')
   rope = values.get('rope_parameters') or {}
+  for name, only in _ONLY.items():
+    if values.get(name, only) != only:
+      raise ValueError(f'{folder}: config.json has {name} = {values[name]!r}; this example computes {only!r} only')
+  if missing := [name for name in _NEEDED if name not in values]:
+    raise ValueError(f'{folder}: config.json lacks {", ".join(missing)}')
   return BitNetConfig(
     vocabulary=values['vocab_size'],
     d_model=values['hidden_size'],
@@ -105,7 +125,7 @@ def read_config(folder: pathlib.Path | str) -> BitNetConfig:
     context=values['max_position_embeddings'],
     epsilon=values['rms_norm_eps'],
     rope_base=values.get('rope_theta') or rope.get('rope_theta', BitNetConfig.rope_base),
-    multiplies_scale=values.get('quantization_config', {}).get('linear_class') == 'autobitlinear',
+    multiplies_scale=(values.get('quantization_config') or {}).get('linear_class') == 'autobitlinear',
   )
 
 
@@ -124,7 +144,10 @@ def load(folder: pathlib.Path | str, head: str = 'int8') -> tuple[BitNetConfig, 
   config = read_config(folder)
   arrays: dict[str, jax.Array] = {}
   for path in sorted(pathlib.Path(folder).glob('*.safetensors')):
-    arrays |= safetensors.load_file(path)
+    try:
+      arrays |= safetensors.load_file(path)
+    except SafetensorError as error:
+      raise ValueError(f'{path}: {error}') from error
 
   def take(name: str, *shape: int) -> jax.Array:
     if name not in arrays:
@@ -314,8 +337,11 @@ def stream(
   """
   prompt_BL = np.asarray(prompt_BL, np.int32)
   B, L = prompt_BL.shape
-  if not L or L + length > config.context:
-    raise ValueError(f'{L} tokens and {length} more; there must be one at least, and {config.context} at most')
+  if not B or not L or length < 1 or L + length > config.context:
+    raise ValueError(
+      f'{B} prompt(s) of {L} tokens and {length} more; there must be one at least of each, and {config.context} tokens '
+      'at most'
+    )
   if prompt_BL.min() < 0 or prompt_BL.max() >= config.vocabulary:
     raise ValueError(f'tokens must be from 0 to {config.vocabulary - 1}')
   state = prefill(config, weights, prompt_BL, empty_cache(config, B, L + length + chunk, cache_dtype))

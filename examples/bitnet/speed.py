@@ -10,7 +10,6 @@ weights and all keys and values once, and prompts also compute. --layers=2 is qu
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 
@@ -20,7 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import xla_kernels
+from trix_jax.system import host
 from xla_kernels import benchmark
+
+
+def positive(text: str) -> int:
+  """Read a number of at least 1, for argparse."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f'{text!r} is no number of at least 1')
+  return int(text)
+
+
+def positives(text: str) -> list[int]:
+  """Read numbers of at least 1, comma-separated."""
+  return [positive(part) for part in text.split(',')]
 
 
 def random_weights(config: bitnet.BitNetConfig) -> bitnet.Weights:
@@ -89,7 +101,7 @@ def measure(config, weights, rows: int, prompt: int, steps: int, repeats: int) -
     'bandwidth_gb_per_second': round(bandwidth, 1),
     'peak_gops': round(peak, 1),
     'path': xla_kernels.active_path(),
-    'processor': platform.processor() or platform.machine(),
+    'processor': host.processor(),
     'cores': os.cpu_count(),
   }
 
@@ -100,19 +112,19 @@ def _matrices(weights):
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--layers', type=int, default=bitnet.BitNetConfig.layers, help='blocks of the model')
-  parser.add_argument('--rows', default='1', help='numbers of rows, comma-separated')
-  parser.add_argument('--prompt', type=int, default=64, help='tokens of a prompt')
-  parser.add_argument('--steps', type=int, default=16, help='tokens to decode')
-  parser.add_argument('--repeats', type=int, default=3, help='how often to measure')
-  parser.add_argument('--json', metavar='FILE', help='file for the results')
+  parser.add_argument('--layers', type=positive, default=bitnet.BitNetConfig.layers, help='blocks of the model')
+  parser.add_argument('--rows', type=positives, default=[1], help='numbers of rows, comma-separated')
+  parser.add_argument('--prompt', type=positive, default=64, help='tokens of a prompt')
+  parser.add_argument('--steps', type=positive, default=16, help='tokens to decode')
+  parser.add_argument('--repeats', type=positive, default=3, help='how often to measure')
+  parser.add_argument('--json', metavar='FILE', type=argparse.FileType('w'), help='file for the results')
   arguments = parser.parse_args()
   if not xla_kernels.register():
     parser.error('there are no native kernels here; see BUILD.md')
   config = bitnet.BitNetConfig(layers=arguments.layers)
   weights = random_weights(config)
   results = []
-  for rows in map(int, arguments.rows.split(',')):
+  for rows in arguments.rows:
     result = measure(config, weights, rows, arguments.prompt, arguments.steps, arguments.repeats)
     results.append(result)
     print(
@@ -122,8 +134,7 @@ def main() -> None:
       f'{100 * result["decoding_roofline_fraction"]:.0f} % of roofline'
     )
   if arguments.json:
-    with open(arguments.json, 'w') as file:
-      json.dump(results, file, indent=1)
+    json.dump(results, arguments.json, indent=1)
 
 
 if __name__ == '__main__':

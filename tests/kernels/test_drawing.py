@@ -55,6 +55,25 @@ def test_frequencies_are_the_probabilities(path):
   assert np.all(np.abs(np.bincount(token_B, minlength=V) / B - share) < 5 * deviation)
 
 
+def test_many_small_weights_are_not_lost(path):
+  # In float32, sums of a large and a hundred thousand small ones would round the small ones away.
+  V, B = 128_256, 40
+  logits = np.full((B, V), np.log(5e-8), np.float32)
+  logits[:, 0] = 0
+  uniform = np.linspace(0.9945, 0.9999, B, dtype=np.float32)
+  token_B = xla_kernels.draw(logits, uniform, np.ones(B, np.float32), np.full(B, V, np.int32))
+  weight = np.float64(np.exp(logits[0, 1]))
+  want = (uniform.astype(np.float64) * (1 + weight * (V - 1)) - 1) / weight
+  np.testing.assert_allclose(token_B, want, atol=3)
+
+
+def test_a_tiny_temperature_is_greedy_in_the_reference_too(path):
+  logits = np.array([[1, 90, 3, 9], [1e9, 0, 0, 0]], np.float32)
+  for draw in (xla_kernels.draw, reference.draw):
+    token_B = draw(logits, np.full(2, 0.7, np.float32), np.full(2, 1e-37, np.float32), np.full(2, 4, np.int32))
+    np.testing.assert_array_equal(token_B, [1, 0])
+
+
 def test_only_the_top_k_and_their_equals_are_drawn(path):
   logits = np.tile(np.array([0, 3, 1, 3, 2, -1], np.float32), (600, 1))
   uniform = np.linspace(0, 0.999, 600, dtype=np.float32)
@@ -100,8 +119,15 @@ def test_wrong_arguments(position, wrong, message):
 
 
 @pytest.mark.parametrize(
-  'settings, message', [({'temperature': -1}, 'temperature is negative'), ({'top_k': 0}, 'top_k must be at least 1')]
+  'position, value, message',
+  [
+    (1, 1.0, 'random number is not from 0 to 1'),
+    (2, -1, 'temperature is negative'),
+    (3, 0, 'top_k must be at least 1'),
+  ],
 )
-def test_numbers_out_of_range(path, settings, message):
+def test_numbers_out_of_range(path, position, value, message):
+  drawn_from = list(arguments(np.random.default_rng(0), 2, 5))
+  drawn_from[position][1] = value
   with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=message):
-    jax.block_until_ready(xla_kernels.draw(*arguments(np.random.default_rng(0), 2, 5, **settings)))
+    jax.block_until_ready(xla_kernels.draw(*drawn_from))

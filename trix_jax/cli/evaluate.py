@@ -12,6 +12,7 @@ WORKDIR/eval_sparse.json. The file's name also tells any other checkpoint, text 
 change their tile. --fit_gate fits a linear gate to the frozen model, to compare a learned router with signatures.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 
@@ -89,7 +90,7 @@ def main() -> None:
       )
     )
   routed = tables.pick_routed(rows, trained.model.config.ffn.routing)
-  path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens)])}.json'
+  path = workdir / f'{"_".join(["eval_sparse", *_suffixes(tokens, packed)])}.json'
   try:
     tables.write_rows(path, rows + packed_rows, _CHECKPOINT.value, trained.step, _FILE.value or 'validation')
     if _PLOT.value:
@@ -98,13 +99,16 @@ def main() -> None:
     raise InputError(f'cannot write {path}: {error.strerror}; the table above is all there is') from error
 
 
-def _suffixes(tokens) -> list[str]:
+def _suffixes(tokens, config: weights.InferenceConfig | None) -> list[str]:
   """List the parts of the result's file name that name the checkpoint, the text and the options."""
   checkpoint = [] if _CHECKPOINT.value == 'best' else [_CHECKPOINT.value]
   text = [pathlib.Path(_FILE.value).stem[:50], hashlib.sha256(tokens.tobytes()).hexdigest()[:8]] if _FILE.value else []
   gate = ['fitted_gate'] if _FIT_GATE.value else []
   if _GATE_STEPS.present:
     gate.append(f'{_GATE_STEPS.value}_steps')
-  packed = ['packed'] if _BACKEND.value == 'packed' else []
-  packed += [f'{flag.name}_{flag.value}' for flag in (_ATTENTION, _HEAD) if flag.value != flag.default]
+  packed = []
+  if config is not None:
+    default = dataclasses.replace(config, attention='', head='')
+    own, usual = ({'attention': of.attention, 'head': of.head} for of in (config, default))
+    packed = ['packed', *(f'{name}_{value}' for name, value in own.items() if value != usual[name])]
   return checkpoint + text + gate + packed

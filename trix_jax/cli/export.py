@@ -3,9 +3,9 @@
   trix export --workdir=runs/quickstart --out=model.safetensors
   trix generate --model=model.safetensors --prompt='def '
 
-The file holds the tiles at two bits a weight, the addresses that route tokens, and the rest of the model as int8. It
-also holds the config, the vocabulary and the origin of the model. --attention and --head choose other precisions. The
-file runs on any CPU.
+The file holds the tiles at two bits a weight, the addresses that route tokens, and the rest of the model as int8.
+Projections that were trained ternary take two bits too. The file also holds the config, the vocabulary and the origin
+of the model. --attention and --head choose other precisions. It runs on any CPU.
 """
 
 import pathlib
@@ -35,8 +35,8 @@ _HEAD = flags.DEFINE_enum(
   'head',
   None,
   weights.PRECISIONS,
-  'Precision of the output head, by default as of attention. Embedding and positions are float32 with a float32 head, '
-  'else int8.',
+  'Precision of the output head, by default int8, or ternary where training used it. Embedding and positions are '
+  'float32 with a float32 head, else int8.',
   flag_values=FLAGS,
 )
 

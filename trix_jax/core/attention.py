@@ -48,7 +48,9 @@ def _map_windows(function, *arrays):
   B = arrays[0].shape[0]
   few = _largest_divisor(B, WINDOWS_AT_A_TIME)
   split = tuple(x.reshape((B // few, few) + x.shape[1:]) for x in arrays)
-  return jax.tree.map(lambda x: x.reshape((B,) + x.shape[2:]), jax.lax.map(lambda xs: function(*xs), split))
+  with jax.named_scope('causal_attention'):
+    mapped = jax.lax.map(lambda xs: function(*xs), split)
+  return jax.tree.map(lambda x: x.reshape((B,) + x.shape[2:]), mapped)
 
 
 def _attend(q_BLHW, k_BLHW, v_BLHW):

@@ -193,6 +193,7 @@ def _config_from_dict(values: dict[str, Any], vocabulary_size: int, arrays: int)
   _require(values['layers'] <= arrays, 'config.layers', f'is {values["layers"]}, more than the file has arrays')
   _require(values['context'] <= MAX_CONTEXT, 'config.context', f'is {values["context"]}, more than {MAX_CONTEXT}')
   attention, head = values.pop('attention'), values.pop('head')
+  _require(attention and head, 'config', 'names no precision of attention or of the head')
   try:
     config = InferenceConfig(model_config.parse_model(values), vocabulary_size, attention, head)
   except InputError as error:

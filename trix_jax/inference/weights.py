@@ -255,7 +255,7 @@ def _pack_projection(name, denses, config, precision):
   """Pack Flax Dense layers on the same input as one projection."""
   bias = {f'{name}.bias': jnp.concatenate([dense['bias'] for dense in denses])} if 'bias' in denses[0] else {}
   if config.has_ternary_projections:
-    read = [_read_codes(dense['kernel'].T) for dense in denses]
+    read = [_read_codes(dense['kernel']) for dense in denses]
     weights_MK, scale_M = (jnp.concatenate(parts) for parts in zip(*read, strict=True))
   else:
     weights_MK = jnp.concatenate([dense['kernel'].T for dense in denses])
@@ -269,10 +269,10 @@ def _pack_projection(name, denses, config, precision):
   return {f'{name}.weights': weights, f'{name}.scale': scale_M, **bias}
 
 
-def _read_codes(latent_MK):
-  """Return the codes of `layers.project_ternary`, and their scale for each row."""
-  codes_MK, scale = ternary.ternarise(latent_MK, 'absmean')
-  return codes_MK, jnp.broadcast_to(scale[0], latent_MK.shape[:1])
+def _read_codes(latent_KM):
+  """Return the codes of `layers.project_ternary`, output by output, and the scale of each output."""
+  codes_KM, scale = ternary.ternarise(latent_KM, 'absmean')
+  return codes_KM.T, jnp.broadcast_to(scale[0], latent_KM.shape[1:])
 
 
 def quantise_rows(weights_MK: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -16,6 +16,8 @@ ffi::Error DrawHandler(ffi::ThreadPool threads, F32 logits, F32 uniform, F32 tem
              "draw: logits must be [batch, vocabulary], all else [batch]");
   for (int64_t b = 0; b < batch.count(); ++b) {
     for (int64_t row = 0; row < rows; ++row) {
+      const float number = batch.Slice(uniform, 1, b)[row];
+      TRIX_CHECK(number >= 0.0f && number < 1.0f, "draw: a random number is not from 0 to 1");
       TRIX_CHECK(batch.Slice(temperature, 1, b)[row] >= 0.0f, "draw: a temperature is negative or no number");
       TRIX_CHECK(batch.Slice(top_k, 1, b)[row] >= 1, "draw: top_k must be at least 1");
     }

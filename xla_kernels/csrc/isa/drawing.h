@@ -32,8 +32,11 @@ int32_t Draw(const float* logits, int64_t count, float uniform, float temperatur
     const bool kept = i < count && Ordered(logits[i]) >= bound;
     weights[i] = kept ? (logits[i] - logits[best]) / temperature : -INFINITY;
   }
-  const float target = uniform * Exponentials(0.0f, padded, weights);
-  float sum = 0.0f;
+  Exponentials(0.0f, padded, weights);
+  // In double, and both times in one order: in float32 the many small weights of a large vocabulary would be lost.
+  double total = 0.0, sum = 0.0;
+  for (int64_t i = 0; i < count; ++i) total += weights[i];
+  const double target = uniform * total;
   int32_t drawn = best;
   for (int64_t i = 0; i < count; ++i) {
     if (weights[i] > 0.0f) drawn = static_cast<int32_t>(i);
