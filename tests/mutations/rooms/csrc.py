@@ -164,7 +164,7 @@ MUTATIONS = (
       'tokens.Value(l, kv_head), first + l);',
       'tokens.Value(l, kv_head), l);',
     ),
-    ('queries_are_not_scaled', 'queries_[i] *= turning_.scale;', 'queries_[i] *= 1.0f;'),
+    ('queries_are_not_scaled', 'queries[i] *= turning_.scale;', 'queries[i] *= 1.0f;'),
     ('int8_scores_are_not_scaled', 'key_scale_ + s, turning_.scale, slots', 'key_scale_ + s, 1.0f, slots'),
     ('neighbouring_heads_share_nothing', 'head = kv_head * group; head <', 'head = kv_head; head <'),
     ('all_rows_turn_by_the_first_tables', 'table = row / turning.rows * turning.angles;', 'table = 0 * row;'),
