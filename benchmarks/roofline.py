@@ -33,10 +33,10 @@ from trix_jax.errors import InputError
 from trix_jax.inference import weights
 from trix_jax.inference.weights import InferenceConfig
 from trix_jax.nn import transformer
+from trix_jax.training import optimizers
 from trix_jax.training.step import init_state
 from xla_kernels import benchmark
 
-CALLS_OF_A_LAYER = 6  # Norm, queries with keys and values, attention, output, norm, tiles.
 FLOAT = 4  # Bytes.
 NEWTON_SCHULZ_STEPS = 5  # Of Muon in optax.
 
@@ -72,14 +72,14 @@ def count_forward(config: InferenceConfig, rows: int, new: int, before: int = 0)
   def size(*ends):
     return sum(bytes_ for name, bytes_ in sizes.items() if name.endswith(ends))
 
-  kind = {name: 'float32' if precision == 'float32' else 'int8' for name, precision in _precisions(config)}
+  attention_kind, head_kind = ('float32' if of == 'float32' else 'int8' for of in (config.attention, config.head))
   seen = sum(before + token + 1 for token in range(new))  # Keys that a row's new tokens see.
   width = 1 if config.key_values == jnp.int8 else FLOAT
   scales = 0 if width == FLOAT else FLOAT * model.heads
   state = 2 * (layers.CONVOLUTION_WIDTH - 1) * rows * D * FLOAT if model.form == 'modern' else 0
   cached = 2 * rows * (before + new) * (D * width + scales)
   tiles = ffn.tiles * (1 - (1 - _active(ffn) / ffn.tiles) ** N)
-  parts = [
+  return [
     Part('embedding', N * (D + FLOAT), N * D * FLOAT),
     Part(
       'norms and convolutions',
@@ -93,9 +93,9 @@ def count_forward(config: InferenceConfig, rows: int, new: int, before: int = 0)
       L * N * (D + 3 * D + D + D) * FLOAT,
       L * 2 * N * 4 * D * D,
       2 * L,
-      kind['attention'],
+      attention_kind,
     ),
-    Part('attention', L * cached, L * N * 4 * D * FLOAT, L * 4 * rows * seen * D, L, kind['attention']),
+    Part('attention', L * cached, L * N * 4 * D * FLOAT, L * 4 * rows * seen * D, L, attention_kind),
     Part(
       'tiles',
       size('.up', '.down', '.up_scale', '.down_scale') * tiles / ffn.tiles,
@@ -104,13 +104,8 @@ def count_forward(config: InferenceConfig, rows: int, new: int, before: int = 0)
       L,
     ),
     _count_routing(config, N, size),
-    Part('head', size('head.weights'), rows * (D + V) * FLOAT, 2 * rows * D * V, 1, kind['head']),
+    Part('head', size('head.weights'), rows * (D + V) * FLOAT, 2 * rows * D * V, 1, head_kind),
   ]
-  return parts
-
-
-def _precisions(config):
-  return (('attention', config.attention), ('head', config.head))
 
 
 def _active(ffn):
@@ -142,9 +137,9 @@ def count_training(config: configuration.RunConfig, vocabulary_size: int) -> lis
 
   muon = 0
   if config.optimizer.name == 'muon':
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-      names = [entry.key for entry in path]
-      if names[-1] in ('up', 'down') or ('attention' in names and names[-1] == 'kernel'):
+    marks = jax.tree.leaves(optimizers.mark_matrices(params), is_leaf=lambda mark: not isinstance(mark, dict))
+    for leaf, mark in zip(jax.tree.leaves(params), marks, strict=True):
+      if mark is not None:
         few, many = sorted(leaf.shape[-2:])
         matrices = math.prod(leaf.shape[:-2])
         muon += matrices * NEWTON_SCHULZ_STEPS * 2 * (2 * few * few * many + few**3)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors import flax as safetensors
 
 import xla_kernels
+from xla_kernels import reference
 
 CODES_OF_A_BYTE = 4
 SMALLEST_SCALE = 1e-5  # Of latent weights, as in transformers.
@@ -226,9 +227,8 @@ def ternarise(latent_MK: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _pack_head(embedding_VD):
-  scale_V = jnp.max(jnp.abs(embedding_VD), axis=1).astype(jnp.float32) / 127
-  codes_VD = jnp.round(embedding_VD / jnp.maximum(scale_V, 1e-30)[:, None]).astype(jnp.int8)
-  return xla_kernels.pack_int8(codes_VD), scale_V
+  codes_VD, scale_V1 = reference.quantise(embedding_VD.astype(jnp.float32))
+  return xla_kernels.pack_int8(codes_VD), scale_V1[:, 0]
 
 
 def empty_cache(config: BitNetConfig, batch: int, slots: int, dtype: Any = jnp.int8) -> Cache:
@@ -237,6 +237,7 @@ def empty_cache(config: BitNetConfig, batch: int, slots: int, dtype: Any = jnp.i
   return Cache(layers, jnp.zeros(batch, jnp.int32))
 
 
+@functools.cache
 def rotary_tables(config: BitNetConfig) -> xla_kernels.RotaryTables:
   """Make the cosines and sines of all positions."""
   half = config.width // 2

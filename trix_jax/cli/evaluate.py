@@ -108,7 +108,7 @@ def _suffixes(tokens, config: weights.InferenceConfig | None) -> list[str]:
     gate.append(f'{_GATE_STEPS.value}_steps')
   packed = []
   if config is not None:
-    default = dataclasses.replace(config, attention='', head='')
-    own, usual = ({'attention': of.attention, 'head': of.head} for of in (config, default))
-    packed = ['packed', *(f'{name}_{value}' for name, value in own.items() if value != usual[name])]
+    usual = dataclasses.replace(config, attention='', head='')
+    chosen = [name for name in ('attention', 'head') if getattr(config, name) != getattr(usual, name)]
+    packed = ['packed', *(f'{name}_{getattr(config, name)}' for name in chosen)]
   return checkpoint + text + gate + packed
