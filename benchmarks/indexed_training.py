@@ -78,12 +78,9 @@ def measure(name: str) -> float:
   host.prepare_cpu()
 
   import jax
-  import numpy as np
+  import training_step
 
   from trix_jax import configuration
-  from trix_jax.nn import transformer
-  from trix_jax.system import devices
-  from trix_jax.training.step import init_state, make_train_step
 
   kind, size = name.split(' T=')
   tiles = int(size)
@@ -91,12 +88,8 @@ def measure(name: str) -> float:
   settings.model.layers = 2
   if kind == 'flat':
     settings.model.update({'clusters': 0, 'probes': 1})
-  config = configuration.parse(settings)
-  model = transformer.TransformerLM(config.model, 65)
-  mesh = devices.data_mesh(BATCH)
-  state = devices.replicate(init_state(config, model), mesh)
-  train_step = make_train_step(config, model, mesh)
-  windows = devices.split_batch(np.random.default_rng(0).integers(0, 65, (BATCH, CONTEXT + 1), np.int32), mesh)
+  settings.model.context, settings.training.batch_size = CONTEXT, BATCH
+  train_step, state, windows = training_step.prepare(configuration.parse(settings), vocabulary_size=65)
   start, before = 0.0, None
   for index in range(_STEPS.value + 2):
     if index == 2:

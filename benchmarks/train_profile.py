@@ -45,24 +45,17 @@ def main(_):
   host.prepare_cpu()
   import jax
   import numpy as np
+  import training_step
 
   from trix_jax import configuration
-  from trix_jax.nn import transformer
-  from trix_jax.system import devices
-  from trix_jax.training.step import init_state, make_train_step
 
   try:
     config = configuration.parse(_CONFIG.value)
   except InputError as error:
     sys.exit(f'error: {error}')
-  batch, context = config.training.batch_size, config.model.context
-  model = transformer.TransformerLM(config.model, _VOCABULARY.value)
-  mesh = devices.data_mesh(batch)
-  state = devices.replicate(init_state(config, model), mesh)
-  windows = np.random.default_rng(0).integers(0, _VOCABULARY.value, (batch, context + 1), np.int32)
-  windows = devices.split_batch(windows, mesh)
+  step, state, windows = training_step.prepare(config, _VOCABULARY.value)
   index = np.int32(0)
-  step = jax.jit(make_train_step(config, model, mesh), donate_argnums=0).lower(state, windows, index).compile()
+  step = jax.jit(step, donate_argnums=0).lower(state, windows, index).compile()
   with tempfile.TemporaryDirectory() as folder:
     for steps, trace in ((2, False), (_STEPS.value, True)):
       if trace:

@@ -149,22 +149,12 @@ def jax_step(name: str):
   host.prepare_cpu()
 
   import jax
-  import numpy as np
+  import training_step
 
   from trix_jax.nn import transformer
-  from trix_jax.system import devices
-  from trix_jax.training.step import init_state, make_train_step
 
-  config = jax_config(name)
-  model = transformer.TransformerLM(config.model, VOCABULARY)
-  mesh = devices.data_mesh(_BATCH.value)
-  state = devices.replicate(init_state(config, model), mesh)
+  train_step, state, windows = training_step.prepare(jax_config(name), VOCABULARY)
   assert transformer.count_parameters(state.params) == 842_817
-  train_step = make_train_step(config, model, mesh)
-  windows = devices.split_batch(
-    np.random.default_rng(0).integers(0, VOCABULARY, (_BATCH.value, CONTEXT + 1), np.int32), mesh
-  )
-
   index = 0
 
   def step():
