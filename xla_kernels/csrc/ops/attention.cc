@@ -115,9 +115,13 @@ class Int8Head {
   void Keep(const float* key, const float* value, int64_t slot) const {
     int32_t sum;
     path_.elementwise->quantise(key, shape_.width, columns_, work_.q, key_scale_ + slot, &sum);
-    for (int64_t w = 0; w < columns_; w += 4) std::memcpy(Four(keys_, columns_, slot, w), work_.q + w, 4);
+    int8_t* own = Four(keys_, columns_, slot, 0);
+    for (int64_t w = 0; w < columns_; w += 4) std::memcpy(own + w * kInt8Rows, work_.q + w, 4);
     path_.elementwise->quantise(value, shape_.width, columns_, work_.q, value_scale_ + slot, &sum);
-    for (int64_t w = 0; w < columns_; ++w) Four(values_, shape_.slots, w, slot)[slot % 4] = work_.q[w];
+    for (int64_t w = 0; w < columns_; w += kInt8Rows) {
+      own = Four(values_, shape_.slots, w, slot) + slot % 4;
+      for (int64_t r = 0; r < kInt8Rows; ++r) own[r * 4] = work_.q[w + r];
+    }
   }
 
   void Attend(int count, int64_t length, float* out, int64_t stride) const {
