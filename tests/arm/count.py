@@ -4,15 +4,18 @@
   python tests/arm/count.py [--json=results/arm_instructions.json]
   python tests/arm/count.py --parts [--json=results/arm_parts.json]
 
-With --parts it counts the instructions of each part of a token in one layer of the reference model, which needs no
-llvm-mca.
-
 Instructions are counted by QEMU over whole calls of a micro-kernel (64 rows x 1,024 columns), loop ends and the final
-subtraction of planes included; cycles are those of the innermost loop, repeated. An estimate compares loops; it is not
-a measurement of any CPU.
+subtraction of planes included; cycles are those of the innermost loop, repeated.
+
+With --parts it takes each part of a token in one layer of the reference model instead. Cycles are then those of all
+instructions of a call, in the order in which QEMU executed them, with every branch foreseen and all memory in the
+first-level cache.
+
+An estimate compares code; it is not a measurement of any CPU.
 """
 
 import argparse
+import array
 import json
 import pathlib
 import re
@@ -45,15 +48,44 @@ def main():
 
 
 def count_parts(folder):
-  """Yield the instructions of each part of a token on each path."""
+  """Yield the instructions and cycles of each part of a token on each path."""
   _, program = build(folder, 'count_parts')
+  assembly = dict(disassemble(program))
   for part in PARTS:
-    row = {'part': part}
     for path in FLAGS:
-      executed = [count(folder, program, path, part, calls) for calls in (100, 200)]
-      row[path] = (executed[1] - executed[0]) // 100
-    print(f'{part:<20}' + '  '.join(f'{path} {row[path]:>9,}' for path in FLAGS), flush=True)
-    yield row
+      executed = [assembly[address] for address in trace_call(folder, program, path, part)]
+      lines = [without_target(line) for line in executed]
+      cycles = {cpu: round(mca(lines, cpu, rounds=1)) for cpu in CPUS if cpu not in LACKING.get(path, ())}
+      row = {'part': part, 'path': path, 'instructions': len(lines), 'cycles': cycles}
+      print(
+        f'{part:<20}{path:<14}{len(lines):>7,} instructions   cycles: '
+        + '  '.join(f'{cpu} {value:,}' for cpu, value in cycles.items()),
+        flush=True,
+      )
+      yield row
+
+
+def trace_call(folder, program, path, part):
+  """Return the addresses of the instructions of one call, in the order of execution.
+
+  Programs with one call and with two part after the first one. What the longer trace has more is a call.
+  """
+  once, twice = (record(folder, program, path, part, calls) for calls in (1, 2))
+  parting = next(i for i, (one, other) in enumerate(zip(once, twice, strict=False)) if one != other)
+  return twice[parting : parting + len(twice) - len(once)]
+
+
+def record(folder, program, *arguments):
+  """Return the addresses of all instructions that a run executes."""
+  trace = array.array('Q')
+  run(folder, program, arguments, f',trace={folder}/trace')
+  trace.frombytes((folder / 'trace').read_bytes())
+  return trace
+
+
+def without_target(line):
+  """Let a branch or an address point to itself, and a call be a branch: llvm-mca knows no labels, and no calls."""
+  return re.sub(r'\b[0-9a-f]+ <.*>', '#0', re.sub(r'^(bl\s|blr\s.*|ret$)', 'b #0 //', line))
 
 
 def count_products(folder):
@@ -127,32 +159,29 @@ def build(folder, main):
 
 def count(folder, program, *arguments):
   """Instructions that a run executes."""
-  result = subprocess.run(
-    [
-      'qemu-aarch64',
-      '-cpu',
-      'max',
-      '-plugin',
-      f'{folder}/count.so',
-      str(program),
-      *map(str, arguments),
-    ],
-    check=True,
-    capture_output=True,
-    text=True,
-  )
-  return int(re.search(r'executed (\d+)', result.stderr)[1])
+  return int(re.search(r'executed (\d+)', run(folder, program, arguments))[1])
+
+
+def run(folder, program, arguments, options=''):
+  """Run a program in QEMU with the plugin, and return what it printed."""
+  command = ['qemu-aarch64', '-cpu', 'max', '-plugin', f'{folder}/count.so{options}', str(program)]
+  return subprocess.run([*command, *map(str, arguments)], check=True, capture_output=True, text=True).stderr
+
+
+def disassemble(compiled):
+  """Return the address and the text of each instruction."""
+  listing = subprocess.run(
+    [OBJDUMP, '-d', '--no-show-raw-insn', str(compiled)], check=True, capture_output=True, text=True
+  ).stdout
+  return [
+    (int(at, 16), text.split('//')[0].strip())
+    for at, text in re.findall(r'^\s*([0-9a-f]+):\s+(.*)$', listing, re.MULTILINE)
+  ]
 
 
 def main_loop(compiled, path, tokens):
   """The innermost loop that multiplies so many tokens: assembly lines, and the multiply-accumulates of one round."""
-  listing = subprocess.run(
-    [OBJDUMP, '-d', '--no-show-raw-insn', str(compiled)], check=True, capture_output=True, text=True
-  ).stdout
-  code = [
-    (int(at, 16), text.split('//')[0].strip())
-    for at, text in re.findall(r'^\s*([0-9a-f]+):\s+(.*)$', listing, re.MULTILINE)
-  ]
+  code = disassemble(compiled)
   loops = []
   for at, text in code:
     jump = re.match(r'(?:b\.\w+|cbnz|tbnz)\s+(?:\w+, )*([0-9a-f]+) <', text)
@@ -185,9 +214,8 @@ def loop_loads(loop):
   return any(line.startswith('ld') for line in loop)
 
 
-def mca(loop, cpu):
+def mca(loop, cpu, rounds=200):
   """Cycles of one round."""
-  rounds = 200
   result = subprocess.run(
     [
       MCA,
