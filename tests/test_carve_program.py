@@ -79,3 +79,13 @@ def test_what_cannot_be_carved_leaves_no_folder(carved, dense, tmp_path):
   bad(run('carve', f'--workdir={dense}', f'--out={out}', '--tiles=7', '--top_k=2'), 'does not divide')
   bad(run('carve', f'--workdir={dense}', '--out=', *CARVED), '--out is empty')
   assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  'numbers', [('--tiles=0', '--top_k=1'), ('--tiles=7', '--top_k=2'), ('--tiles=8', '--top_k=9')]
+)
+def test_numbers_that_do_not_fit_are_refused_before_the_checkpoint_is_read(dense, tmp_path, monkeypatch, numbers):
+  monkeypatch.setattr(new_run, 'load_source', lambda *_: pytest.fail('the checkpoint was read'))
+  carve.FLAGS(['carve', f'--workdir={dense}', f'--out={tmp_path / "out"}', *numbers])
+  with pytest.raises(InputError, match=r'tiles|top_k'):
+    carve.main()

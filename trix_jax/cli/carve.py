@@ -16,7 +16,7 @@ from trix_jax.cli import arguments, new_run
 from trix_jax.editing import carving
 from trix_jax.evaluation.evaluator import Evaluator
 from trix_jax.nn.cost import count_products
-from trix_jax.runs import checkpoints
+from trix_jax.runs import checkpoints, workdirs
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a dense run.', required=True, flag_values=FLAGS)
@@ -29,6 +29,7 @@ _OUT = flags.DEFINE_string('out', None, 'Folder of the new run.', required=True,
 def main() -> None:
   out, workdir = arguments.folder_of(_OUT), arguments.folder_of(_WORKDIR)
   new_run.check_free(out, workdir)
+  carving.make_config(workdirs.read_config(workdir).model, _TILES.value, _TOP_K.value)  # Bad numbers fail at once.
   trained = new_run.load_source(workdir, _CHECKPOINT.value)
   corpus = trained.corpus()
   params, model = carving.carve(trained.params, trained.config.model, _TILES.value, _TOP_K.value)
