@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from trix_jax.core import routing
 from trix_jax.data import corpora
 from trix_jax.evaluation import classes
-from trix_jax.inference import forward, weights
+from trix_jax.inference import forward, unpacking, weights
 from trix_jax.nn import controls, ffn, transformer
 from trix_jax.nn.model_config import NO_CONTROL, ModelConfig
 from trix_jax.system import devices
@@ -75,7 +75,7 @@ def make_packed_backend(config: weights.InferenceConfig, computation: forward.Co
     return forward.whole_text(computation, config, arrays, token_BL, key)
 
   return Backend(
-    'packed', apply, lambda arrays, layer: weights.unpack_tiles(arrays, f'layer_{layer}.ffn', config.model.ffn)
+    'packed', apply, lambda arrays, layer: unpacking.unpack_tiles(arrays, f'layer_{layer}.ffn', config.model.ffn)
   )
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 import xla_kernels
 from trix_jax.core import attention, layers, routing, ternary
-from trix_jax.inference.weights import InferenceConfig, read_addresses, unpack_router, wrap_index, wrap_keys, wrap_tiles
+from trix_jax.inference.unpacking import read_addresses, unpack_router, wrap_index, wrap_keys, wrap_tiles
+from trix_jax.inference.weights import InferenceConfig
 from trix_jax.nn import ffn, indexed_ffn, router, transformer
 from trix_jax.nn.model_config import FFNConfig, ModelConfig
 from trix_jax.nn.transformer import LayerCache
@@ -218,7 +219,7 @@ def apply_packed_tiles(
   info = router.route(unpack_router(weights, name, config), config, asked, key)
   if config.has_fixed_addresses:
     assert tokens is not None
-    tile_NK, gate_NK = read_addresses(weights, name, config, tokens.number.reshape(-1))
+    tile_NK, gate_NK = read_addresses(weights, name, tokens.number.reshape(-1))
     info = dataclasses.replace(info, tile_NK=tile_NK, gate_NK=gate_NK)
   if config.has_fixed_addresses or not config.way.in_kernel or config.gate not in operations.GATES:
     y_ND = xla_kernels.routed_tile_ffn(x_ND, *tiles, info.tile_NK, info.gate_NK, config.activation)

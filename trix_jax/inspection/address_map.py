@@ -10,7 +10,7 @@ from trix_jax.data import corpora
 from trix_jax.errors import InputError
 from trix_jax.evaluation.classes import character_class
 from trix_jax.inference.language_model import LanguageModel
-from trix_jax.inference.weights import read_addresses
+from trix_jax.inference.unpacking import read_addresses
 from trix_jax.nn import transformer
 from trix_jax.nn.model_config import NO_CONTROL
 from trix_jax.runs import checkpoints
@@ -50,10 +50,7 @@ def read_map(model: LanguageModel) -> np.ndarray:
     raise InputError('the tiles of this model may depend on the context; a map needs model.address=token')
   token_V = jnp.arange(len(model.vocabulary))
   return np.stack(
-    [
-      _computed(*read_addresses(model.arrays, f'layer_{layer}.ffn', config.ffn, token_V))
-      for layer in range(config.layers)
-    ]
+    [_computed(*read_addresses(model.arrays, f'layer_{layer}.ffn', token_V)) for layer in range(config.layers)]
   )
 
 
