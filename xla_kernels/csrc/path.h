@@ -74,6 +74,8 @@ struct Path {
   const char* name;
   // Whether this CPU and its operating system can run the path.
   bool (*supported)();
+  // Multiply-accumulates of a product in a nanosecond, roughly. It tells for how much work threads pay.
+  double macs_per_ns;
   // The number of tokens at which `dot` is fastest, and the most that a call of it takes.
   int panel;
   // Exact dot products of one block with some tokens.

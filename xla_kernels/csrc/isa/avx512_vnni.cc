@@ -390,6 +390,7 @@ int64_t Peak(int64_t rounds) {
 extern const Path kAvx512Vnni = {
     .name = "avx512_vnni",
     .supported = CpuHasAvx512Vnni,
+    .macs_per_ns = 84,
     .panel = 6,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,

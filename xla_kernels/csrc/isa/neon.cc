@@ -143,6 +143,7 @@ int64_t Peak(int64_t rounds) {
 extern const Path kNeon = {
     .name = "neon",
     .supported = [] { return true; },
+    .macs_per_ns = 10,
     .panel = 8,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,

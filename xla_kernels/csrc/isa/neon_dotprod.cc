@@ -15,6 +15,7 @@ int64_t Peak(int64_t rounds) {
 extern const Path kNeonDotprod = {
     .name = "neon_dotprod",
     .supported = CpuHasDotprod,
+    .macs_per_ns = 40,
     .panel = kDotPanel,
     .dot_wide = DotWide,
     .dot_narrow = DotNarrow,

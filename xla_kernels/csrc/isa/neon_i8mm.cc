@@ -158,6 +158,7 @@ bool Supported() { return CpuHasDotprod() && CpuHasI8mm(); }
 extern const Path kNeonI8mm = {
     .name = "neon_i8mm",
     .supported = Supported,
+    .macs_per_ns = 80,
     .panel = kMaxPanel,
     .dot_wide = MultiplyWide,
     .dot_narrow = MultiplyNarrow,

@@ -61,6 +61,7 @@ int64_t Peak(int64_t rounds) {
 extern const Path kPortable = {
     .name = "portable",
     .supported = [] { return true; },
+    .macs_per_ns = 2,
     .panel = 8,
     .dot_wide = Dot<kWideRows>,
     .dot_narrow = Dot<kNarrowRows>,

@@ -184,8 +184,8 @@ class Int8Head {
   const Int8Work work_;
 };
 
-// A product of int8 takes a tenth of the time of what attention does for each number that it reads.
-constexpr int64_t kCost = 10;
+// For each number of the cache that a query reads.
+constexpr double kReadNs = 0.12;
 
 // Runs attention. head_of(path, head, work) makes head `head` of the whole batch.
 template <typename Work, typename HeadOf>
@@ -194,10 +194,10 @@ void Attend(const Pool& pool, const float* qkv, const int32_t* position, const C
   const Path& path = ActivePath();
   int64_t seen = 0;
   for (int64_t b = 0; b < shape.batch; ++b) seen += position[b] + shape.length;
-  const int64_t cost = kCost * 2 * seen * shape.length * shape.heads * shape.width;
+  const double nanoseconds = kReadNs * static_cast<double>(2 * seen * shape.length * shape.heads * shape.width);
   Carver sizes(nullptr);
   Work::Carve(sizes, shape);
-  ParallelFor(PoolFor(pool, cost), shape.batch * shape.kv_heads, [&](int64_t task) {
+  ParallelFor(PoolFor(pool, nanoseconds), shape.batch * shape.kv_heads, [&](int64_t task) {
     const Tokens tokens{shape, qkv, out, task / shape.kv_heads};
     const int64_t kv_head = task % shape.kv_heads, first = position[tokens.row], width = shape.width;
     thread_local Scratch scratch;

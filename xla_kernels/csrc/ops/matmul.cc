@@ -7,6 +7,7 @@ namespace {
 
 // Tokens in a chunk, which is quantised and then multiplied. A chunk stays in the second-level cache.
 constexpr int64_t kChunkBytes = 1 << 18;
+constexpr double kQuantiseNs = 0.4;  // For each activation.
 
 // The weights of a product: packed ternary codes (uint8_t) or int8.
 template <typename Code>
@@ -29,17 +30,18 @@ void Multiply(const Pool& pool, int64_t n, const Weights<Code>& weights, const P
   thread_local Scratch scratch;
   Carver carver(scratch.Bytes(sizes.used()));
   const Rows rows = Rows::Carve(carver, chunk, k);
-  const Pool& workers = PoolFor(pool, n * m * k);
+  const auto nanoseconds = [&](int64_t tokens) { return static_cast<double>(tokens * m * k) / path.macs_per_ns; };
+  const Pool& workers = PoolFor(pool, nanoseconds(n));
   const int64_t blocks = BlockCount<Code>(m);
   for (int64_t first = 0; first < n; first += chunk) {
     const int64_t tokens = std::min(chunk, n - first);
-    const int64_t quantise_tasks = tokens * k < kTaskMacs / 32 ? 1 : workers.threads() * 2;
+    const int64_t quantise_tasks = static_cast<double>(tokens * k) * kQuantiseNs < kTaskNs ? 1 : workers.threads() * 2;
     ParallelFor(workers, quantise_tasks, [&](int64_t task) {
       for (int64_t t = tokens * task / quantise_tasks; t < tokens * (task + 1) / quantise_tasks; ++t) {
         prepare(path, rows, first + t, t);
       }
     });
-    const int64_t tasks = std::clamp<int64_t>(tokens * m * k / kTaskMacs, 1, blocks);
+    const int64_t tasks = std::clamp<int64_t>(static_cast<int64_t>(nanoseconds(tokens) / kTaskNs), 1, blocks);
     ParallelFor(workers, tasks, [&](int64_t task) {
       DotBlocks(path, weights.packed, m, k, blocks * task / tasks, blocks * (task + 1) / tasks, rows, tokens,
                 [&](int64_t t, int64_t row, int64_t count, const int32_t* acc) {

@@ -8,8 +8,7 @@
 namespace trix {
 namespace {
 
-// The work of a number, in multiply-accumulates of a product, which take a hundredth of the time.
-constexpr int64_t kCost = 100;
+constexpr double kNumberNs = 1.2;
 constexpr int64_t kRowsOfTask = 64;
 
 const float* Row(const float* rows, int64_t row, int64_t d) { return rows == nullptr ? nullptr : rows + row * d; }
@@ -20,7 +19,7 @@ void Normalise(const Pool& pool, const float* x, const float* y, int64_t n, cons
                float* out) {
   const Path& path = ActivePath();
   const int64_t d = how.d, tasks = (n + kRowsOfTask - 1) / kRowsOfTask;
-  ParallelFor(PoolFor(pool, n * d * kCost), tasks, [&](int64_t task) {
+  ParallelFor(PoolFor(pool, static_cast<double>(n * d) * kNumberNs), tasks, [&](int64_t task) {
     for (int64_t row = n * task / tasks; row < n * (task + 1) / tasks; ++row) {
       path.elementwise->normalise(x + row * d, Row(y, row, d), d, how.scale, how.bias, how.epsilon, sum + row * d,
                                   out + row * d);
@@ -34,7 +33,7 @@ void NormaliseAndConvolve(const Pool& pool, const float* x, const float* y, int6
   const Path& path = ActivePath();
   const int64_t d = how.d, before = kTaps - 1;
   const size_t bytes = sizeof(float) * static_cast<size_t>(d);
-  ParallelFor(PoolFor(pool, batch * length * d * kCost), batch, [&](int64_t b) {
+  ParallelFor(PoolFor(pool, static_cast<double>(batch * length * d) * kNumberNs), batch, [&](int64_t b) {
     thread_local Scratch scratch;
     // The normalised tokens, after those of the cache.
     float* h = reinterpret_cast<float*>(scratch.Bytes(static_cast<size_t>(length + before) * bytes));

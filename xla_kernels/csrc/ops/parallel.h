@@ -19,13 +19,13 @@ class Pool {
   virtual void Schedule(std::function<void()> task) const { task(); }
 };
 
-// Multiply-accumulates below which waking another thread costs more than it saves; also the size of one task.
-constexpr int64_t kParallelMacs = int64_t{1} << 23, kTaskMacs = int64_t{1} << 21;
+// Nanoseconds of one core below which waking another thread costs more than it saves; also the size of one task.
+constexpr double kParallelNs = 100'000, kTaskNs = 25'000;
 
-// Returns the pool for so much work, without helpers if there is too little.
-inline const Pool& PoolFor(const Pool& pool, int64_t macs) {
+// Returns the pool for work of so many nanoseconds, without helpers if there is too little.
+inline const Pool& PoolFor(const Pool& pool, double nanoseconds) {
   static const Pool serial;
-  return macs < kParallelMacs ? serial : pool;
+  return nanoseconds < kParallelNs ? serial : pool;
 }
 
 // Runs task(0) .. task(count - 1), each once, and returns when all are done. The caller works too. It sleeps until the

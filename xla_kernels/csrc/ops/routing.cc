@@ -156,7 +156,8 @@ void Route(const Pool& pool, const float* x, int64_t n, const Signatures& signat
   const Path& path = ActivePath();
   const int64_t d = signatures.d, members = signatures.tiles;
   const int64_t keys = index == nullptr ? members : index->clusters.tiles + index->probes * members;
-  const int64_t tasks = std::clamp<int64_t>(n * d * keys / kTaskMacs, 1, std::max<int64_t>(n, 1));
+  const double nanoseconds = static_cast<double>(n * d * keys) / path.macs_per_ns;
+  const int64_t tasks = std::clamp<int64_t>(static_cast<int64_t>(nanoseconds / kTaskNs), 1, std::max<int64_t>(n, 1));
   ParallelFor(pool, tasks, [&](int64_t task) {
     Carver sizes(nullptr);
     Workspace::Carve(sizes, path.panel, signatures, index, top_k);

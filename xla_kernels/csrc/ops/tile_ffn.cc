@@ -191,8 +191,9 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
                    const float* gate, int64_t top_k, float* y) {
   const Path& path = ActivePath();
   const int64_t d = tiles.d;
+  const double nanoseconds = static_cast<double>(2 * n * d * tiles.h) / path.macs_per_ns;  // Of one tile a token.
   if (top_k > 1 && tiles.h <= kMostGathered) {
-    const Pool& workers = PoolFor(pool, 2 * n * d * tiles.h * top_k);
+    const Pool& workers = PoolFor(pool, nanoseconds * static_cast<double>(top_k));
     // As equal as possible for all threads, and small enough for the cache.
     const int64_t tasks = std::max((n + kGathered - 1) / kGathered, std::min(n, workers.threads()));
     ParallelFor(workers, tasks, [&](int64_t task) {
@@ -202,7 +203,7 @@ void RoutedTileFfn(const Pool& pool, const float* x, int64_t n, const Tiles& til
     });
     return;
   }
-  const Pool& workers = PoolFor(pool, 2 * n * d * tiles.h);
+  const Pool& workers = PoolFor(pool, nanoseconds);
   // There is a pass for each of a token's tiles. Within a pass every token is in one group only, so groups run side by
   // side, and outputs are added in order.
   for (int64_t k = 0; k < top_k; ++k) {
