@@ -155,6 +155,11 @@ def test_addresses_travel_in_the_artifact_and_are_checked(tmp_path):
     write(**{name: damaged})
     with pytest.raises(InputError, match=f'{name}: {message}'):
       inference.load(path)
+  name = 'layer_1.ffn.address.gates'
+  for wrong in (-0.1, 1.5):
+    write(**{name: np.full_like(arrays[name], wrong)})
+    with pytest.raises(InputError, match=f'{name}: holds a gate that is not from 0 to 1'):
+      inference.load(path)
 
 
 def test_a_packed_model_says_how_many_tiles_its_addresses_can_name():

@@ -136,6 +136,7 @@ def test_looking_tiles_up(trained):
     (['--text=to', '--addresses'], 'give one of --text'),
     (['--addresses'], 'needs model.address=token'),
     (['--text=to', '--plot=map.png'], 'give --addresses too'),
+    (['--addresses', '--plot='], '--plot is empty; give the path of a picture'),
     (['--addresses', '--plot=map.docx'], 'map.docx is no picture; let it end in one of '),
     (['--addresses', '--plot=none/map.png'], 'cannot write none/map.png'),
   ):
@@ -157,6 +158,10 @@ def test_mistakes_about_files_get_one_line(trained, exported, tmp_path):
   bad(run('generate', f'--model={tmp_path / "half"}'), 'header: ')
   bad(run('export', f'--workdir={trained[0]}', f'--out={tmp_path / "no" / "folder"}'), 'cannot write')
   bad(run('export', f'--workdir={trained[0]}', '--out='), '--out is empty')
+  own = trained[0] / 'config.json'
+  before = own.read_text()
+  bad(run('export', f'--workdir={trained[0]}', f'--out={own}'), 'may be a file of the run itself')
+  assert own.read_text() == before
   bad(run('export', f'--workdir={tmp_path}', f'--out={tmp_path / "model"}'), 'the folder of a run')
   bad(run('eval', f'--workdir={trained[0]}', '--head=float32'), 'give --backend=packed')
 

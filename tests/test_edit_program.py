@@ -4,14 +4,16 @@ import json
 import os
 import pathlib
 import re
+import types
 
 import jax
 import numpy as np
 import pytest
 from programs import bad, run, train
 
-from trix_jax.cli import new_run
+from trix_jax.cli import edit, new_run
 from trix_jax.errors import InputError
+from trix_jax.nn.model_config import parse_model
 from trix_jax.runs import checkpoints
 from trix_jax.system import files
 
@@ -112,6 +114,7 @@ def test_a_learned_gate_and_a_tile_of_another_run(source, learned, tmp_path):
     (('--edit=remove', '--tile=one'), '--tile=one is no list of whole numbers'),
     (('--edit=remove', '--tile=1,2,3'), '--tile has 3 numbers; give one number for all layers, or 1'),
     (('--edit=merge', '--pair=1'), '--pair has 1 numbers; give two numbers for all layers'),
+    (('--edit=replace', '--tile=4'), 'there is no tile 4'),
     (('--edit=replace', '--layer=1'), '--layer names layer 1; choose from 0 to 0'),
     (('--edit=replace', '--source_layer=2'), '--source_layer names layer 2'),
     (('--edit=replace', '--source='), '--source is empty'),
@@ -124,7 +127,14 @@ def test_a_learned_gate_and_a_tile_of_another_run(source, learned, tmp_path):
 def test_what_cannot_be_done_is_said_in_a_line_and_leaves_no_folder(source, tmp_path, arguments, message):
   out = tmp_path / 'new' / 'out'
   bad(run('edit', f'--workdir={source}', f'--out={out}', *arguments), message)
-  assert not out.exists() and not list(tmp_path.rglob('*.partial'))
+  assert not out.parent.exists()
+
+
+def test_tiles_of_one_unit_have_none_to_prune(source, tmp_path):
+  edit.FLAGS(['edit', '--edit=prune', f'--workdir={source}', f'--out={tmp_path / "out"}'])
+  run_of = types.SimpleNamespace(config=types.SimpleNamespace(model=parse_model({'layers': 1, 'tiles': 8, 'd_ff': 8})))
+  with pytest.raises(InputError, match='every tile has one hidden unit, so none can go; remove tiles instead'):
+    edit._make_edit('prune', run_of, run_of)
 
 
 def test_a_run_is_never_edited_over_another(source, tmp_path):

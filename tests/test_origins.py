@@ -19,10 +19,11 @@ def run_of(tiles, *of, corpus='', file=''):
   config = types.SimpleNamespace(model=parse_model({'layers': 2, 'tiles': tiles, 'd_ff': 64 * tiles}), corpus=corpus)
   config.file = file
   run = {workdirs.ORIGINS: [{'tiles': tiles_YX, 'text': text, **OF} for text, tiles_YX in of]} if of else {}
-  return types.SimpleNamespace(config=config, run=run, provenance=OF)
+  return types.SimpleNamespace(config=config, run=run, provenance=OF | run)
 
 
 def in_short(found):
+  assert not any(workdirs.ORIGINS in of for of in found)  # Each of them stands in this list itself.
   return [(of['text'], of['tiles']) for of in found]
 
 
@@ -48,13 +49,17 @@ def test_grafted_tiles_come_after_those_of_the_host_and_what_was_grafted_before(
       [('a', [[3], [2]]), ('b', [[], [3, 4]])],
     ),
     ((change_of([0], [1], [2]), change_of([1], [2], [3])), [('a', [[], [1]]), ('b', [[], [2]])]),
-    ((change_of([0], [2, 3], [1]), change_of([0, 1], [2], [3])), [('a', [[1], [1]]), ('b', [[], [2]])]),
+    (
+      (change_of([0], [2, 3], [1]), change_of([0, 1], [2], [3])),
+      [('a', [[1], [1]]), ('b', [[], [2]]), ('its own', [[1], []])],
+    ),
     ((change_of([0], [1], [2]), change_of([0], [1])), []),
   ],
 )
 def test_an_edited_tile_has_the_origins_of_all_that_it_is_made_of(changes, want):
-  """Copies; a tile removed; tiles merged; and all tiles of other runs removed."""
-  assert in_short(origins.edit(run_of(4, ('a', [[3], [2]]), ('b', [[], [3]])), changes)) == want
+  """Copies; a tile removed; tiles merged, one of them the run's own; and all tiles of other runs removed."""
+  run = run_of(4, ('a', [[3], [2]]), ('b', [[], [3]]), corpus='its own')
+  assert in_short(origins.edit(run, changes)) == want
 
 
 def test_a_tile_that_was_placed_has_the_origin_of_where_it_was():
@@ -66,6 +71,10 @@ def test_a_tile_that_was_placed_has_the_origin_of_where_it_was():
   source = run_of(4, corpus='python_stdlib')
   found = origins.edit(run, (change_of(*every, placed={3: (0, 1)}), change_of(*every)), source)
   assert in_short(found) == [('a', [[], [2]]), ('python_stdlib', [[3], []])]
+  # A source that has tiles of other runs itself: one of them, and one of its own.
+  source = run_of(4, ('c', [[1], []]), corpus='python_stdlib')
+  found = origins.edit(run, (change_of(*every, placed={3: (0, 1)}), change_of(*every, placed={0: (0, 2)})), source)
+  assert in_short(found) == [('a', [[], [2]]), ('c', [[3], []]), ('python_stdlib', [[], [0]])]
 
 
 def test_origins_are_said_for_a_tile_and_for_a_run():

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,33 @@ def test_a_folder_without_a_run_is_named_once(tmp_path):
   assert (
     str(refused.value) == f'cannot read {tmp_path}/none/run.json: No such file or directory; give the folder of a run'
   )
+
+
+ORIGIN = {'text': 'kjv.txt', 'corpus': {'sha256': 'f'}, 'step': 3, 'tiles': [[4]]}
+
+
+@pytest.mark.parametrize(
+  'part, value, said',
+  [
+    ('corpus', {'vocabulary': ''}, 'distinct characters'),
+    ('corpus', {'vocabulary': 'aa'}, 'distinct characters'),
+    ('sessions', 3, 'sessions must be a list'),
+    (workdirs.ORIGINS, [{}], 'KeyError'),
+    (workdirs.ORIGINS, 5, 'TypeError'),
+    (workdirs.ORIGINS, [ORIGIN | {'tiles': [4]}], 'TypeError'),
+    (workdirs.ORIGINS, [ORIGIN | {'tiles': [['4']]}], 'numbers of steps and tiles'),
+    (workdirs.ORIGINS, [ORIGIN | {'text': None}], 'must name texts'),
+  ],
+)
+def test_a_damaged_run_json_is_named(tmp_path, part, value, said):
+  run = {'corpus': {'name': 'file', 'sha256': 'f', 'vocabulary': 'ab'}, 'sessions': [], workdirs.ORIGINS: [ORIGIN]}
+  path = tmp_path / 'run.json'
+  path.write_text(json.dumps(run))
+  assert workdirs.read_run(tmp_path) == run
+  run[part] = run[part] | value if isinstance(value, dict) else value
+  path.write_text(json.dumps(run))
+  with pytest.raises(InputError, match=rf'run.json is damaged \(.*{said}.*; give the folder of a run'):
+    workdirs.read_run(tmp_path)
 
 
 def test_run_json_lists_every_session(tmp_path):

@@ -349,6 +349,8 @@ def from_json(text: str, source: str) -> RunConfig:
   """Read a config that `to_json` wrote. Raise InputError, which names `source`, for other text."""
   try:
     values = json.loads(text)
+    if not isinstance(values, dict):
+      raise TypeError('it holds no settings')
     for name, before in later_settings().items():
       *sections, last = name.split('.')
       part = values
@@ -360,7 +362,9 @@ def from_json(text: str, source: str) -> RunConfig:
     config.update(values)
     return parse(config)
   except (InputError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-    raise InputError(f'{source} is not a config of this version of trix_jax: {error}') from error
+    raise InputError(
+      f'{source} is not a config of this version of trix_jax: {error}; take a run of this version'
+    ) from error
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:

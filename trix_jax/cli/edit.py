@@ -130,6 +130,8 @@ def _make_edit(name: str, trained: checkpoints.Trained, source: checkpoints.Trai
   """Return the edit that the flags describe. Raise InputError for flags that describe none."""
   layers = trained.config.model.layers
   tile_Y = _for_layers(_TILE, layers)
+  for number in tile_Y:
+    edits.require_tile(number, trained.config.model.ffn)
 
   def tile_of(params: edits.Params, config: FFNConfig, layer: int, most: bool) -> int:
     if tile_Y:
@@ -138,6 +140,8 @@ def _make_edit(name: str, trained: checkpoints.Trained, source: checkpoints.Trai
     return int(jnp.argmax(weight_T) if most else jnp.argmin(weight_T))
 
   if name == 'prune':
+    if trained.config.model.ffn.hidden == 1:
+      raise InputError('every tile has one hidden unit, so none can go; remove tiles instead')
     return lambda params, config, _: pruning.prune(
       params, config, max(1, config.hidden // 2) if _UNITS.value is None else _UNITS.value
     )
@@ -182,7 +186,10 @@ def _load_source(trained: checkpoints.Trained) -> checkpoints.Trained:
   source = new_run.load_source(arguments.folder_of(_SOURCE), _CHECKPOINT.value)
   theirs, ours = source.config.model.ffn, trained.config.model.ffn
   if theirs.clusters:
-    raise InputError(f'the tiles of {_SOURCE.value} are behind an index, and those of --workdir are not')
+    raise InputError(
+      f'the tiles of {_SOURCE.value} are behind an index, and those of --workdir are not; choose a --source of '
+      'model.clusters=0'
+    )
   for name in ('quantiser', 'activation', 'int8_activations', 'd_model', 'hidden'):
     if getattr(theirs, name) != getattr(ours, name):
       raise InputError(

@@ -44,9 +44,11 @@ _HEAD = flags.DEFINE_enum(
 def main() -> None:
   if not _OUT.value:
     raise InputError('--out is empty; give the path of a file')
-  trained = checkpoints.load_trained(arguments.folder_of(_WORKDIR), _CHECKPOINT.value)
+  workdir, path = arguments.folder_of(_WORKDIR), pathlib.Path(_OUT.value)
+  trained = checkpoints.load_trained(workdir, _CHECKPOINT.value)
+  if path.suffix != '.safetensors' and path.resolve().is_relative_to(workdir.resolve()):
+    raise InputError(f'{path} may be a file of the run itself; let --out end in .safetensors, or choose another folder')
   model = inference.from_checkpoint(trained, attention=_ATTENTION.value or '', head=_HEAD.value or '')
-  path = pathlib.Path(_OUT.value)
   inference.save(model, path)
   parameters = transformer.count_parameters(trained.params)
   size = path.stat().st_size

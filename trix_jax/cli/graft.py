@@ -19,6 +19,7 @@ text, F is what grafting costs in nats: 0 is nothing.
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -45,6 +46,7 @@ def main() -> None:
   out, workdir, folders = arguments.folder_of(_OUT), arguments.folder_of(_WORKDIR), arguments.folders_of(_DONORS)
   new_run.check_free(out, workdir, *folders)
   host = new_run.load_source(workdir, 'best')
+  grafting.require_host(host.config.model)
   donors = [load_donor(host, folder) for folder in folders]
   parts = [
     grafting.Donor(str(folder), donor.params, donor.config.model) for folder, donor in zip(folders, donors, strict=True)
@@ -90,7 +92,11 @@ def format_table(owners: list[checkpoints.Trained], found: list[dict[str, Any]])
   for owner, rows in zip(owners, found, strict=True):
     before, after, best = (rows[name]['loss'] for name in ('host', 'grafted', 'owner'))
     share = sum(sum(load[T:]) for load in rows['grafted']['tile_load']) / len(rows['grafted']['tile_load'])
-    result = f'F = {after - before:+.4f} nats' if owner is owners[0] else f'R = {recovered(before, after, best):.3f}'
+    part = recovered(before, after, best)
+    if owner is owners[0]:
+      result = f'F = {after - before:+.4f} nats'
+    else:
+      result = 'no R: its own tiles are no better than the host' if math.isnan(part) else f'R = {part:.3f}'
     lines.append(
       f'{origins.name_text(owner)[:19]:<20}{before:>10.4f}{after:>10.4f}{best:>10.4f}{100 * share:>16.1f} %  {result}'
     )
@@ -99,4 +105,4 @@ def format_table(owners: list[checkpoints.Trained], found: list[dict[str, Any]])
 
 def recovered(before: float, after: float, best: float) -> float:
   """Return the part of the way down from `before` to `best` that `after` has gone; NaN where `best` is no better."""
-  return (before - after) / (before - best) if best < before else float('nan')
+  return (before - after) / (before - best) if best < before else math.nan

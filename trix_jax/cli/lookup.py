@@ -40,7 +40,9 @@ def main() -> None:
   text, layer, tile = _TEXT.value, _LAYER.value, _TILE.value
   if (text is not None) + (layer is not None) + _ADDRESSES.value != 1 or (layer is None) != (tile is None):
     raise InputError('give one of --text, --addresses, or --layer with --tile')
-  if _PLOT.value:
+  if FLAGS['plot'].present:
+    if not _PLOT.value:
+      raise InputError('--plot is empty; give the path of a picture, or leave it out')
     if not _ADDRESSES.value:
       raise InputError('--plot draws addresses; give --addresses too')
     plots.require_matplotlib()

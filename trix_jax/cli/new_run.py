@@ -44,8 +44,11 @@ def check_free(out: pathlib.Path, *sources: pathlib.Path) -> None:
     if out.exists() and any(out.iterdir()):
       raise InputError(f'{out} is not empty; choose another --out')
     partial = _partial(out)
+    missing = [folder for folder in (partial, *partial.parents) if not folder.exists()]
     partial.mkdir(parents=True)
-    partial.rmdir()
+    for folder in missing:
+      with contextlib.suppress(OSError):  # Another program may have written there since.
+        folder.rmdir()
   except OSError as error:
     raise InputError(f'cannot write {out}: {error.strerror}; choose another --out') from error
 

@@ -76,7 +76,10 @@ def _require_donor(donor: Donor, params: Any, config: ModelConfig) -> None:
   if other := [
     f'{key} {ours[key]!r} -> {theirs[key]!r}' for key in ours if key not in OF_DONORS and ours[key] != theirs[key]
   ]:
-    raise InputError(f'donor {donor.name} is of another form than the host ({"; ".join(other)})')
+    raise InputError(
+      f'donor {donor.name} is of another form than the host ({"; ".join(other)}); train it with the same settings, and '
+      f'model.d_ff = {config.ffn.hidden} times its model.tiles'
+    )
   ffn = donor.config.ffn
   computed = ffn.tiles if ffn.way.takes_all else ffn.top_k
   if ffn.gate != 'one_hot' or ffn.clusters or computed != config.ffn.top_k:

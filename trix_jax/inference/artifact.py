@@ -152,6 +152,8 @@ def _check_values(name: str, array: np.ndarray, entry: Entry) -> None:
   if entry.dtype == 'float32':
     most = MAX_BIAS if 'bias' in name else MAX_FLOAT
     _require(bool((np.abs(array) <= most).all()), name, f'holds a value that is not finite or beyond {most:g}')
+    if name.endswith('.address.gates'):
+      _require(bool(((array >= 0) & (array <= 1)).all()), name, 'holds a gate that is not from 0 to 1')
   elif entry.dtype == 'uint16':
     _require(int(array.max(initial=0)) < entry.below, name, f'holds a number that is not below {entry.below}')
     ordered = np.sort(array, axis=-1)

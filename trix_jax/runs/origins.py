@@ -21,8 +21,9 @@ def of_run(run: checkpoints.Trained) -> list[Origin]:
 
 
 def describe(run: checkpoints.Trained, tiles: Iterable[Iterable[int]]) -> Origin:
-  """Describe a run whose tiles get the given numbers elsewhere, by layer."""
-  return {'tiles': [list(of_layer) for of_layer in tiles], 'text': name_text(run), **run.provenance}
+  """Describe a run whose own tiles get the given numbers elsewhere, by layer."""
+  of = {name: value for name, value in run.provenance.items() if name != workdirs.ORIGINS}
+  return {'tiles': [list(of_layer) for of_layer in tiles], 'text': name_text(run), **of}
 
 
 def name_text(run: checkpoints.Trained) -> str:
@@ -45,6 +46,8 @@ def edit(
 ) -> list[Origin]:
   """Return the origins of a run's tiles after an edit: a new tile has those of all the former ones that it is made of.
 
+  A tile made of tiles of other runs and of the run's own names that run too.
+
   Args:
     run: before the edit.
     changes: of its layers.
@@ -58,9 +61,36 @@ def edit(
     ]
     if any(tiles):
       found.append({**origin, 'tiles': tiles})
-  if source and any(change.placed for change in changes):
-    found.append(describe(source, [change.placed for change in changes]))
+  others = _tiles_of(of_run(run), len(changes))
+  mixed = [
+    [tile for tile in _made_of(_rest(of_layer, change), change) if tile in _made_of(of_layer, change)]
+    for of_layer, change in zip(others, changes, strict=True)
+  ]
+  if any(mixed):
+    found.append(describe(run, mixed))
+  if source:
+    found += _placed_from(source, changes)
   return found
+
+
+def _tiles_of(origins: Sequence[Origin], layers: int) -> list[set[int]]:
+  """Return the tiles of other runs in each layer."""
+  return [{tile for origin in origins for tile in origin['tiles'][layer]} for layer in range(layers)]
+
+
+def _rest(tiles: set[int], change: Change) -> list[int]:
+  return [tile for tile in range(change.carry_XT.shape[1]) if tile not in tiles]
+
+
+def _placed_from(source: checkpoints.Trained, changes: Sequence[Change]) -> list[Origin]:
+  """Return the origins of new tiles that were brought from another run: those that they had there, or that run."""
+  found = [{**origin, 'tiles': [_placed_of(origin, change) for change in changes]} for origin in of_run(source)]
+  found = [origin for origin in found if any(origin['tiles'])]
+  others = _tiles_of(found, len(changes))
+  own = [
+    [tile for tile in change.placed if tile not in of_layer] for of_layer, change in zip(others, changes, strict=True)
+  ]
+  return [*found, describe(source, own)] if any(own) else found
 
 
 def _made_of(tiles: Iterable[int], change: Change) -> list[int]:

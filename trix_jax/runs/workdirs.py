@@ -85,8 +85,17 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
     missing = {'vocabulary', 'sha256', 'name'} - set(run['corpus']) or {'sessions'} - set(run)
     if missing:
       raise KeyError(', '.join(missing))
-    if not isinstance(run['sessions'], list) or not isinstance(run['corpus']['vocabulary'], str):
-      raise TypeError('sessions must be a list and vocabulary a text')
+    if not isinstance(run['sessions'], list):
+      raise TypeError('sessions must be a list')
+    vocabulary = run['corpus']['vocabulary']
+    if not isinstance(vocabulary, str) or not 0 < len(vocabulary) == len(set(vocabulary)):
+      raise TypeError('vocabulary must be distinct characters, at least one')
+    for origin in run.get(ORIGINS, []):
+      if not isinstance(origin['text'], str) or not isinstance(origin['corpus']['sha256'], str):
+        raise TypeError(f'{ORIGINS} must name texts and their sha256')
+      numbers = [origin['step'], *(tile for of_layer in origin['tiles'] for tile in of_layer)]
+      if not all(isinstance(number, int) for number in numbers):
+        raise TypeError(f'{ORIGINS} must hold numbers of steps and tiles')
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(f'{path} is damaged ({error!r}); give the folder of a run') from error
   return run

@@ -65,6 +65,8 @@ MUTATIONS = (
     ('only_whole_tiles_have_an_origin', 'if weight > 0 and', 'if weight > 0.5 and'),
     ('a_placed_tile_has_no_origin', 'former in origin', 'not former in origin'),
     ('origins_of_no_tile_stay', '    if any(tiles):\n', '    if tiles:\n'),
-    ('a_run_lists_no_other_source', '  if source and any(', '  if not source and any('),
+    ('a_run_lists_no_other_source', '    found += _placed_from(source, changes)', '    pass'),
+    ('a_placed_tile_forgets_where_it_was', 'return [*found, describe(source, own)]', 'return [describe(source, own)]'),
+    ('a_merged_tile_hides_its_own_run', '  if any(mixed):', '  if not mixed:'),
   ),
 )
