@@ -12,14 +12,20 @@ from experiments import suites, texts
 from experiments.claims import estimates, other_programs, verdicts
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import graft, judgement, transfer
+from experiments.suites import graft, judgement, many_tiles, transfer
 from experiments.texts import patterns
 from trix_jax.errors import InputError
 from trix_jax.system import files
 
 FILE = 'report.html'
 # The number that a suite varies: text, or a setting of the model.
-VARIED = {'data_efficiency': 'million characters seen', 'width': 'd_model', 'tile_count': 'tiles', 'dropout': 'dropout'}
+VARIED = {
+  'data_efficiency': 'million characters seen',
+  'width': 'd_model',
+  'tile_count': 'tiles',
+  'many_tiles': 'tiles',
+  'dropout': 'dropout',
+}
 
 ADJUSTED_P = (
   'Adjusted p: the p-value of the t-test behind the interval, corrected by Benjamini and Hochberg over all such tests '
@@ -367,6 +373,8 @@ def _families(name: str, rows: list[dict[str, Any]], of_tile: bool = False) -> d
 
   With `of_tile` the number of characters is that of a single tile.
   """
+  if name == 'many_tiles':
+    return many_tiles.FAMILIES
   result = {}
   for row in rows:
     variant, settings = row['variant'], row['settings']

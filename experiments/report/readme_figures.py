@@ -7,6 +7,7 @@ carved.png        what carved models lose over what they compute, if the suite c
 grafts.png        what grafted tiles gain and cost by each key, if the suite graft has results
 oracle.png        what other choices of tiles lose or gain, if the suite oracle has results
 correlations.png  what was read against the loss that it should predict, if the suite transfer has results
+many_tiles.png    the loss of more and smaller tiles by what finds them, if the suite many_tiles has results
 stand_ins.png     what models lose with tiles of another model, if it has
 """
 
@@ -17,7 +18,7 @@ from absl import flags
 from experiments import suites
 from experiments.report import figures
 from experiments.runner import results_file
-from experiments.suites import graft, judgement, transfer
+from experiments.suites import graft, judgement, many_tiles, transfer
 from trix_jax.cli import arguments, launcher
 from trix_jax.errors import InputError
 from trix_jax.inference import language_model
@@ -58,6 +59,10 @@ def write(results: pathlib.Path, model: pathlib.Path, images: pathlib.Path) -> l
     drawn['grafts'] = figures.grafts(graft.collect_shown(results_file.read_whole(path)['rows']))
   if (path := results / 'oracle.json').exists():
     drawn['oracle'] = figures.oracle(results_file.read_whole(path)['rows'], list(suites.SUITES['oracle'].variants))
+  if (path := results / 'many_tiles.json').exists():
+    drawn['many_tiles'] = figures.against(
+      results_file.read_whole(path)['rows'], many_tiles.FAMILIES, 'tiles, one computed'
+    )
   if (path := results / 'transfer.json').exists():
     of = results_file.read_whole(path)['rows']
     drawn['correlations'] = figures.correlations(transfer.correlations(of))

@@ -5,14 +5,19 @@ from experiments.suites.suite import LEARNED, Suite, control, tiles
 
 COUNTS = (4, 16, 32, 64, 128)
 OTHERS = {'learned': LEARNED, 'random_keys': control('random_keys')}
+WORDS = {'emergent': 'signatures', 'learned': 'a learned gate', 'random_keys': 'keys drawn at random'}
+# What finds the tiles of each variant, and how many there are.
+FAMILIES: dict[str, tuple[str, float]] = {
+  f'{count}_{name}': (words, count) for count in COUNTS for name, words in WORDS.items()
+}
 
 
 def judge_claims(results: Results) -> list[Verdict]:
   pairs = []
   for count in COUNTS:
-    for other, words in (('learned', 'a learned gate'), ('random_keys', 'keys drawn at random')):
+    for other in OTHERS:
       primary = 'primary: ' if (count, other) == (64, 'learned') else ''
-      claim = f'{primary}of {count} tiles, signatures better than {words}'
+      claim = f'{primary}of {count} tiles, signatures better than {WORDS[other]}'
       pairs.append((f'{count}_emergent', f'{count}_{other}', claim))
   return judge_better(results, pairs)
 
