@@ -8,6 +8,7 @@ import pytest
 
 from trix_jax import configuration
 from trix_jax.editing import edits
+from trix_jax.errors import InputError
 from trix_jax.nn.model_config import parse_model
 from trix_jax.runs import origins, workdirs
 
@@ -75,6 +76,11 @@ def test_a_tile_that_was_placed_has_the_origin_of_where_it_was():
   source = run_of(4, ('c', [[1], []]), corpus='python_stdlib')
   found = origins.edit(run, (change_of(*every, placed={3: (0, 1)}), change_of(*every, placed={0: (0, 2)})), source)
   assert in_short(found) == [('a', [[], [2]]), ('c', [[3], []]), ('python_stdlib', [[], [0]])]
+
+
+def test_origins_of_another_number_of_layers_are_refused():
+  with pytest.raises(InputError, match='are not those of 2 layers; give the folder of a run'):
+    origins.of_run(run_of(4, ('a', [[3]])))
 
 
 def test_origins_are_said_for_a_tile_and_for_a_run():

@@ -69,7 +69,10 @@ class InferenceConfig:
       if self.has_ternary_projections and precision == 'int8':
         raise InputError(f'{name} precision is int8, but the projections of this model are ternary; leave it out')
     if self.model.control != NO_CONTROL:
-      raise InputError(f'a model with model.control = {self.model.control} is for experiments, and has no packed form')
+      raise InputError(
+        f'a model with model.control = {self.model.control} is for experiments, and has no packed form; `trix eval` '
+        'reads it'
+      )
     if self.model.ffn.has_fixed_addresses and self.model.ffn.tiles > MOST_ADDRESSED:
       raise InputError(
         f'a packed model holds addresses of at most {MOST_ADDRESSED} tiles, not of model.tiles = {self.model.ffn.tiles}'

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trix_jax.editing.edits import Change
+from trix_jax.errors import InputError
 from trix_jax.runs import checkpoints, workdirs
 
 # A run whose tiles are here: its `text` and provenance, and the numbers of its `tiles` in each layer.
@@ -15,8 +16,17 @@ Origin = dict[str, Any]
 
 
 def of_run(run: checkpoints.Trained) -> list[Origin]:
-  """Return the origins of a run's tiles; those of its own training are in none."""
+  """Return the origins of a run's tiles; those of its own training are in none.
+
+  Raises:
+    InputError: for origins of another number of layers.
+  """
   origins: list[Origin] = run.run.get(workdirs.ORIGINS, [])
+  if any(len(origin['tiles']) != run.config.model.layers for origin in origins):
+    raise InputError(
+      f'{workdirs.ORIGINS} of a run of {name_text(run)} are not those of {run.config.model.layers} layers; give the '
+      'folder of a run as it was written'
+    )
   return origins
 
 
