@@ -6,8 +6,8 @@ addresses.png     the tiles of each character, in the packed model, which routes
 carved.png        what carved models lose over what they compute, if the suite carve has results
 grafts.png        what grafted tiles gain and cost by each key, if the suite graft has results
 oracle.png        what other choices of tiles lose or gain, if the suite oracle has results
-correlations.png  what was read against the loss that it should predict, if the suite transfer has results
 many_tiles.png    the loss of more and smaller tiles by what finds them, if the suite many_tiles has results
+correlations.png  what was read against the loss that it should predict, if the suite transfer has results
 stand_ins.png     what models lose with tiles of another model, if it has
 """
 

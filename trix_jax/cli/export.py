@@ -18,6 +18,7 @@ from trix_jax.errors import InputError
 from trix_jax.inference import weights
 from trix_jax.nn import transformer
 from trix_jax.runs import checkpoints
+from trix_jax.system import files
 
 FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run.', required=True, flag_values=FLAGS)
@@ -46,7 +47,7 @@ def main() -> None:
     raise InputError('--out is empty; give the path of a file')
   workdir, path = arguments.folder_of(_WORKDIR), pathlib.Path(_OUT.value)
   trained = checkpoints.load_trained(workdir, _CHECKPOINT.value)
-  if path.suffix != '.safetensors' and path.resolve().is_relative_to(workdir.resolve()):
+  if path.suffix != '.safetensors' and files.is_inside(path, workdir):
     raise InputError(f'{path} may be a file of the run itself; let --out end in .safetensors, or choose another folder')
   model = inference.from_checkpoint(trained, attention=_ATTENTION.value or '', head=_HEAD.value or '')
   inference.save(model, path)

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import os
 import pathlib
 import secrets
 import shutil
@@ -38,7 +37,7 @@ def check_free(out: pathlib.Path, *sources: pathlib.Path) -> None:
   if (out / 'checkpoints' / 'last').exists():
     raise InputError(f'{out} holds a run already; choose another --out')
   for source in sources:
-    if _real(out).is_relative_to(_real(source)):
+    if files.is_inside(out, source):
       raise InputError(f'{out} is inside of the run {source}, which stays as it is; choose another --out')
   try:
     if out.exists() and any(out.iterdir()):
@@ -86,7 +85,7 @@ def write(
       row = {'routing': config.model.ffn.routing, 'backend': 'xla', **figures}
       tables.write_rows(partial / 'eval_sparse.json', [row], 'best', step, 'validation')
     try:
-      partial.rename(_real(out))
+      partial.rename(files.follow_links(out))
     except OSError as error:  # Since `check_free` another program wrote a run there.
       raise InputError(f'cannot write {out}: {error.strerror}; choose another --out') from error
   except BaseException:
@@ -96,19 +95,14 @@ def write(
 
 def _partial(out: pathlib.Path) -> pathlib.Path:
   """Return a new name each time: a killed process leaves its folder behind, and in a container the next has its id."""
-  out = _real(out)
+  out = files.follow_links(out)
   return out.with_name(_PARTIAL.format(out.name, secrets.token_hex(4)))
 
 
 def _remove_abandoned(out: pathlib.Path) -> None:
   """Remove folders of killed programs that wrote the same run. Running programs hold their locks."""
-  out = _real(out)
+  out = files.follow_links(out)
   for folder in out.parent.glob(_PARTIAL.format(glob.escape(out.name), '?' * 8)):
     if (folder / 'lock').exists():  # Otherwise its program may be about to lock it.
       with contextlib.suppress(InputError), files.hold_lock(folder / 'lock', InputError(f'{folder} is being written')):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _real(path: pathlib.Path) -> pathlib.Path:
-  """Follow links. `Path.resolve` fails where they go in a circle."""
-  return pathlib.Path(os.path.realpath(path))

@@ -73,7 +73,7 @@ def edit(
       found.append({**origin, 'tiles': tiles})
   others = _tiles_of(of_run(run), len(changes))
   mixed = [
-    [tile for tile in _made_of(_rest(of_layer, change), change) if tile in _made_of(of_layer, change)]
+    sorted({*_made_of(of_layer, change)} & {*_made_of({*range(change.carry_XT.shape[1])} - of_layer, change)})
     for of_layer, change in zip(others, changes, strict=True)
   ]
   if any(mixed):
@@ -86,10 +86,6 @@ def edit(
 def _tiles_of(origins: Sequence[Origin], layers: int) -> list[set[int]]:
   """Return the tiles of other runs in each layer."""
   return [{tile for origin in origins for tile in origin['tiles'][layer]} for layer in range(layers)]
-
-
-def _rest(tiles: set[int], change: Change) -> list[int]:
-  return [tile for tile in range(change.carry_XT.shape[1]) if tile not in tiles]
 
 
 def _placed_from(source: checkpoints.Trained, changes: Sequence[Change]) -> list[Origin]:

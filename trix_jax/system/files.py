@@ -23,6 +23,16 @@ def check_writable(path: pathlib.Path) -> None:
     raise InputError(f'cannot write {path}: {error.strerror}; choose another file') from error
 
 
+def follow_links(path: pathlib.Path) -> pathlib.Path:
+  """Return the path that links lead to. `Path.resolve` fails where they go in a circle."""
+  return pathlib.Path(os.path.realpath(path))
+
+
+def is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+  """Return whether a path is a folder or in it, whatever links lead there."""
+  return follow_links(path).is_relative_to(follow_links(folder))
+
+
 @contextlib.contextmanager
 def hold_lock(path: pathlib.Path, in_use: InputError) -> Iterator[None]:
   """Hold the lock of a file, and create the file if it is missing.
